@@ -1,0 +1,8 @@
+"""The one exception people are meant to read."""
+
+
+class SdarError(Exception):
+    """A problem the user can mend: one sentence naming the file or key, and the remedy.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
