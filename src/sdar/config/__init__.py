@@ -1,0 +1,7 @@
+"""Configuration: models, loading, paths. Imports neither torch nor MLflow."""
+
+from sdar.config.load import load_config, parse_config
+from sdar.config.models import ExperimentConfig
+from sdar.config.paths import Layout
+
+__all__ = ["ExperimentConfig", "Layout", "load_config", "parse_config"]

@@ -1,0 +1,305 @@
+"""The configuration, declared once. Everything else (YAML, JSON schema, checks) follows from it.
+
+Unknown keys are errors. The defaults are the default experiment: real ALFWorld engine, a tiny
+Qwen3 policy, minutes on two CPU cores. Imports neither torch nor MLflow, so that Snakemake can
+validate before it builds the DAG.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+MethodName = Literal[
+    "grpo",
+    "sdar",
+    "opsd",
+    "grpo_opsd",
+    "skill_prompt",
+    "skill_grpo",
+    "skill_sd",
+    "rlsd",
+    "gigpo",
+    "sdar_gigpo",
+    "reverse_kl",
+    "agent_opsd",
+]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+AlfworldTaskType = Literal[
+    "pick_and_place_simple",
+    "look_at_obj_in_light",
+    "pick_clean_then_place_in_recep",
+    "pick_heat_then_place_in_recep",
+    "pick_cool_then_place_in_recep",
+    "pick_two_obj_and_place",
+]
+ALFWORLD_TASK_TYPES: tuple[AlfworldTaskType, ...] = (
+    "pick_and_place_simple",
+    "look_at_obj_in_light",
+    "pick_clean_then_place_in_recep",
+    "pick_heat_then_place_in_recep",
+    "pick_cool_then_place_in_recep",
+    "pick_two_obj_and_place",
+)
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and strict about its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class GameCounts(Section):
+    """How many games to generate for each split."""
+
+    train: PositiveInt = 300
+    valid_seen: PositiveInt = 140
+    valid_unseen: PositiveInt = 134
+
+
+class AlfworldConfig(Section):
+    """The ALFWorld text environment on the TextWorld engine."""
+
+    name: Literal["alfworld"] = "alfworld"
+    data: Path | None = None
+    """A real `$ALFWORLD_DATA` folder (it contains `json_2.1.1/`). null: generate games."""
+    size: Literal["small", "full"] = "small"
+    """Generated games: `small` (few receptacles, short prompts) or `full` (like real ALFWorld)."""
+    games: GameCounts = GameCounts()
+    task_types: tuple[AlfworldTaskType, ...] = ALFWORLD_TASK_TYPES
+    seed: int = 0
+    """Seed of the generated games."""
+    home: int = 0
+    """Which home the games are set in: its habits say where each object class is usually kept."""
+    habit: Fraction = 0.85
+    """Probability that an object is in its class's usual place."""
+    max_turns: PositiveInt = 14
+    history: Annotated[int, Field(ge=0)] = 2
+    """Past (observation, action) pairs shown in the prompt."""
+    success_reward: PositiveFloat = 10.0
+    invalid_action_penalty: NonNegative = 0.1
+    workers: Annotated[int, Field(ge=0)] = 1
+    """Processes that play games; 0 plays them in the trainer's own process."""
+
+
+class SkillsConfig(Section):
+    """The privileged text: what the teacher is told and the student is not."""
+
+    library: Path | None = None
+    """A folder of markdown skills; null: the library that comes with sdar."""
+    retrieval: Literal["type"] = "type"
+
+
+class TinyPolicyConfig(Section):
+    """The tiny Qwen3 made from scratch when `policy.model` is `tiny`."""
+
+    layers: PositiveInt = 3
+    hidden: PositiveInt = 128
+    intermediate: PositiveInt = 256
+    heads: PositiveInt = 4
+    kv_heads: PositiveInt = 2
+    vocabulary: PositiveInt = 768
+    """Upper limit of the tokenizer's vocabulary."""
+    context: PositiveInt = 1024
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "TinyPolicyConfig":
+        if self.hidden % self.heads or self.heads % self.kv_heads:
+            raise ValueError(
+                f"heads ({self.heads}) must divide hidden ({self.hidden}) and be a multiple of "
+                f"kv_heads ({self.kv_heads}): change one of them"
+            )
+        return self
+
+
+class PolicyConfig(Section):
+    """The policy: a Hugging Face model by name or path, or `tiny`, made here and warm-started."""
+
+    model: str = "tiny"
+    tiny: TinyPolicyConfig = TinyPolicyConfig()
+    context: PositiveInt | None = None
+    """Context length of `model` in tokens; null: `tiny.context`, or read from the model."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    max_prompt_tokens: PositiveInt = 448
+    max_response_tokens: PositiveInt = 24
+    max_teacher_prompt_tokens: PositiveInt = 704
+    """The teacher's own limit: its prompt holds the skill as well."""
+
+
+class DemonstrationsConfig(Section):
+    """Expert episodes from many homes, each with its own habits, for the warm start."""
+
+    homes: PositiveInt = 200
+    episodes: PositiveInt = 3000
+    hinted: Fraction = 0.5
+    """Share of episodes whose prompt contains the skill (with that home's habits)."""
+    seed: int = 1000
+
+
+class DaggerConfig(Section):
+    """Rounds in which the policy plays and the expert relabels every state it reached."""
+
+    rounds: Annotated[int, Field(ge=0)] = 3
+    episodes: PositiveInt = 400
+    updates: PositiveInt = 600
+
+
+class WarmStartConfig(Section):
+    """Supervised fine-tuning of the tiny policy before reinforcement learning."""
+
+    enabled: bool = True
+    seed: int = 0
+    updates: PositiveInt = 2500
+    batch: PositiveInt = 16
+    learning_rate: PositiveFloat = 3e-3
+    weight_decay: NonNegative = 0.01
+    warmup: PositiveInt = 50
+    demonstrations: DemonstrationsConfig = DemonstrationsConfig()
+    dagger: DaggerConfig = DaggerConfig()
+
+
+class RolloutConfig(Section):
+    """How responses are sampled in training."""
+
+    engine: Literal["transformers"] = "transformers"
+    temperature: PositiveFloat = 1.0
+    batch: PositiveInt = 64
+    """Most live episodes in one forward pass of the engine."""
+
+
+class DistillationConfig(Section):
+    """The dense term: gated distillation from the same weights with the skill (METHOD 2)."""
+
+    coefficient: NonNegative = 0.1
+    """Lambda."""
+    beta: NonNegative = 5.0
+    gate: Literal["gap", "entropy", "soft_or", "none"] = "gap"
+
+
+class TrainingConfig(Section):
+    """Reinforcement learning."""
+
+    steps: PositiveInt = 30
+    tasks_per_step: PositiveInt = 8
+    group_size: PositiveInt = 8
+    minibatch: PositiveInt = 256
+    """Samples (turns) an optimizer step."""
+    micro_batch: PositiveInt = 64
+    """Samples a forward-backward pass; never changes the result, only the memory."""
+    learning_rate: PositiveFloat = 5e-4
+    warmup_ratio: Fraction = 0.0
+    weight_decay: NonNegative = 0.01
+    gradient_clip: PositiveFloat = 1.0
+    clip_low: PositiveFloat = 0.2
+    clip_high: PositiveFloat = 0.2
+    dual_clip: PositiveFloat = 3.0
+    loss_aggregation: Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"] = (
+        "token-mean"
+    )
+    statistics_over: Literal["steps", "episodes"] = "steps"
+    normalize_by_std: bool = True
+    discount: Fraction = 0.95
+    kl_coefficient: NonNegative = 0.01
+    entropy_coefficient: NonNegative = 0.001
+    distillation: DistillationConfig = DistillationConfig()
+    checkpoint_every: PositiveInt = 5
+    keep_checkpoints: PositiveInt = 2
+    record_tokens_every: PositiveInt = 5
+    """Per-token records (gap, gate, advantage, log-probs) are kept every so many steps."""
+    recorded_episodes: PositiveInt = 4
+    """Episodes recorded token by token in such a step."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> "TrainingConfig":
+        if self.micro_batch > self.minibatch:
+            raise ValueError(
+                f"micro_batch ({self.micro_batch}) is larger than minibatch ({self.minibatch}): "
+                "lower training.micro_batch or raise training.minibatch"
+            )
+        if self.group_size == 1 and self.normalize_by_std:
+            raise ValueError(
+                "group_size 1 leaves nothing to normalise advantages by: set training.group_size "
+                "to 2 or more, or training.normalize_by_std to false"
+            )
+        return self
+
+
+class EvaluationConfig(Section):
+    """Every task of each panel exactly once per seed."""
+
+    panels: tuple[str, ...] = ("valid_seen", "valid_unseen")
+    temperature: NonNegative = 0.4
+    """0 is greedy."""
+    seeds: tuple[int, ...] = (0,)
+    """Sampling seeds: each plays the whole panel once."""
+    recorded_episodes: PositiveInt = 12
+    """Episodes shown token by token in the report."""
+
+
+class TrackingConfig(Section):
+    """MLflow, written from metrics.jsonl."""
+
+    enabled: bool = True
+    uri: str = "sqlite:///mlflow.db"
+    """Relative sqlite paths lie under the root."""
+    experiment: str | None = None
+    """MLflow experiment; null: the name of this experiment."""
+
+
+class ExecutionConfig(Section):
+    """What one job may use."""
+
+    threads: PositiveInt = 1
+    """CPU threads of a training or evaluation job. Part of the run: other counts, other rounding."""
+    warm_start_threads: PositiveInt = 2
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class ExperimentConfig(Section):
+    """One experiment: environment, policy, methods, seeds, and how they are compared."""
+
+    experiment: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")] = "alfworld-tiny"
+    methods: Annotated[tuple[MethodName, ...], Field(min_length=1)] = ("grpo", "sdar")
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1)
+    environment: AlfworldConfig = AlfworldConfig()
+    skills: SkillsConfig = SkillsConfig()
+    policy: PolicyConfig = PolicyConfig()
+    warm_start: WarmStartConfig = WarmStartConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+
+    @property
+    def context(self) -> int | None:
+        """Tokens the policy can attend to, where the configuration knows it."""
+        if self.policy.context is not None:
+            return self.policy.context
+        return self.policy.tiny.context if self.policy.model == "tiny" else None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ExperimentConfig":
+        for name, values in (("methods", self.methods), ("seeds", self.seeds)):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} lists a value twice: {list(values)}; remove the repeat")
+        limit = self.context
+        if limit is not None:
+            for key in ("max_prompt_tokens", "max_teacher_prompt_tokens"):
+                tokens = getattr(self.policy, key) + self.policy.max_response_tokens
+                if tokens > limit:
+                    raise ValueError(
+                        f"policy.{key} + policy.max_response_tokens is {tokens}, beyond the "
+                        f"model's context of {limit} tokens: lower policy.{key}"
+                    )
+        if self.policy.model == "tiny" and not self.warm_start.enabled:
+            raise ValueError(
+                "policy.model 'tiny' starts from random weights: set warm_start.enabled to true"
+            )
+        if self.environment.data is not None and self.policy.model == "tiny":
+            raise ValueError(
+                "policy.model 'tiny' knows only the small generated games: set environment.data "
+                "to null, or policy.model to a pretrained model"
+            )
+        return self

@@ -1,0 +1,43 @@
+"""Where everything lies under the root (DESIGN contracts). The only place that spells paths."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of one experiment under `root`."""
+
+    root: Path
+    experiment: str
+
+    @property
+    def tasks(self) -> Path:
+        """Folder of the games: `json_2.1.1/`, `tasks.jsonl`, `home.json`, `games.md`."""
+        return self.root / "data" / self.experiment / "tasks"
+
+    @property
+    def demonstrations(self) -> Path:
+        """Folder with `demonstrations.parquet` and `tokenizer/`."""
+        return self.root / "data" / self.experiment / "demonstrations"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs" / self.experiment
+
+    @property
+    def warm_start(self) -> Path:
+        """Run folder of the warm start; `policy/` inside is the model training starts from."""
+        return self.runs / "warm_start"
+
+    def run(self, method: str, seed: int) -> Path:
+        """Run folder of one training run."""
+        return self.runs / method / f"seed-{seed}"
+
+    def evaluation(self, method: str, seed: int) -> Path:
+        """Folder of one evaluation: `episodes.parquet`, `tokens.parquet`, `summary.json`."""
+        return self.run(method, seed) / "evaluation"
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results" / self.experiment
