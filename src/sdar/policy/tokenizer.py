@@ -1,0 +1,104 @@
+"""A trained tokenizer for the tiny policy: one token an entity ("drawer 3") and a stock phrase.
+
+A policy of half a million parameters cannot spend its depth on spelling, so the vocabulary holds
+what the corpus says over and over: numbered things, their class names, and the runs of words
+between them ("', 'go to"). Text is unchanged: it is byte-level BPE without merges, whose
+pre-tokeniser cuts at the learned units; what was never seen falls back to bytes, and every text
+decodes to itself. It is saved as any Hugging Face tokenizer and loads with `AutoTokenizer`.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedTokenizerFast
+
+TAGS = ("<think>", "</think>", "<action>", "</action>")
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+# The roles and markers of Qwen's chat format; nothing is added that the messages do not contain.
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- if message.role not in ['system', 'user', 'assistant'] -%}"
+    "{{ raise_exception('unknown role ' + message.role) }}"
+    "{%- endif -%}"
+    "{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
+)
+
+_MARKERS = re.compile("|".join(re.escape(marker) for marker in TAGS + SPECIAL))
+_ENTITY = r" ?[a-z]+ \d+(?![\w])"
+_ATOM = re.compile(rf"{_ENTITY}| ?\w+|\n| ?[^\w\s]|\s")
+_NAME = re.compile(r" ?([a-z]+) \d+")
+
+
+def _segments(corpus: Iterable[str]) -> Iterable[str]:
+    for text in corpus:
+        yield from (segment for segment in _MARKERS.split(text) if segment)
+
+
+def learn_units(corpus: list[str], size: int) -> list[str]:
+    """The `size` most useful units: every atom by frequency first, then whole phrases.
+
+    A phrase is a run of words and punctuation between two names; names (numbered things and their
+    classes) always stand alone, so that a model can copy them.
+    """
+    segments = Counter(_segments(corpus))
+    names: set[str] = set()
+    for segment in segments:
+        names.update(_NAME.findall(segment))
+    atoms: Counter[str] = Counter()
+    phrases: Counter[str] = Counter()
+    for segment, count in segments.items():
+        run: list[str] = []
+        for atom in _ATOM.findall(segment):
+            atoms[atom] += count
+            if atom.strip() in names or re.fullmatch(_ENTITY, atom) or atom == "\n":
+                if len(run) > 1:
+                    phrases["".join(run)] += count
+                run = []
+            else:
+                run.append(atom)
+        if len(run) > 1:
+            phrases["".join(run)] += count
+    seen_once = len(corpus) // 200
+    kept = [atom for atom, _ in _ranked(atoms) if len(atom) > 1][: size // 2]
+    ranked = [phrase for phrase, count in _ranked(phrases) if count > seen_once]
+    rest = [atom for atom, _ in _ranked(atoms) if len(atom) > 1][size // 2 :]
+    return (kept + ranked + rest)[:size]
+
+
+def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def train_tokenizer(corpus: list[str], vocabulary: int, context: int) -> PreTrainedTokenizerFast:
+    """Train on whole conversations (chat markers included); at most `vocabulary` tokens."""
+    alphabet = sorted(ByteLevel.alphabet())
+    size = vocabulary - len(alphabet) - len(TAGS) - len(SPECIAL)
+    units = learn_units(corpus, size)
+    to_bytes = ByteLevel(add_prefix_space=False, use_regex=False)
+    spelled = [to_bytes.pre_tokenize_str(unit)[0][0] for unit in units]
+    vocab = {token: index for index, token in enumerate(dict.fromkeys(alphabet + spelled))}
+    tokenizer = Tokenizer(BPE(vocab=vocab, merges=[], ignore_merges=True))
+    phrases = sorted((u for u in units if len(_ATOM.findall(u)) > 1), key=lambda u: (-len(u), u))
+    pattern = "|".join([*(re.escape(phrase) for phrase in phrases), _ATOM.pattern])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(pattern), behavior="isolated"), to_bytes]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=context,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+    )
