@@ -1,0 +1,57 @@
+"""The numbers of every method: pure functions on tensors, and one declaration a method.
+
+Imports torch alone. Start at `methods` (what a method is) and `execution` (how it is carried out).
+"""
+
+from sdar.algorithms.advantages import (
+    agent_opsd_advantages,
+    discounted_step_returns,
+    gigpo_advantages,
+    grpo_advantages,
+    rlsd_token_advantages,
+)
+from sdar.algorithms.aggregation import aggregate, global_denominator
+from sdar.algorithms.distillation import (
+    gated_distillation_loss,
+    reverse_kl_loss,
+    skill_sd_loss,
+)
+from sdar.algorithms.execution import (
+    AdvantageSettings,
+    LossSettings,
+    StepSamples,
+    TrainingLoss,
+    step_advantages,
+    training_loss,
+)
+from sdar.algorithms.gates import compute_gate, gate_by_position, gate_statistics, teacher_gap
+from sdar.algorithms.methods import METHODS, Method, get_method
+from sdar.algorithms.policy_loss import clipped_policy_loss, reference_kl
+
+__all__ = [
+    "METHODS",
+    "AdvantageSettings",
+    "LossSettings",
+    "Method",
+    "StepSamples",
+    "TrainingLoss",
+    "agent_opsd_advantages",
+    "aggregate",
+    "clipped_policy_loss",
+    "compute_gate",
+    "discounted_step_returns",
+    "gate_by_position",
+    "gate_statistics",
+    "gated_distillation_loss",
+    "get_method",
+    "gigpo_advantages",
+    "global_denominator",
+    "grpo_advantages",
+    "reference_kl",
+    "reverse_kl_loss",
+    "rlsd_token_advantages",
+    "skill_sd_loss",
+    "step_advantages",
+    "teacher_gap",
+    "training_loss",
+]

@@ -1,0 +1,149 @@
+"""The gate: how much of the distillation term each sampled token receives.
+
+Legend: S samples, T tokens. The gap is D = log p_teacher - log p_student of the sampled token, in
+nats; the teacher is the same policy given the privileged skill. A gate is a number in (0, 1) and
+never carries gradient. Source: SDAR (arXiv 2605.15155), gate variants; the released reference code
+has the gap gate alone. See docs/methods.md.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from sdar.algorithms.aggregation import clean, response_tokens
+from sdar.errors import SdarError
+
+GateName = Literal["gap", "entropy", "soft_or", "none"]
+GATES: tuple[str, ...] = get_args(GateName)
+QUANTILES: tuple[float, ...] = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def teacher_gap(student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
+    """D = log p_teacher - log p_student, without gradient. Same shape, nats."""
+    return teacher_log_probs.detach() - student_log_probs.detach()
+
+
+def gap_gate(gap: Tensor, *, beta: float) -> Tensor:
+    """sigmoid(beta * D): above one half where the teacher finds the token likelier."""
+    return torch.sigmoid(beta * gap.detach())
+
+
+def entropy_gate(entropy: Tensor, *, beta: float) -> Tensor:
+    """sigmoid(beta * h), h the student's entropy at the token in nats: in [0.5, 1)."""
+    return torch.sigmoid(beta * entropy.detach())
+
+
+def soft_or_gate(gap: Tensor, entropy: Tensor, *, beta: float) -> Tensor:
+    """sigmoid(beta * [1 - (1 - h)(1 - D)]): open where the student is unsure or the gap is wide."""
+    return torch.sigmoid(beta * (1 - (1 - entropy.detach()) * (1 - gap.detach())))
+
+
+def constant_gate(gap: Tensor) -> Tensor:
+    """One half everywhere, what every gate becomes at beta = 0."""
+    return torch.full_like(gap, 0.5)
+
+
+def compute_gate(kind: str, gap: Tensor, *, beta: float, entropy: Tensor | None = None) -> Tensor:
+    """The gate named `kind`, shaped like `gap`, without gradient.
+
+    Raises:
+        SdarError: unknown kind, or a kind that needs the entropy without it.
+    """
+    if kind not in GATES:
+        raise SdarError(
+            f"gate is {kind!r}, expected one of {', '.join(GATES)}: "
+            "correct training.distillation.gate"
+        )
+    if kind == "gap":
+        return gap_gate(gap, beta=beta)
+    if kind == "none":
+        return constant_gate(gap)
+    if entropy is None:
+        raise SdarError(
+            f"gate {kind!r} needs the student's entropy per token and got none: pass `entropy`, "
+            "or set training.distillation.gate to gap"
+        )
+    if kind == "entropy":
+        return entropy_gate(entropy, beta=beta)
+    return soft_or_gate(gap, entropy, beta=beta)
+
+
+def _quantile(sorted_N: Tensor, q: float) -> float:
+    """Linear interpolation between order statistics (torch.quantile stops at 16 M values)."""
+    position = q * (sorted_N.numel() - 1)
+    low = int(position)
+    high = min(low + 1, sorted_N.numel() - 1)
+    return float(torch.lerp(sorted_N[low], sorted_N[high], position - low))
+
+
+def gate_statistics(
+    gate: Tensor,
+    gap: Tensor,
+    response_mask: Tensor,
+    *,
+    parts: Mapping[str, Tensor] | None = None,
+) -> dict[str, float]:
+    """What the gate did, over all response tokens of a step at once.
+
+    Args:
+        gate, gap: any one shape (padded, packed, or all tokens of a step concatenated).
+        response_mask: same shape, non-zero at response tokens.
+        parts: named masks that broadcast to that shape (say `failed`: [S, 1]); each adds
+            `gate_mass_<name>`, its share of the sum of the gate, and `gate_mean_<name>` where it
+            has tokens.
+
+    Returns:
+        tokens, gate_mean, gate_q05 ... gate_q95, gate_active_ratio (share of gates > 0.5),
+        teacher_gap_mean, teacher_gap_std (unbiased; 0 for one token). Only `tokens` = 0 when the
+        mask is empty. Numbers are finite, in float64.
+    """
+    mask = response_tokens(response_mask)
+    gate_N = gate.detach()[mask].double()
+    gap_N = gap.detach()[mask].double()
+    tokens = gate_N.numel()
+    if tokens == 0:
+        return {"tokens": 0.0}
+    sorted_N = gate_N.sort().values
+    statistics = {"tokens": float(tokens), "gate_mean": float(gate_N.mean())}
+    for q in QUANTILES:
+        statistics[f"gate_q{round(100 * q):02d}"] = _quantile(sorted_N, q)
+    statistics["gate_active_ratio"] = float((gate_N > 0.5).double().mean())
+    statistics["teacher_gap_mean"] = float(gap_N.mean())
+    statistics["teacher_gap_std"] = float(gap_N.std()) if tokens > 1 else 0.0
+    total = float(gate_N.sum())
+    for name, part in (parts or {}).items():
+        inside_N = response_tokens(part).expand(mask.shape)[mask]
+        mass = float(gate_N[inside_N].sum())
+        statistics[f"gate_mass_{name}"] = mass / total if total > 0 else 0.0
+        if bool(inside_N.any()):
+            statistics[f"gate_mean_{name}"] = mass / int(inside_N.sum())
+    return statistics
+
+
+def gate_by_position(
+    gate_ST: Tensor,
+    response_mask_ST: Tensor,
+    *,
+    edges: Sequence[int] = (0, 4, 8, 16, 32, 64, 128, 256),
+    position: Tensor | None = None,
+) -> dict[int, float]:
+    """Mean gate by place in the response: {first position of a bin: mean}, empty bins left out.
+
+    A bin runs from its edge up to the next one, the last to the end. Positions count a row's
+    response tokens from 0, whatever the padding; packed rows give their own `position` [S, T].
+    """
+    mask_ST = response_tokens(response_mask_ST)
+    if position is None:
+        position = mask_ST.long().cumsum(dim=-1) - 1
+    place_N = position[mask_ST]
+    gate_N = clean(gate_ST.detach(), mask_ST)[mask_ST].double()
+    means = {}
+    for first, end in zip(edges, [*edges[1:], None], strict=True):
+        inside_N = place_N >= first
+        if end is not None:
+            inside_N &= place_N < end
+        if bool(inside_N.any()):
+            means[first] = float(gate_N[inside_N].mean())
+    return means
