@@ -1,0 +1,85 @@
+"""Loading a policy and turning chats into prompt tokens.
+
+Any causal language model in Hugging Face format will do: the tiny policy made here, Qwen2.5,
+Qwen3. Prompts go through the tokenizer's chat template once and are remembered, because the
+episodes of a group often stand before the same prompt.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sdar.errors import SdarError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_policy(
+    path_or_name: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = torch.float32,
+) -> tuple[Any, Any]:
+    """Load `(model, tokenizer)`, in evaluation mode (no dropout), with SDPA attention.
+
+    Raises `SdarError` when the folder is missing or unreadable, or has no chat template.
+    """
+    name = str(path_or_name)
+    is_folder = isinstance(path_or_name, Path) or name.startswith(("/", "."))
+    if is_folder and not (Path(name) / "config.json").is_file():
+        raise SdarError(
+            f"{name}: no policy there (config.json is missing); run the stage that writes it "
+            "(sdar warm-start, or sdar train), or correct policy.model"
+        )
+    torch_dtype = _DTYPES[dtype] if isinstance(dtype, str) else dtype
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            name, dtype=torch_dtype, attn_implementation="sdpa"
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise SdarError(
+            f"{name}: the policy cannot be loaded ({reason}); expected a Hugging Face folder with "
+            "config.json, model.safetensors and tokenizer.json: check policy.model"
+        ) from error
+    if not tokenizer.chat_template:
+        raise SdarError(
+            f"{name}: the tokenizer has no chat template; use an instruction-tuned model or add "
+            "chat_template.jinja to its folder"
+        )
+    model.eval()
+    return model.to(device), tokenizer
+
+
+def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens that end a response: the generation config's, and the tokenizer's own."""
+    found: set[int] = set()
+    for source in (getattr(model, "generation_config", None), tokenizer):
+        value = getattr(source, "eos_token_id", None)
+        found.update([value] if isinstance(value, int) else value or [])
+    if not found:
+        raise SdarError(
+            "the policy names no end-of-response token: set eos_token_id in its "
+            "generation_config.json"
+        )
+    return frozenset(found)
+
+
+def render_prompt(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    """Token ids of a chat, with the assistant's header at the end and Qwen3's thinking mode off."""
+    return list(_render(tokenizer, tuple((m["role"], m["content"]) for m in messages)))
+
+
+@lru_cache(maxsize=1 << 14)
+def _render(tokenizer: Any, messages: tuple[tuple[str, str], ...]) -> tuple[int, ...]:
+    text = tokenizer.apply_chat_template(
+        [{"role": role, "content": content} for role, content in messages],
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,
+    )
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
