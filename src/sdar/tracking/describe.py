@@ -1,0 +1,96 @@
+"""What MLflow is told about a run: parameters, tags and data sets, each only where it matters."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from sdar.config import ExperimentConfig, Layout
+
+Kind = Literal["tasks", "demonstrations", "warm_start", "train", "evaluate", "compare"]
+
+# The sections of the configuration that decide the result of each kind of run.
+SECTIONS: dict[Kind, tuple[str, ...]] = {
+    "tasks": ("environment",),
+    "demonstrations": ("environment", "skills", "policy", "warm_start.demonstrations"),
+    "warm_start": ("environment", "skills", "policy", "warm_start", "execution"),
+    "train": ("environment", "skills", "policy", "rollout", "training", "execution"),
+    "evaluate": ("environment", "skills", "policy", "evaluation", "execution"),
+    "compare": ("methods", "seeds", "evaluation"),
+}
+LONGEST_PARAMETER = 500
+
+
+def parameters(config: ExperimentConfig, kind: Kind) -> dict[str, str]:
+    """Flat `section.key` parameters of the resolved configuration, at most 500 characters each."""
+    values = config.model_dump(mode="json")
+    if config.policy.model != "tiny":
+        del values["policy"]["tiny"]
+    flat: dict[str, str] = {}
+    for section in SECTIONS[kind]:
+        part: Any = values
+        for key in section.split("."):
+            part = part[key]
+        flat.update(flatten(part, section))
+    return flat
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, str]:
+    """Nested mappings as dotted keys; lists as JSON; every value as text."""
+    if isinstance(value, Mapping):
+        flat: dict[str, str] = {}
+        for key, item in value.items():
+            flat.update(flatten(item, f"{prefix}.{key}" if prefix else str(key)))
+        return flat
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    if len(text) > LONGEST_PARAMETER:
+        text = text[: LONGEST_PARAMETER - 1] + "…"
+    return {prefix: text}
+
+
+def run_tags(config: ExperimentConfig, kind: Kind, name: str) -> dict[str, str]:
+    """Tags to filter and group by: experiment, stage and, where the name tells, method and seed."""
+    tags = {"experiment": config.experiment, "stage": kind}
+    if match := re.match(r"(?P<method>[a-z_]+)/seed-(?P<seed>\d+)", name):
+        tags |= match.groupdict()
+    return tags
+
+
+def datasets(kind: Kind, layout: Layout) -> list[dict[str, Any]]:
+    """The data a run reads: name, digest, path and split sizes. Absent files are left out."""
+    found: list[dict[str, Any]] = []
+    tasks = layout.tasks / "tasks.jsonl"
+    if kind in ("tasks", "train", "evaluate", "warm_start") and tasks.is_file():
+        lines = tasks.read_text(encoding="utf-8").splitlines()
+        splits = Counter(str(json.loads(line).get("split", "all")) for line in lines if line)
+        context = "evaluation" if kind == "evaluate" else "training"
+        found.append(
+            _dataset(f"{layout.experiment} games", tasks, context, dict(sorted(splits.items())))
+        )
+    demonstrations = layout.demonstrations / "demonstrations.parquet"
+    if kind in ("demonstrations", "warm_start") and demonstrations.is_file():
+        import pyarrow.parquet
+
+        rows = pyarrow.parquet.read_metadata(demonstrations).num_rows
+        name = f"{layout.experiment} demonstrations"
+        found.append(_dataset(name, demonstrations, "training", {"rows": rows}))
+    return found
+
+
+def _dataset(name: str, path: Path, context: str, splits: dict[str, int]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "path": str(path),
+        "digest": file_digest(path)[:16],
+        "context": context,
+        "splits": splits,
+    }
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

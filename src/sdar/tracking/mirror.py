@@ -1,0 +1,288 @@
+"""Brings MLflow up to date with a run's folder. Runs beside the job, as its own process.
+
+    python -m sdar.tracking.mirror FOLDER            # once: send what MLflow misses
+    python -m sdar.tracking.mirror --follow FOLDER   # while the parent process lives
+
+The folder is the truth and this is a function of it: whatever was sent is known (each metric's
+steps are asked of MLflow itself), so it may be killed, run twice or run much later.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import re
+import select
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from sdar.config import Layout
+from sdar.tracking import describe, records, store
+
+SYNC_SECONDS = 15.0
+LARGEST_BATCH = 1000  # MLflow's limit of metrics in one call
+LARGEST_COPY = 64 * 2**20
+_FORBIDDEN = re.compile(r"[^\w./ :-]")
+
+
+class Mirror:
+    """One run's folder and its MLflow run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.spec = store.read_json(folder / "tracking.json")
+        if not self.spec:
+            raise FileNotFoundError(f"{folder}: no tracking.json, so no run was recorded here")
+        self.where = self.spec["store"]
+        self.client: Any = None
+        self.state: dict[str, Any] = store.read_json(folder / "mlflow.json")
+        self.sent: set[tuple[str, int]] = set()
+
+    def sync(self) -> None:
+        """Send everything MLflow does not have yet."""
+        self._open()
+        self._send_metrics()
+        self._send_outbox()
+
+    def end(self) -> None:
+        """Send the rest and close the run with the status its folder tells."""
+        self.spec = store.read_json(self.folder / "tracking.json")
+        self.sync()
+        status = self.spec["status"]
+        for name in ("config.yaml", "provenance.json"):
+            if (self.folder / name).is_file():
+                self.client.log_artifact(self.run_id, str(self.folder / name))
+        # A recorder that ended without a word was killed.
+        status = "KILLED" if status == "RUNNING" else status
+        self.client.set_terminated(self.run_id, status)
+        if self.spec["kind"] == "compare" and status == "FINISHED":
+            self.client.set_terminated(self.state["parent_run_id"], status)
+
+    @property
+    def run_id(self) -> str:
+        return str(self.state["run_id"])
+
+    def _open(self) -> None:
+        if self.client is not None:
+            return
+        client = store.connect(self.where)
+        experiment = store.experiment_id(client, self.where)
+        with store.locked(self.where):
+            parent = store.parent_run(client, self.where)
+        attempt = self.spec["attempt"]
+        run = store.tagged_run(client, experiment, store.ATTEMPT_TAG, attempt)
+        if run is None:
+            self._retire(client)
+            run = self._create(client, experiment, parent)
+        else:
+            client.update_run(run.info.run_id, status="RUNNING")
+        if self.state.get("run_id") != run.info.run_id:
+            self.state = {"outbox": 0}
+        self.state |= {
+            "uri": self.where["uri"],
+            "experiment_id": experiment,
+            "parent_run_id": parent,
+            "run_id": run.info.run_id,
+        }
+        self._save()
+        for key in run.data.metrics:
+            history = client.get_metric_history(run.info.run_id, key)
+            self.sent.update((key, point.step) for point in history)
+        client.update_run(parent, status="RUNNING")
+        self.client = client
+
+    def _create(self, client: Any, experiment: str, parent: str) -> Any:
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+
+        provenance = store.read_json(self.folder / "provenance.json")
+        commit = provenance.get("git", {}).get("commit")
+        tags = self.spec["tags"] | {
+            store.MLFLOW_PARENT: parent,
+            store.ATTEMPT_TAG: self.spec["attempt"],
+            "folder": str(self.folder),
+        }
+        if commit:
+            tags["git_commit"] = commit
+        tags |= store.source_tags(f"sdar {self.spec['kind'].replace('_', '-')}", commit)
+        run = client.create_run(experiment, run_name=self.spec["name"], tags=tags)
+        parameters = [Param(key, value) for key, value in self.spec["parameters"].items()]
+        for start in range(0, len(parameters), 100):
+            client.log_batch(run.info.run_id, params=parameters[start : start + 100])
+        layout = Layout(Path(self.spec["root"]), self.spec["experiment"])
+        inputs = [
+            DatasetInput(
+                Dataset(
+                    name=found["name"],
+                    digest=found["digest"],
+                    source_type="local",
+                    source=json.dumps({"uri": found["path"]}),
+                    profile=json.dumps(found["splits"]),
+                ),
+                [InputTag("mlflow.data.context", found["context"])],
+            )
+            for found in describe.datasets(self.spec["kind"], layout)
+        ]
+        if inputs:
+            client.log_inputs(run.info.run_id, datasets=inputs)
+        return run
+
+    def _retire(self, client: Any) -> None:
+        """An earlier run of this folder keeps its numbers under a name that says it is replaced."""
+        from mlflow.exceptions import MlflowException
+
+        earlier = self.state.get("run_id")
+        if not earlier:
+            return
+        with contextlib.suppress(MlflowException):
+            run = client.get_run(earlier)
+            status = "KILLED" if run.info.status == "RUNNING" else None
+            client.update_run(earlier, status=status, name=f"{self.spec['name']} (replaced)")
+
+    def _send_metrics(self) -> None:
+        from mlflow.entities import Metric
+
+        timings = records.read(self.folder / "timings.jsonl")
+        at = {record["step"]: record["at"] for record in timings if "at" in record}
+        now = time.time()
+        batch: list[Any] = []
+        for prefix, rows in (
+            ("", records.read(self.folder / "metrics.jsonl")),
+            ("time/", timings),
+        ):
+            for row in rows:
+                step = row["step"]
+                moment = int(1000 * at.get(step, now))
+                for key, value in row.items():
+                    if key in ("step", "at") or not isinstance(value, int | float):
+                        continue
+                    key = _FORBIDDEN.sub("_", key if "/" in key else prefix + key)
+                    if (key, step) not in self.sent:
+                        batch.append(Metric(key, float(value), moment, step))
+        for start in range(0, len(batch), LARGEST_BATCH):
+            part = batch[start : start + LARGEST_BATCH]
+            self.client.log_batch(self.run_id, metrics=part)
+            self.sent.update((metric.key, metric.step) for metric in part)
+
+    def _send_outbox(self) -> None:
+        path = self.folder / "outbox.jsonl"
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        for number, line in enumerate(lines):
+            if number < self.state["outbox"]:
+                continue
+            if not line.endswith(b"\n"):
+                break
+            self._deliver(json.loads(line))
+            self.state["outbox"] = number + 1
+            self._save()
+
+    def _deliver(self, message: dict[str, Any]) -> None:
+        if message["do"] == "episode":
+            from sdar.tracking.traces import log_episode
+
+            # A resumed run repeats steps, and their episodes with them.
+            identity = f"{message['step']}/{message['episode'].get('slot')}"
+            seen = self.state.setdefault("episodes", [])
+            if identity not in seen:
+                log_episode(self.client, self.state, self.spec, message)
+                seen.append(identity)
+            return
+        path = Path(message["path"])
+        if message["do"] == "policy":
+            self._register(path, message["step"])
+        elif path.is_dir():
+            self.client.log_artifacts(self.run_id, str(path), message["into"])
+        elif path.is_file():
+            self.client.log_artifact(self.run_id, str(path), message["into"])
+
+    def _register(self, path: Path, step: int | None) -> None:
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        model = self.client.create_logged_model(
+            self.state["experiment_id"],
+            # MLflow forbids slashes in the names of models.
+            name=self.spec["name"].replace("/", "_"),
+            source_run_id=self.run_id,
+            tags={"path": str(path), "bytes": str(size)},
+            params=store.read_json(path / "config.json") and _architecture(path),
+            model_type="policy",
+        )
+        if size <= LARGEST_COPY:
+            self.client.log_model_artifacts(model.model_id, str(path))
+        self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        self.client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step or 0)])
+
+    def _save(self) -> None:
+        records.replace(self.folder / "mlflow.json", (json.dumps(self.state) + "\n").encode())
+
+
+def _architecture(path: Path) -> dict[str, str]:
+    wanted = ("model_type", "num_hidden_layers", "hidden_size", "vocab_size", "dtype")
+    found = store.read_json(path / "config.json")
+    return {key: str(found[key]) for key in wanted if key in found}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Bring MLflow up to date with a run's folder.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--follow", action="store_true", help="go on while the parent lives")
+    options = parser.parse_args(arguments)
+    folder: Path = options.folder.resolve()
+    with (folder / ".mlflow.lock").open("a") as lock:
+        # A killed job's mirror may still be sending its last steps.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _follow(folder) if options.follow else _once(folder)
+
+
+def _once(folder: Path) -> int:
+    try:
+        Mirror(folder).end()
+    except Exception as error:
+        print(f"{folder}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _follow(folder: Path) -> int:
+    parent = os.getppid()
+    # Ctrl-C reaches the whole group; the job decides when this ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(5)
+    people = os.fdopen(os.dup(2), "w")
+    with (folder / "mlflow.log").open("w") as log:
+        os.dup2(log.fileno(), 2)
+    mirror = Mirror(folder)
+    warned = False
+    ended = False
+    while True:
+        try:
+            mirror.end() if ended else mirror.sync()
+        except Exception as error:
+            traceback.print_exc()
+            if not warned:
+                print(f"warning: {store.unreachable(mirror.where, error)}", file=people, flush=True)
+            warned = True
+            if ended:
+                return 1
+        if ended:
+            return 0
+        ended = _wait(parent)
+
+
+def _wait(parent: int) -> bool:
+    """Wait for the next round; True when the job has ended, by a word, its pipe, or its death."""
+    deadline = time.monotonic() + SYNC_SECONDS
+    while (left := deadline - time.monotonic()) > 0:
+        ready, _, _ = select.select([sys.stdin], [], [], min(left, 5.0))
+        if ready or os.getppid() != parent:
+            return True
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""Where a run came from: `provenance.json` and the resolved `config.yaml` beside its results."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sdar.config import ExperimentConfig, Layout
+from sdar.tracking import records
+from sdar.tracking.describe import file_digest
+from sdar.tracking.store import read_json
+
+PACKAGES = (
+    "sdar",
+    "torch",
+    "transformers",
+    "accelerate",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "pydantic",
+    "pyarrow",
+    "textworld",
+    "alfworld",
+    "vllm",
+    "snakemake",
+    "dvc",
+    "mlflow",
+)
+
+
+def write_provenance(
+    folder: Path, config: ExperimentConfig, layout: Layout, **extra: Any
+) -> dict[str, Any]:
+    """Write `config.yaml` and `provenance.json` into a run's folder; return the latter.
+
+    `extra` adds keys, such as `skills="<digest of the skill library>"`. A folder that was used
+    before keeps a short list of the earlier starts under `earlier`. Takes milliseconds and no
+    network. Raises `SdarError` when the files cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    records.replace(folder / "config.yaml", resolved.encode())
+    found = provenance(layout) | extra
+    earlier = read_json(folder / "provenance.json")
+    if earlier:
+        short = {key: earlier.get(key) for key in ("started", "git", "command")}
+        found["earlier"] = [*earlier.get("earlier", []), short]
+    text = json.dumps(found, indent=2, ensure_ascii=False, default=str) + "\n"
+    records.replace(folder / "provenance.json", text.encode())
+    return found
+
+
+def provenance(layout: Layout) -> dict[str, Any]:
+    """Code, versions, hardware and data of this process, as plain values."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "git": git_state(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": _versions(),
+        "hardware": hardware(),
+        "data": _data_digests(layout),
+    }
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the source tree and whether tracked files differ; empty outside a git checkout."""
+    source = Path(__file__).resolve().parent
+    try:
+        commit = _git(source, "rev-parse", "HEAD")
+        changed = _git(source, "status", "--porcelain", "--untracked-files=no", "--", ":/")
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"commit": commit, "dirty": bool(changed)}
+
+
+def hardware() -> dict[str, Any]:
+    """CPU model, usable cores, memory, GPU names, threads. Starts no GPU driver."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    torch = sys.modules.get("torch")
+    return {
+        "host": platform.node(),
+        "cpu": _field(Path("/proc/cpuinfo"), "model name") or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory / 2**30, 1),
+        "gpus": _gpus(),
+        "threads": torch.get_num_threads() if torch else os.environ.get("OMP_NUM_THREADS"),
+    }
+
+
+def _gpus() -> list[str]:
+    folder = Path("/proc/driver/nvidia/gpus")
+    names = [_field(path, "Model") for path in sorted(folder.glob("*/information"))]
+    return [name for name in names if name]
+
+
+def _field(path: Path, key: str) -> str | None:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                name, _, value = line.partition(":")
+                if name.strip() == key:
+                    return value.strip()
+    except OSError:
+        pass
+    return None
+
+
+def _versions() -> Mapping[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _data_digests(layout: Layout) -> dict[str, str]:
+    files = (layout.tasks / "tasks.jsonl", layout.demonstrations / "demonstrations.parquet")
+    root = layout.root
+    return {str(file.relative_to(root)): file_digest(file) for file in files if file.is_file()}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=5,
+        check=True,
+        env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"},
+    )
+    return done.stdout.strip()

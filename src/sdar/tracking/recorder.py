@@ -1,0 +1,246 @@
+"""The record of one run: `metrics.jsonl` first, MLflow from it.
+
+Everything is written to the run's folder, step by step, and forced to disk. A second process
+(`sdar.tracking.mirror`) reads the folder and brings MLflow up to date every few seconds, so that
+training neither waits for MLflow, nor imports it, nor stops when it is down. What the mirror
+missed it finds in the folder the next time.
+
+    with RunRecorder(folder, config=config, layout=layout, kind="train", name="sdar/seed-0") as run:
+        run.truncate(first_step)
+        for step in range(first_step, steps):
+            run.metrics(step, {"train/success": 0.5})
+            run.timings(step, {"rollout_s": 3.2})
+
+Files: `metrics.jsonl` (a function of the run alone), `timings.jsonl` (seconds, memory, and when),
+`tracking.json` (what the run is), `outbox.jsonl` (artifacts and episodes for MLflow), `mlflow.json`
+(written by the mirror: its run id and what it has sent), `mlflow.log` (what the mirror had to say).
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from sdar.config import ExperimentConfig, Layout
+from sdar.tracking import describe, records, store
+from sdar.tracking.describe import Kind
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+FINISH_SECONDS = 120.0
+log = logging.getLogger("sdar.tracking")
+
+
+class RunRecorder:
+    """Records one run in `folder`; a context manager.
+
+    Args:
+        folder: the run's folder (made if missing).
+        config: the resolved configuration; the sections that matter to `kind` become parameters.
+        kind: the stage.
+        name: what people read in the list of runs, such as `sdar/seed-0`.
+        parameters: more parameters, such as the steps of a sweep.
+        tags: more tags; `method` and `seed` are read from a name like `sdar/seed-0`.
+
+    On ranks other than 0 (`RANK` in the environment) nothing is written. Leaving by an exception
+    marks the run FAILED (KILLED on Ctrl-C); entering the same folder again with the same
+    configuration continues it.
+
+    Raises `SdarError` when a record cannot be written to disk; never because of MLflow.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        config: ExperimentConfig,
+        layout: Layout,
+        kind: Kind,
+        name: str,
+        parameters: Mapping[str, Any] | None = None,
+        tags: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.not_finite = 0
+        """Values that were not finite so far, each written as null."""
+        self._active = int(os.environ.get("RANK", "0")) == 0
+        self._enabled = config.tracking.enabled
+        self._mirror: subprocess.Popen[bytes] | None = None
+        self._done = False
+        self._spec = _spec(config, layout, kind, name, parameters or {}, tags or {})
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def timings_path(self) -> Path:
+        return self.folder / "timings.jsonl"
+
+    def __enter__(self) -> Self:
+        if not self._active:
+            return self
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self._enabled:
+            return self
+        self._continue_or_begin()
+        if importlib.util.find_spec("mlflow") is None:
+            log.warning(
+                "MLflow is not installed, so this run is recorded in %s only; "
+                "pip install 'sdar[pipeline]' brings it",
+                self.folder,
+            )
+            return self
+        self._mirror = _start_mirror(self.folder)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.finish("FINISHED")
+        else:
+            self.finish("KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED")
+
+    def metrics(self, step: int, values: Mapping[str, Any]) -> None:
+        """Append what this step computed: numbers that are a function of the run alone."""
+        self._append(self.metrics_path, step, values)
+
+    def timings(self, step: int, values: Mapping[str, Any]) -> None:
+        """Append what this step cost: seconds, tokens a second, memory. Adds the time of day."""
+        self._append(self.timings_path, step, {**values, "at": round(time.time(), 3)})
+
+    def truncate(self, step: int) -> None:
+        """Drop the records of `step` and later, before those steps are run (again).
+
+        Call it with the first step to be run, 0 on a fresh start.
+        """
+        if self._active:
+            for path in (self.metrics_path, self.timings_path):
+                records.truncate(path, step)
+
+    def artifact(self, path: Path, artifact_path: str | None = None) -> None:
+        """Copy a file or a folder to MLflow, into its folder `artifact_path`."""
+        self._send({"do": "artifact", "path": str(Path(path).resolve()), "into": artifact_path})
+
+    def policy(self, path: Path, step: int | None = None) -> None:
+        """Register an exported policy: copied when it is small, by its path when it is not."""
+        self._send({"do": "policy", "path": str(Path(path).resolve()), "step": step})
+
+    def episodes(self, episodes: Iterable[Mapping[str, Any]], step: int | None = None) -> None:
+        """Show sampled episodes as traces: a span an episode, below it a span a turn.
+
+        Keys of an episode and of its turns: see `sdar.tracking.traces.episode_record`.
+        """
+        for episode in episodes:
+            self._send({"do": "episode", "step": step, "episode": dict(episode)})
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """End the run and wait (two minutes at most) until MLflow has it. Repeated: no effect."""
+        if not self._active or self._done:
+            return
+        self._done = True
+        if self.not_finite:
+            log.warning(
+                "%d values were not finite and stand as null in %s",
+                self.not_finite,
+                self.metrics_path,
+            )
+        if not self._enabled:
+            return
+        self._write_spec(status)
+        if self._mirror is not None:
+            _await_mirror(self._mirror, self.folder)
+
+    def _append(self, path: Path, step: int, values: Mapping[str, Any]) -> None:
+        if not self._active:
+            return
+        line, lost = records.encode(step, values)
+        records.append(path, line)
+        if lost and not self.not_finite:
+            log.warning("step %d: a value is not finite; it stands as null in %s", step, path)
+        self.not_finite += lost
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if self._active and self._enabled:
+            line = json.dumps(message, ensure_ascii=False, default=str) + "\n"
+            records.append(self.folder / "outbox.jsonl", line)
+
+    def _continue_or_begin(self) -> None:
+        earlier = store.read_json(self.folder / "tracking.json")
+        same = earlier.get("digest") == self._spec["digest"]
+        if same and earlier.get("status") != "FINISHED":
+            self._spec["attempt"] = earlier["attempt"]
+        else:
+            self._spec["attempt"] = uuid.uuid4().hex
+            (self.folder / "outbox.jsonl").unlink(missing_ok=True)
+        self._write_spec("RUNNING")
+
+    def _write_spec(self, status: str) -> None:
+        self._spec["status"] = status
+        text = json.dumps(self._spec, indent=1, ensure_ascii=False) + "\n"
+        records.replace(self.folder / "tracking.json", text.encode())
+
+
+def _spec(
+    config: ExperimentConfig,
+    layout: Layout,
+    kind: Kind,
+    name: str,
+    parameters: Mapping[str, Any],
+    tags: Mapping[str, Any],
+) -> dict[str, Any]:
+    flat = describe.parameters(config, kind) | describe.flatten(parameters)
+    spec: dict[str, Any] = {
+        "kind": kind,
+        "name": name,
+        "root": str(layout.root.resolve()),
+        "experiment": layout.experiment,
+        "store": store.address(config, layout),
+        "parameters": flat,
+        "tags": describe.run_tags(config, kind, name) | {k: str(v) for k, v in tags.items()},
+    }
+    # Two runs with one digest are one run: what only says where or how fast is left out.
+    decisive = {k: v for k, v in flat.items() if not k.startswith("execution.")}
+    text = json.dumps([kind, name, decisive], sort_keys=True)
+    spec["digest"] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return spec
+
+
+def _start_mirror(folder: Path) -> "subprocess.Popen[bytes] | None":
+    source = str(Path(__file__).resolve().parents[2])
+    paths = [source, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "sdar.tracking.mirror", "--follow", str(folder.resolve())]
+    try:
+        # Its standard input is how it knows that we live: the pipe closes when this process ends.
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment
+        )
+    except OSError as error:
+        log.warning("MLflow's mirror does not start (%s); %s has the records", error, folder)
+        return None
+
+
+def _await_mirror(mirror: "subprocess.Popen[bytes]", folder: Path) -> None:
+    assert mirror.stdin is not None
+    # A word and not only the closed pipe: forked workers may hold their copies of it open.
+    with contextlib.suppress(OSError):
+        mirror.stdin.write(b"end\n")
+        mirror.stdin.close()
+    try:
+        mirror.wait(FINISH_SECONDS)
+    except subprocess.TimeoutExpired:
+        log.warning("MLflow is still being written after %d s; going on without", FINISH_SECONDS)

@@ -1,0 +1,176 @@
+"""The MLflow store: where it is, made once, and one parent run for each experiment.
+
+MLflow is imported by the functions that need it, never by importing this module.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from sdar.config import ExperimentConfig, Layout
+from sdar.errors import SdarError
+
+SQLITE = "sqlite:///"
+PARENT_TAG = "sdar.parent"
+ATTEMPT_TAG = "sdar.attempt"
+MLFLOW_PARENT = "mlflow.parentRunId"
+log = logging.getLogger("sdar.tracking")
+
+
+def address(config: ExperimentConfig, layout: Layout) -> dict[str, str | None]:
+    """Where MLflow keeps things: `uri`, `artifacts` (None: the server decides), `lock`, names.
+
+    A relative `sqlite:///` path lies under the root, and so do the artifacts (`mlartifacts/`).
+    """
+    root = layout.root.resolve()
+    uri = config.tracking.uri
+    if uri.startswith(SQLITE) and not uri.startswith(SQLITE + "/"):
+        uri = SQLITE + str(root / uri.removeprefix(SQLITE))
+    local = uri.startswith(SQLITE)
+    return {
+        "uri": uri,
+        "artifacts": (root / "mlartifacts").as_uri() if local else None,
+        "lock": str(layout.runs.parent.resolve() / ".mlflow.lock"),
+        "experiment": config.tracking.experiment or layout.experiment,
+        "parent": layout.experiment,
+    }
+
+
+def quieten() -> None:
+    """Settings to make before MLflow is imported: no telemetry, no long retries, no chatter."""
+    for key, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+        "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }.items():
+        os.environ.setdefault(key, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def initialise(config: ExperimentConfig, layout: Layout) -> str | None:
+    """Make or migrate the store, the MLflow experiment and its parent run, once.
+
+    Returns the parent run's id; None, after one warning, when tracking is off or out of reach.
+    The first stage calls it before jobs run side by side; a job that comes earlier does the same
+    under the same lock.
+    """
+    if not config.tracking.enabled:
+        return None
+    where = address(config, layout)
+    try:
+        client = connect(where)
+        with locked(where):
+            return parent_run(client, where)
+    except Exception as error:
+        log.warning("%s", unreachable(where, error))
+        return None
+
+
+def connect(where: dict[str, Any]) -> Any:
+    """An `MlflowClient` on the store, which is made or migrated when needed.
+
+    Raises whatever MLflow raises when the store is out of reach.
+    """
+    quieten()
+    _answering(where["uri"])
+    with locked(where):
+        import mlflow
+
+        mlflow.set_tracking_uri(where["uri"])
+        client = mlflow.MlflowClient(where["uri"])
+        experiment_id(client, where)
+        return client
+
+
+def experiment_id(client: Any, where: dict[str, Any]) -> str:
+    """The id of the MLflow experiment; made, or brought back from the bin, when needed."""
+    name = where["experiment"]
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        artifacts = where["artifacts"]
+        location = f"{artifacts}/{name}" if artifacts else None
+        return str(client.create_experiment(name, artifact_location=location))
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def parent_run(client: Any, where: dict[str, Any]) -> str:
+    """The id of the experiment's parent run, made when missing. Call it under `locked`."""
+    experiment = experiment_id(client, where)
+    name = where["parent"]
+    if run := tagged_run(client, experiment, PARENT_TAG, name):
+        return str(run.info.run_id)
+    tags = {PARENT_TAG: name, "experiment": name, "stage": "experiment"} | source_tags("sdar", None)
+    run = client.create_run(experiment, run_name=f"experiment {name}", tags=tags)
+    return str(run.info.run_id)
+
+
+def tagged_run(client: Any, experiment: str, tag: str, value: str) -> Any | None:
+    """The newest run of an MLflow experiment with this tag, or None."""
+    found = client.search_runs(
+        [experiment], filter_string=f"tags.`{tag}` = '{value}'", max_results=1
+    )
+    return found[0] if found else None
+
+
+def source_tags(command: str, commit: str | None) -> dict[str, str]:
+    """The tags behind the columns Source and Version of MLflow's list of runs."""
+    tags = {"mlflow.source.name": command, "mlflow.source.type": "LOCAL"}
+    if commit:
+        tags["mlflow.source.git.commit"] = commit
+    return tags
+
+
+@contextlib.contextmanager
+def locked(where: dict[str, Any]) -> Iterator[None]:
+    """Hold the lock of this root: one process at a time makes tables or the parent run."""
+    path = Path(where["lock"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def unreachable(where: dict[str, Any], error: BaseException) -> str:
+    """One line for people: MLflow cannot be written, what it said, and that the run goes on."""
+    said = " ".join(str(error).split())[:160] or type(error).__name__
+    return (
+        f"MLflow at {where['uri']} cannot be written ({said}); the run goes on, its records are "
+        "complete in its folder"
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, empty when the file is missing or damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _answering(uri: str, seconds: float = 3.0) -> None:
+    """Knock before MLflow does: its own retries on a dead server take minutes."""
+    parsed = urlparse(uri)
+    if parsed.scheme not in ("http", "https"):
+        return
+    port = parsed.port or (443 if parsed.scheme == "https" else 80)
+    try:
+        socket.create_connection((parsed.hostname or "", port), seconds).close()
+    except OSError as error:
+        raise SdarError(f"no server answers at {parsed.hostname}:{port}: {error}") from None
