@@ -1,0 +1,188 @@
+"""The `sdar` command: one subcommand a stage, in pipeline order, then those for people.
+
+Nothing is computed here. Each command reads the configuration, checks what it names, and hands
+over to the stage, which is imported only then: `sdar --help` loads no torch.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sdar.cli_config import config_app
+from sdar.cli_options import ConfigOption, MethodOption, RootOption, SeedOption, friendly, prepare
+from sdar.cli_people import bench, doctor, play, replay, ui, view
+
+app = typer.Typer(
+    name="sdar",
+    help=(
+        "Self-distilled agentic reinforcement learning (SDAR), from games to report.\n\n"
+        "The first seven commands are the stages, in the order in which data flows: each reads "
+        "files, writes files, and can be run by hand. Snakemake runs them all:\n\n"
+        "snakemake --profile profiles/local all\n\n"
+        "The others are for people. Begin with `sdar doctor`."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+@friendly
+def tasks(config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()) -> None:
+    """1. Make the tasks: generate and prove games, or index real ALFWorld data.
+
+    Reads the configuration's `environment`. Writes data/EXPERIMENT/tasks: the games in ALFWorld's
+    own folder layout and tasks.jsonl, one line a task.
+
+    Example: sdar tasks --config config/experiments/minute.yaml
+    """
+    experiment, layout = prepare(config, root)
+    from sdar.environments.alfworld.tasks_stage import make_tasks
+
+    make_tasks(experiment, layout)
+
+
+@app.command()
+@friendly
+def demonstrations(
+    config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()
+) -> None:
+    """2. Make the expert's episodes and the tokenizer the tiny policy learns from.
+
+    Reads data/EXPERIMENT/tasks and `warm_start.demonstrations`. Writes
+    data/EXPERIMENT/demonstrations: demonstrations.parquet and tokenizer/.
+
+    Example: sdar demonstrations
+    """
+    experiment, layout = prepare(config, root)
+    from sdar.training.demonstrations import make_demonstrations
+
+    make_demonstrations(experiment, layout)
+
+
+@app.command(name="warm-start")
+@friendly
+def warm_start(
+    config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()
+) -> None:
+    """3. Train the tiny policy on demonstrations, then on its own relabelled episodes.
+
+    Reads data/EXPERIMENT/demonstrations and `warm_start`. Writes
+    runs/EXPERIMENT/warm_start/policy, the model that every method starts from.
+
+    Example: sdar warm-start
+    """
+    experiment, layout = prepare(config, root)
+    from sdar.training.warm_start import warm_start as stage
+
+    stage(experiment, layout)
+
+
+@app.command()
+@friendly
+def train(
+    method: MethodOption,
+    seed: SeedOption = 0,
+    config: ConfigOption = Path("config/config.yaml"),
+    root: RootOption = Path(),
+) -> None:
+    """4. Train with reinforcement learning. Resumes from the newest complete checkpoint.
+
+    Reads the games and the warm start. Writes runs/EXPERIMENT/METHOD/seed-N: metrics.jsonl (one
+    object a step), timings.jsonl, episodes.parquet, tokens/, checkpoints/ and, last, policy/.
+
+    Example: sdar train --method sdar --seed 0
+    """
+    experiment, layout = prepare(config, root, method=method, training=True)
+    from sdar.training.trainer import train as stage
+
+    stage(experiment, layout, method, seed)
+
+
+@app.command()
+@friendly
+def evaluate(
+    method: MethodOption,
+    seed: SeedOption = 0,
+    config: ConfigOption = Path("config/config.yaml"),
+    root: RootOption = Path(),
+) -> None:
+    """5. Play every game of each panel exactly once per sampling seed.
+
+    METHOD may also be `warm_start` (the policy before training) or `skill_prompt` (the same with
+    the skill in its prompt). Reads the games and runs/EXPERIMENT/METHOD/seed-N/policy. Writes
+    runs/EXPERIMENT/METHOD/seed-N/evaluation.
+
+    Example: sdar evaluate --method sdar --seed 0
+    """
+    experiment, layout = prepare(config, root, method=method)
+    from sdar.evaluation.evaluate import evaluate as stage
+
+    stage(experiment, layout, method, seed)
+
+
+@app.command()
+@friendly
+def compare(config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()) -> None:
+    """6. Compare the methods: success with intervals, paired differences, by task type.
+
+    Reads every evaluation of the experiment and the runs' metrics. Writes results/EXPERIMENT:
+    comparison.json, comparison.md, episodes.parquet.
+
+    Example: sdar compare
+    """
+    experiment, layout = prepare(config, root)
+    from sdar.report.compare import compare as stage
+
+    stage(experiment, layout)
+
+
+@app.command()
+@friendly
+def report(config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()) -> None:
+    """7. Draw the figures and the pages of sample episodes.
+
+    Reads results/EXPERIMENT and the runs' records. Writes learning and gate curves (SVG, PNG) and
+    an HTML page of episodes, each response token coloured by gap and gate. All in one file:
+    snakemake --profile profiles/local --report results/EXPERIMENT/report.html
+
+    Example: sdar report
+    """
+    experiment, layout = prepare(config, root)
+    from sdar.report.pages import make_report
+
+    make_report(experiment, layout)
+
+
+for command in (doctor, play, view, replay, bench, ui):
+    app.command()(command)
+app.add_typer(config_app, name="config")
+
+
+def _version(value: bool) -> None:
+    if value:
+        from sdar import __version__
+
+        typer.echo(f"sdar {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""What the commands share: options, loading with checks, and how a command ends.
+
+Exit codes: 0 done, 2 a problem the user can mend, 130 Ctrl-C, 143 SIGTERM.
+"""
+
+import functools
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar, get_args
+
+import typer
+
+from sdar.config import ExperimentConfig, Layout, load_config
+from sdar.config.checks import check_files
+from sdar.config.models import MethodName
+from sdar.errors import SdarError
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", help="YAML file with what differs from the defaults.")
+]
+RootOption = Annotated[
+    Path, typer.Option("--root", help="Folder under which data/, runs/ and results/ lie.")
+]
+MethodOption = Annotated[
+    str, typer.Option("--method", "-m", help="A method, such as grpo or sdar.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of the run.")]
+
+UNTRAINED = ("warm_start", "skill_prompt")
+"""Evaluated like a method, never trained: the starting policy without and with the skill."""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived: unwind as for Ctrl-C, so that files are closed and workers ended."""
+
+
+def prepare(
+    config: Path, root: Path, method: str | None = None, training: bool = False
+) -> tuple[ExperimentConfig, Layout]:
+    """Load the configuration, check the files and the method it names, and lay out the paths."""
+    experiment = load_config(config)
+    check_files(experiment)
+    if method is not None:
+        _check_method(method, training)
+    return experiment, Layout(root, experiment.experiment)
+
+
+def _check_method(method: str, training: bool) -> None:
+    if training and method in UNTRAINED:
+        raise SdarError(
+            f"--method {method}: nothing to train; evaluate it with `sdar evaluate --method "
+            f"{method}`"
+        )
+    known = [name for name in get_args(MethodName) if not (training and name in UNTRAINED)]
+    if not training:
+        known = list(dict.fromkeys([*UNTRAINED, *known]))
+    if method not in known:
+        raise SdarError(f"--method {method}: no such method; give one of {', '.join(known)}")
+
+
+def friendly(command: Command) -> Command:
+    """End as people and schedulers expect: no traceback for what the user can mend or stopped."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        _raise_on_sigterm()
+        try:
+            return command(*args, **kwargs)
+        except SdarError as error:
+            _end(2, f"sdar: {error}")
+        except KeyboardInterrupt:
+            _end(130, f"sdar: interrupted; what is complete is kept. To go on: {_again()}")
+        except Terminated:
+            _end(143, f"sdar: terminated; what is complete is kept. To go on: {_again()}")
+
+    return wrapped  # type: ignore[return-value]
+
+
+def _raise_on_sigterm() -> None:
+    owner = os.getpid()
+
+    def handle(_number: int, _frame: Any) -> None:
+        if os.getpid() != owner:  # a forked worker that its parent ends: no unwinding there
+            os._exit(143)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, handle)
+
+
+def _end(code: int, message: str) -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # impatience must not break the last words
+    sys.stdout.flush()
+    print(message, file=sys.stderr, flush=True)
+    raise typer.Exit(code) from None
+
+
+def _again() -> str:
+    return shlex.join(["sdar", *sys.argv[1:]])

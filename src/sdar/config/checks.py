@@ -1,0 +1,86 @@
+"""Checks that look at files: data, skills, model. Under a second, without torch.
+
+Commands run them before they work and Snakemake before it builds the DAG, so that a wrong path
+costs nothing.
+"""
+
+import re
+from pathlib import Path
+
+from sdar.config.models import ExperimentConfig
+from sdar.errors import SdarError
+
+GAMES_FOLDER = "json_2.1.1"
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def check_files(config: ExperimentConfig) -> None:
+    """Raise `SdarError` with every missing file, each with its key and the remedy."""
+    problems = [*_data(config), *_skills(config), *_model(config)]
+    if problems:
+        raise SdarError("\n".join(problems))
+
+
+def _data(config: ExperimentConfig) -> list[str]:
+    """`environment.data` is an `$ALFWORLD_DATA` folder with every split that will be played."""
+    data = config.environment.data
+    if data is None:
+        return []
+    games = data.expanduser() / GAMES_FOLDER
+    remedy = (
+        f"download the games with `ALFWORLD_DATA={data} alfworld-download`, set environment.data "
+        f"to the folder that holds {GAMES_FOLDER}/, or to null to generate games"
+    )
+    if not games.is_dir():
+        return [f"environment.data: expected a folder {games}, which does not exist; {remedy}"]
+    splits = dict.fromkeys(("train", *config.evaluation.panels))
+    missing = [split for split in splits if not (games / split).is_dir()]
+    if missing:
+        return [f"environment.data: {games} lacks the split(s) {', '.join(missing)}; {remedy}"]
+    return []
+
+
+def default_library() -> Path:
+    """The skills that come with sdar."""
+    return Path(__file__).resolve().parent.parent / "skills" / "library"
+
+
+def _skills(config: ExperimentConfig) -> list[str]:
+    """A markdown file for each task type that is played."""
+    library = config.skills.library
+    if library is None:
+        folder, source = default_library(), "the library that comes with sdar"
+    else:
+        folder, source = library.expanduser(), str(library)
+        if not folder.is_dir():
+            return [
+                f"skills.library: no folder {library}; give a folder of markdown skills, or null "
+                "for the library that comes with sdar"
+            ]
+    present = {path.stem for path in folder.rglob("*.md")}
+    missing = [name for name in config.environment.task_types if name not in present]
+    return [
+        f"skills.library: {source} has no {name}.md for the task type {name}; add the file, or "
+        "remove the type from environment.task_types"
+        for name in missing
+    ]
+
+
+def _model(config: ExperimentConfig) -> list[str]:
+    """`tiny`, a folder in Hugging Face format, or a name on the hub (not looked up here)."""
+    model = config.policy.model
+    if model == "tiny":
+        return []
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if (folder / "config.json").is_file():
+            return []
+        return [
+            f"policy.model: {model} has no config.json; give a model saved in Hugging Face format"
+        ]
+    if HUB_NAME.fullmatch(model) and not model.startswith("."):
+        return []
+    return [
+        f"policy.model: {model} is neither `tiny`, nor a folder, nor a name on the hub such as "
+        "Qwen/Qwen3-1.7B; correct it"
+    ]

@@ -1,0 +1,195 @@
+"""`sdar doctor`: what is there, what is wrong, and how to mend it."""
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sdar.config import ExperimentConfig, Layout, load_config
+from sdar.config.checks import GAMES_FOLDER, check_files
+from sdar.errors import SdarError
+
+Level = Literal["good", "note", "wrong"]
+
+NEEDED_DISK = 5 * 2**30
+NEEDED_MEMORY = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: `remedy` says what to do about a note or a wrong."""
+
+    level: Level
+    subject: str
+    found: str
+    remedy: str = ""
+
+
+def examine(config: Path, root: Path) -> list[Finding]:
+    """Look at the installation, the machine, the configuration and the data."""
+    findings = [*_python(), *_packages(), *_machine(root)]
+    try:
+        experiment = load_config(config)
+    except SdarError as error:
+        return [*findings, Finding("wrong", "configuration", str(error))]
+    findings.append(Finding("good", "configuration", f"{config}: {experiment.experiment}"))
+    return [*findings, *_accelerator(experiment), *_data(experiment, root)]
+
+
+def render(findings: list[Finding]) -> str:
+    """Aligned text: one line a finding, its remedy below."""
+    width = max(len(finding.subject) for finding in findings)
+    lines = []
+    for finding in findings:
+        found = finding.found.replace("\n", "\n" + " " * (width + 9))
+        lines.append(f"{finding.level:<5}  {finding.subject:<{width}}  {found}")
+        if finding.remedy:
+            lines.append(f"{'':<{width + 7}}  -> {finding.remedy}")
+    wrong = sum(finding.level == "wrong" for finding in findings)
+    lines.append("")
+    lines.append("All that is needed is there." if not wrong else f"{wrong} to mend (see above).")
+    return "\n".join(lines)
+
+
+def _python() -> list[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < (3, 11):
+        return [Finding("wrong", "python", version, "use Python 3.11 or later")]
+    return [Finding("good", "python", f"{version} at {sys.prefix}")]
+
+
+def _packages() -> list[Finding]:
+    """Every requirement of the distribution, by extra: installed, and in the range it states."""
+    try:
+        requirements = importlib.metadata.requires("sdar") or []
+    except importlib.metadata.PackageNotFoundError:
+        return [Finding("wrong", "sdar", "not installed", "run `make setup`")]
+    from packaging.requirements import Requirement
+
+    findings: list[Finding] = []
+    for extra, needed in (("", True), ("alfworld", True), ("pipeline", True), ("dev", False)):
+        present, problems = [], []
+        for requirement in map(Requirement, requirements):
+            marker = requirement.marker
+            if extra:
+                chosen = marker is not None and not marker.evaluate({"extra": ""})
+                chosen = chosen and marker is not None and marker.evaluate({"extra": extra})
+            else:
+                chosen = marker is None or marker.evaluate({"extra": ""})
+            if not chosen:
+                continue
+            try:
+                version = importlib.metadata.version(requirement.name)
+            except importlib.metadata.PackageNotFoundError:
+                problems.append(f"{requirement.name} is missing")
+                continue
+            if requirement.specifier.contains(version, prereleases=True):
+                present.append(f"{requirement.name} {version}")
+            else:
+                problems.append(f"{requirement.name} {version}, needed {requirement.specifier}")
+        name = f"packages [{extra}]" if extra else "packages"
+        if present:
+            findings.append(Finding("good", name, ", ".join(present)))
+        if problems:
+            level: Level = "wrong" if needed else "note"
+            remedy = f"pip install -c requirements.lock -e '.[{extra}]'" if extra else "make setup"
+            findings.append(Finding(level, name, "; ".join(problems), remedy))
+    return findings
+
+
+def _machine(root: Path) -> list[Finding]:
+    import psutil
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = os.environ.get("OMP_NUM_THREADS", "unset")
+    findings = [Finding("good", "cores", f"{cores} usable; OMP_NUM_THREADS {threads}")]
+    memory = psutil.virtual_memory()
+    findings.append(
+        Finding(
+            "good" if memory.available > NEEDED_MEMORY else "note",
+            "memory",
+            f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free",
+            ""
+            if memory.available > NEEDED_MEMORY
+            else "the default experiment wants about 4 GiB: run one job at a time with --cores 1",
+        )
+    )
+    folder = next(path for path in (root.resolve(), *root.resolve().parents) if path.exists())
+    disk = shutil.disk_usage(folder)
+    findings.append(
+        Finding(
+            "good" if disk.free > NEEDED_DISK else "note",
+            "disk",
+            f"{disk.free / 2**30:.1f} GiB free at {folder}",
+            "" if disk.free > NEEDED_DISK else "free some, or give another --root",
+        )
+    )
+    if not os.access(folder, os.W_OK):
+        findings.append(
+            Finding("wrong", "root", f"{folder} is not writable", "give another --root")
+        )
+    return findings
+
+
+def _accelerator(config: ExperimentConfig) -> list[Finding]:
+    if importlib.util.find_spec("torch") is None:
+        return []  # reported among the packages
+    import torch
+
+    device = config.execution.device
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        return [Finding("good", "accelerator", ", ".join(names))]
+    found = f"none (torch {torch.__version__})"
+    if device == "cuda":
+        return [
+            Finding(
+                "wrong",
+                "accelerator",
+                f"{found}, but execution.device is cuda",
+                "run where a GPU is, install a CUDA build of torch, or set execution.device: cpu",
+            )
+        ]
+    return [Finding("good", "accelerator", f"{found}: the CPU will be used")]
+
+
+def _data(config: ExperimentConfig, root: Path) -> list[Finding]:
+    findings = []
+    try:
+        check_files(config)
+    except SdarError as error:
+        findings.append(Finding("wrong", "files", str(error)))
+    layout = Layout(root, config.experiment)
+    if config.environment.data is None:
+        tasks = layout.tasks / "tasks.jsonl"
+        if tasks.is_file():
+            with tasks.open(encoding="utf-8") as lines:
+                count = sum(1 for _ in lines)
+            findings.append(Finding("good", "games", f"{count} generated, in {layout.tasks}"))
+        else:
+            findings.append(
+                Finding("note", "games", f"none yet in {layout.tasks}", "run `sdar tasks`")
+            )
+    else:
+        findings.append(Finding("good", "games", f"real ones: {config.environment.data}"))
+    exported = os.environ.get("ALFWORLD_DATA")
+    if exported:
+        there = (Path(exported) / GAMES_FOLDER).is_dir()
+        say = "holds games" if there else f"has no {GAMES_FOLDER}"
+        findings.append(
+            Finding(
+                "good" if there else "note",
+                "ALFWORLD_DATA",
+                f"{exported} {say}",
+                f"to use them: environment.data: {exported}" if there else "",
+            )
+        )
+    if config.policy.model == "tiny":
+        policy = layout.warm_start / "policy"
+        found = f"{policy}" if policy.is_dir() else f"none yet at {policy}"
+        findings.append(Finding("good" if policy.is_dir() else "note", "warm start", found))
+    return findings

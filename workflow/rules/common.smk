@@ -1,0 +1,75 @@
+# Validates the configuration before any job is planned, and names paths, targets and resources.
+import json
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from sdar.config import Layout, parse_config
+from sdar.config.checks import check_files
+from sdar.config.generate import resolved_yaml, write_if_changed
+from sdar.errors import SdarError
+
+try:
+    CONFIG = parse_config(config, source=" + ".join(map(str, workflow.configfiles)))
+    check_files(CONFIG)
+except SdarError as error:
+    raise WorkflowError(str(error)) from None
+
+LAYOUT = Layout(Path(), CONFIG.experiment)
+PER_RUN = LAYOUT.run("{method}", "{seed}")
+LOGS = f"logs/{CONFIG.experiment}"
+BENCHMARKS = f"logs/{CONFIG.experiment}/benchmarks"
+
+# The starting policy without and with the skill: evaluated once, never trained.
+UNTRAINED = ("warm_start", "skill_prompt")
+TRAINED = [method for method in CONFIG.methods if method not in UNTRAINED]
+TRAINED_RUNS = [(method, seed) for method in TRAINED for seed in CONFIG.seeds]
+ALL_RUNS = [(method, 0) for method in UNTRAINED] + TRAINED_RUNS
+EVALUATION_FILES = ("summary.json", "episodes.parquet", "tokens.parquet")
+
+ON_GPU = CONFIG.execution.device == "cuda"
+GPUS = 1 if ON_GPU else 0
+JOB_MEMORY_MB = 64000 if ON_GPU else 3000
+
+# Jobs get the merged and validated configuration as one file. It is no input: what a rule depends
+# on is its `params`, so a key that does not concern it never reruns it.
+RESOLVED = LAYOUT.runs / "config.yaml"
+
+
+onstart:
+    write_if_changed(RESOLVED, resolved_yaml(CONFIG))
+
+
+wildcard_constraints:
+    method="|".join([*UNTRAINED, *TRAINED]),
+    seed=r"\d+",
+
+
+def keys(*names):
+    """The parts of the configuration a rule's result depends on, as one comparable text."""
+    values = CONFIG.model_dump(mode="json")
+    values["environment"].pop("workers")  # spreads the work, never changes it
+    chosen = {}
+    for name in names:
+        value = values
+        for part in name.split("."):
+            value = value[part]
+        chosen[name] = value
+    return json.dumps(chosen, sort_keys=True)
+
+
+def starting_policy(_wildcards=None):
+    """What training starts from: the warm start, or a pretrained model, which is no file of ours."""
+    return [LAYOUT.warm_start / "policy"] if CONFIG.warm_start.enabled else []
+
+
+def policy_of(wildcards):
+    """The policy that an evaluation plays."""
+    if wildcards.method in UNTRAINED:
+        return starting_policy()
+    return [LAYOUT.run(wildcards.method, wildcards.seed) / "policy"]
+
+
+def run_files(runs, *names):
+    """These files of these runs' folders."""
+    return [LAYOUT.run(method, seed) / name for method, seed in runs for name in names]

@@ -1,0 +1,36 @@
+# Every game of each panel once per sampling seed, for the trained policies and the untrained ones.
+rule evaluate:
+    input:
+        LAYOUT.tasks,
+        policy_of,
+    output:
+        [PER_RUN / "evaluation" / name for name in EVALUATION_FILES],
+    log:
+        f"{LOGS}/evaluate/{{method}}-{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/evaluate-{{method}}-{{seed}}.tsv"
+    params:
+        config=RESOLVED,
+        depends_on=keys(
+            "environment",
+            "skills",
+            "policy",
+            "evaluation",
+            "rollout.batch",
+            "execution.threads",
+            "execution.device",
+        ),
+    threads: CONFIG.execution.threads
+    resources:
+        mem_mb=JOB_MEMORY_MB,
+        runtime=720 if ON_GPU else 120,
+        gpu=GPUS,
+    shell:
+        "export OMP_NUM_THREADS={threads}; "
+        "sdar evaluate --method {wildcards.method} --seed {wildcards.seed} "
+        "--config {params.config} --root . 2>&1 | tee -i {log}"
+
+
+rule evaluations:
+    input:
+        [path / name for path in run_files(ALL_RUNS, "evaluation") for name in EVALUATION_FILES],

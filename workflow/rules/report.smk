@@ -1,0 +1,63 @@
+# The comparison, its figures and the episode pages; `--report` binds them into one HTML file.
+FIGURES = LAYOUT.results / "figures"
+EPISODE_PAGE = LAYOUT.results / "episodes.html"
+RESULTS = [LAYOUT.results / "comparison.md", FIGURES, EPISODE_PAGE]
+
+
+rule compare:
+    input:
+        rules.evaluations.input,
+    output:
+        table=report(
+            LAYOUT.results / "comparison.md",
+            caption="../report/comparison.rst",
+            category="Comparison",
+        ),
+        values=LAYOUT.results / "comparison.json",
+        episodes=LAYOUT.results / "episodes.parquet",
+    log:
+        f"{LOGS}/compare.log",
+    benchmark:
+        f"{BENCHMARKS}/compare.tsv"
+    params:
+        config=RESOLVED,
+        depends_on=keys("methods", "seeds", "evaluation"),
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    shell:
+        "export OMP_NUM_THREADS={threads}; "
+        "sdar compare --config {params.config} --root . 2>&1 | tee -i {log}"
+
+
+rule report:
+    input:
+        rules.compare.output,
+        rules.evaluations.input,
+    output:
+        figures=report(
+            directory(FIGURES),
+            patterns=["{name}.svg"],
+            caption="../report/figures.rst",
+            category="Figures",
+        ),
+        episodes=report(
+            EPISODE_PAGE,
+            caption="../report/episodes.rst",
+            category="Episodes",
+        ),
+    log:
+        f"{LOGS}/report.log",
+    benchmark:
+        f"{BENCHMARKS}/report.tsv"
+    params:
+        config=RESOLVED,
+        depends_on=keys("methods", "seeds", "evaluation"),
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    shell:
+        "export OMP_NUM_THREADS={threads}; "
+        "sdar report --config {params.config} --root . 2>&1 | tee -i {log}"

@@ -1,0 +1,39 @@
+# Games, and the expert's episodes on other homes' games.
+rule tasks:
+    output:
+        directory(LAYOUT.tasks),
+    log:
+        f"{LOGS}/tasks.log",
+    benchmark:
+        f"{BENCHMARKS}/tasks.tsv"
+    params:
+        config=RESOLVED,
+        depends_on=keys("environment"),
+    threads: 2
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    shell:
+        "export OMP_NUM_THREADS={threads}; "
+        "sdar tasks --config {params.config} --root . 2>&1 | tee -i {log}"
+
+
+rule demonstrations:
+    input:
+        LAYOUT.tasks,
+    output:
+        directory(LAYOUT.demonstrations),
+    log:
+        f"{LOGS}/demonstrations.log",
+    benchmark:
+        f"{BENCHMARKS}/demonstrations.tsv"
+    params:
+        config=RESOLVED,
+        depends_on=keys("environment", "skills", "policy", "warm_start.demonstrations"),
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    shell:
+        "export OMP_NUM_THREADS={threads}; "
+        "sdar demonstrations --config {params.config} --root . 2>&1 | tee -i {log}"

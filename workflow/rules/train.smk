@@ -1,0 +1,37 @@
+# Reinforcement learning, one job a method and seed. Checkpoints and metrics lie beside the output,
+# not in it: Snakemake deletes outputs before a rerun, and a rerun continues from them.
+rule train:
+    input:
+        LAYOUT.tasks,
+        starting_policy(),
+    output:
+        directory(PER_RUN / "policy"),
+    log:
+        f"{LOGS}/train/{{method}}-{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/train-{{method}}-{{seed}}.tsv"
+    params:
+        config=RESOLVED,
+        depends_on=keys(
+            "environment",
+            "skills",
+            "policy",
+            "rollout",
+            "training",
+            "execution.threads",
+            "execution.device",
+        ),
+    threads: CONFIG.execution.threads
+    resources:
+        mem_mb=JOB_MEMORY_MB,
+        runtime=4320 if ON_GPU else 240,
+        gpu=GPUS,
+    shell:
+        "export OMP_NUM_THREADS={threads}; "
+        "sdar train --method {wildcards.method} --seed {wildcards.seed} "
+        "--config {params.config} --root . 2>&1 | tee -i {log}"
+
+
+rule policies:
+    input:
+        run_files(TRAINED_RUNS, "policy"),

@@ -1,0 +1,30 @@
+# Supervised fine-tuning of the tiny policy: demonstrations, then its own relabelled episodes.
+rule warm_start:
+    input:
+        LAYOUT.tasks,
+        LAYOUT.demonstrations,
+    output:
+        directory(LAYOUT.warm_start / "policy"),
+    log:
+        f"{LOGS}/warm_start.log",
+    benchmark:
+        f"{BENCHMARKS}/warm_start.tsv"
+    params:
+        config=RESOLVED,
+        depends_on=keys(
+            "environment",
+            "skills",
+            "policy",
+            "warm_start",
+            "rollout",
+            "execution.warm_start_threads",
+            "execution.device",
+        ),
+    threads: CONFIG.execution.warm_start_threads
+    resources:
+        mem_mb=JOB_MEMORY_MB,
+        runtime=240,
+        gpu=GPUS,
+    shell:
+        "export OMP_NUM_THREADS={threads}; "
+        "sdar warm-start --config {params.config} --root . 2>&1 | tee -i {log}"
