@@ -1,0 +1,349 @@
+"""Properties of the loss terms that hold for every batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sdar.algorithms import (
+    aggregate,
+    clipped_policy_loss,
+    gated_distillation_loss,
+    global_denominator,
+    reference_kl,
+    reverse_kl_loss,
+    skill_sd_loss,
+)
+from sdar.algorithms.aggregation import LOSS_AGGREGATIONS
+from sdar.errors import SdarError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """[S, T] float64 tensors; each row has a response at its left and padding after it."""
+
+    student: Tensor
+    teacher: Tensor
+    old: Tensor
+    reference: Tensor
+    entropy: Tensor
+    advantages: Tensor
+    mask: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        return Batch(**{name: change(value) for name, value in vars(self).items()})
+
+
+def make_batch(seed: int, samples: int, tokens: int) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal() -> Tensor:
+        return torch.randn(samples, tokens, generator=generator, dtype=torch.float64)
+
+    student = -normal().abs() - 0.1
+    lengths = torch.randint(1, tokens + 1, (samples, 1), generator=generator)
+    return Batch(
+        student=student,
+        teacher=student + normal(),
+        old=student + 0.3 * normal(),
+        reference=student + 0.3 * normal(),
+        entropy=normal().abs(),
+        advantages=normal()[:, :1].expand(samples, tokens).contiguous(),
+        mask=(torch.arange(tokens) < lengths).double(),
+    )
+
+
+batches = st.builds(
+    make_batch, st.integers(0, 2**31), samples=st.integers(1, 6), tokens=st.integers(1, 7)
+)
+aggregations = st.sampled_from(LOSS_AGGREGATIONS)
+Term = Callable[..., Tensor]
+
+
+def policy_term(batch: Batch, **how: object) -> Tensor:
+    return clipped_policy_loss(batch.old, batch.student, batch.advantages, batch.mask, **how)[0]
+
+
+def kl_term(batch: Batch, **how: object) -> Tensor:
+    return aggregate(reference_kl(batch.student, batch.reference), batch.mask, **how)
+
+
+def gap_term(batch: Batch, **how: object) -> Tensor:
+    return gated_distillation_loss(batch.student, batch.teacher, batch.mask, **how)[0]
+
+
+def entropy_gate_term(batch: Batch, **how: object) -> Tensor:
+    return gated_distillation_loss(
+        batch.student, batch.teacher, batch.mask, gate="entropy", entropy=batch.entropy, **how
+    )[0]
+
+
+def soft_or_term(batch: Batch, **how: object) -> Tensor:
+    return gated_distillation_loss(
+        batch.student, batch.teacher, batch.mask, gate="soft_or", entropy=batch.entropy, **how
+    )[0]
+
+
+def skill_sd_term(batch: Batch, **how: object) -> Tensor:
+    return skill_sd_loss(batch.student, batch.teacher, batch.old, batch.mask, **how)[0]
+
+
+def reverse_kl_term(batch: Batch, **how: object) -> Tensor:
+    return reverse_kl_loss(batch.student, batch.teacher, batch.mask, **how)[0]
+
+
+TERMS: list[Term] = [
+    policy_term,
+    kl_term,
+    gap_term,
+    entropy_gate_term,
+    soft_or_term,
+    skill_sd_term,
+    reverse_kl_term,
+]
+every_term = pytest.mark.parametrize("term", TERMS, ids=lambda term: term.__name__)
+some = settings(max_examples=25, deadline=None)
+
+
+def value_and_gradient(term: Term, batch: Batch, **how: object) -> tuple[Tensor, Tensor]:
+    student = batch.student.detach().clone().requires_grad_()
+    loss = term(replace(batch, student=student), **how)
+    loss.backward()
+    assert student.grad is not None
+    return loss.detach(), student.grad
+
+
+def close(left: Tensor, right: Tensor) -> None:
+    torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-12)
+
+
+@every_term
+@some
+@given(batch=batches, loss_agg=aggregations)
+def test_gradient_reaches_the_student_alone(term: Term, batch: Batch, loss_agg: str) -> None:
+    inputs = batch.map(lambda value: value.clone().requires_grad_())
+    inputs = replace(inputs, mask=batch.mask)
+    term(inputs, loss_agg=loss_agg).backward()
+    assert inputs.student.grad is not None
+    assert inputs.student.grad[batch.mask == 0].eq(0).all()
+    for name in ("teacher", "old", "reference", "entropy", "advantages"):
+        assert getattr(inputs, name).grad is None, name
+
+
+@every_term
+@some
+@given(
+    batch=batches, loss_agg=aggregations, junk=st.sampled_from([3.0, -1e4, torch.inf, torch.nan])
+)
+def test_masked_tokens_change_nothing(term: Term, batch: Batch, loss_agg: str, junk: float) -> None:
+    spoilt = batch.map(lambda value: value.masked_fill(batch.mask == 0, junk))
+    spoilt = replace(spoilt, mask=batch.mask)
+    loss, gradient = value_and_gradient(term, batch, loss_agg=loss_agg)
+    spoilt_loss, spoilt_gradient = value_and_gradient(term, spoilt, loss_agg=loss_agg)
+    assert torch.equal(loss, spoilt_loss)
+    assert torch.equal(gradient, spoilt_gradient)
+
+
+@every_term
+@some
+@given(batch=batches, loss_agg=aggregations, seed=st.integers(0, 99))
+def test_order_padding_side_and_empty_rows_do_not_matter(
+    term: Term, batch: Batch, loss_agg: str, seed: int
+) -> None:
+    loss, gradient = value_and_gradient(term, batch, loss_agg=loss_agg)
+    order = torch.randperm(len(batch.mask), generator=torch.Generator().manual_seed(seed))
+    permuted = value_and_gradient(term, batch.map(lambda value: value[order]), loss_agg=loss_agg)
+    close(permuted[0], loss)
+    close(permuted[1], gradient[order])
+
+    def pad(value: Tensor) -> Tensor:
+        wide = torch.cat([torch.zeros(len(value), 3, dtype=value.dtype), value], dim=1)
+        return torch.cat([wide, torch.zeros_like(wide[:1])])
+
+    padded = value_and_gradient(term, batch.map(pad), loss_agg=loss_agg)
+    close(padded[0], loss)
+    close(padded[1], pad(gradient))
+
+
+@every_term
+@some
+@given(batch=batches, loss_agg=aggregations, size=st.integers(1, 4))
+def test_micro_batches_add_up_to_the_batch(
+    term: Term, batch: Batch, loss_agg: str, size: int
+) -> None:
+    loss, gradient = value_and_gradient(term, batch, loss_agg=loss_agg)
+    denominator = global_denominator(batch.mask, loss_agg)
+    parts = [
+        value_and_gradient(
+            term,
+            batch.map(lambda value, first=first: value[first : first + size]),
+            loss_agg=loss_agg,
+            denominator=denominator,
+        )
+        for first in range(0, len(batch.mask), size)
+    ]
+    close(torch.stack([part[0] for part in parts]).sum(), loss)
+    close(torch.cat([part[1] for part in parts]), gradient)
+
+
+@every_term
+@some
+@given(batch=batches, loss_agg=aggregations)
+def test_packing_all_samples_in_one_row_changes_nothing(
+    term: Term, batch: Batch, loss_agg: str
+) -> None:
+    loss, gradient = value_and_gradient(term, batch, loss_agg=loss_agg)
+    inside = batch.mask != 0
+    packed = batch.map(lambda value: value[inside].unsqueeze(0))
+    sequence = torch.arange(len(inside)).unsqueeze(1).expand(inside.shape)[inside].unsqueeze(0)
+    packed_loss, packed_gradient = value_and_gradient(
+        term, packed, loss_agg=loss_agg, sequence=sequence
+    )
+    close(packed_loss, loss)
+    close(packed_gradient[0], gradient[inside])
+    denominator = global_denominator(packed.mask, loss_agg, sequence=sequence)
+    assert denominator == global_denominator(batch.mask, loss_agg)
+
+
+@some
+@given(batch=batches)
+def test_gated_gradient_is_minus_gate_over_tokens(batch: Batch) -> None:
+    _, gradient = value_and_gradient(gap_term, batch, beta=5.0)
+    gap = batch.teacher - batch.student
+    gate = torch.sigmoid(5.0 * gap)
+    close(gradient, -gate * batch.mask / batch.mask.sum())
+    # The gradient that would flow if the gate were not stopped; the test tells them apart.
+    through_the_gate = -(gate + 5.0 * gap * gate * (1 - gate)) * batch.mask / batch.mask.sum()
+    assert not torch.allclose(gradient, through_the_gate, rtol=0, atol=1e-9)
+
+
+@some
+@given(batch=batches)
+def test_beta_zero_and_no_gate_give_half_everywhere(batch: Batch) -> None:
+    for how in ({"beta": 0.0}, {"gate": "none", "beta": 5.0}):
+        _, gradient = value_and_gradient(gap_term, batch, **how)
+        close(gradient, -batch.mask / (2 * batch.mask.sum()))
+        _, statistics = gated_distillation_loss(batch.student, batch.teacher, batch.mask, **how)
+        assert statistics["gate_mean"] == 0.5
+        assert statistics["gate_active_ratio"] == 0
+
+
+@some
+@given(batch=batches)
+def test_a_very_sharp_gap_gate_keeps_only_tokens_the_teacher_prefers(batch: Batch) -> None:
+    _, gradient = value_and_gradient(gap_term, batch, beta=1e12)
+    preferred = (batch.teacher > batch.student).double() * batch.mask
+    close(gradient, -preferred / batch.mask.sum())
+
+
+@some
+@given(batch=batches)
+def test_reverse_kl_gradient_is_minus_gap(batch: Batch) -> None:
+    _, gradient = value_and_gradient(reverse_kl_term, batch)
+    gap = batch.teacher - batch.student
+    close(gradient, -gap * batch.mask / batch.mask.sum())
+    _, statistics = reverse_kl_loss(batch.student, batch.teacher, batch.mask)
+    close(statistics["reverse_kl"], -(gap * batch.mask).sum() / batch.mask.sum())
+
+
+@some
+@given(batch=batches)
+def test_reverse_kl_gradient_is_that_of_the_divergence(batch: Batch) -> None:
+    """Weighted by the policy itself, the sampled gradient is that of the full divergence."""
+    logits = batch.student.clone().requires_grad_()
+    teacher = batch.teacher.log_softmax(-1)
+    student = logits.log_softmax(-1)
+    exact = torch.autograd.grad((student.exp() * (student - teacher)).sum(), logits)[0]
+    student = logits.log_softmax(-1)
+    per_token = reverse_kl_loss(
+        student, teacher, torch.ones_like(student), loss_agg="seq-mean-token-sum", denominator=1
+    )[0]
+    (weight,) = torch.autograd.grad(per_token, student)
+    student = logits.log_softmax(-1)
+    sampled = torch.autograd.grad((student.exp().detach() * weight * student).sum(), logits)[0]
+    close(sampled, exact)
+
+
+@some
+@given(batch=batches)
+def test_on_policy_the_policy_gradient_is_minus_advantage(batch: Batch) -> None:
+    batch = replace(batch, old=batch.student)
+    _, gradient = value_and_gradient(policy_term, batch)
+    close(gradient, -batch.advantages * batch.mask / batch.mask.sum())
+    per_sample = replace(batch, advantages=batch.advantages[:, 0])
+    close(value_and_gradient(policy_term, per_sample)[1], gradient)
+
+
+def test_clipping_in_each_direction() -> None:
+    ratio = torch.tensor([[1.5, 0.5, 1.5, 0.5, 5.0]], dtype=torch.float64)
+    advantages = torch.tensor([[1.0, 1.0, -1.0, -1.0, -1.0]], dtype=torch.float64)
+    current = ratio.log().requires_grad_()
+    loss, statistics = clipped_policy_loss(
+        torch.zeros_like(ratio), current, advantages, torch.ones_like(ratio)
+    )
+    loss.backward()
+    # Clipped up, not down for a good token; clipped down and at the dual clip for a bad one.
+    close(current.grad * 5, torch.tensor([[0.0, -0.5, 1.5, 0.0, 0.0]], dtype=torch.float64))
+    close(loss.detach() * 5, torch.tensor(-1.2 - 0.5 + 1.5 + 0.8 + 3.0, dtype=torch.float64))
+    assert statistics["clip_fraction"] == pytest.approx(0.4)
+    assert statistics["dual_clip_fraction"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_an_enormous_ratio_gives_a_finite_gradient(advantage: float) -> None:
+    current = torch.zeros(1, 1, requires_grad=True)
+    loss, _ = clipped_policy_loss(
+        torch.full((1, 1), -1000.0), current, torch.full((1, 1), advantage), torch.ones(1, 1)
+    )
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert current.grad is not None
+    assert current.grad.item() == 0
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_kl_estimators_agree_to_second_order_and_vanish_at_equality(estimator: str) -> None:
+    reference = torch.tensor([[-1.0, -2.0]], dtype=torch.float64)
+    assert reference_kl(reference, reference, estimator=estimator).eq(0).all()
+    distance = reference_kl(reference + 1e-3, reference, estimator=estimator)
+    expected = 1e-3 if estimator == "k1" else 0.5e-6
+    torch.testing.assert_close(distance, torch.full_like(distance, expected), rtol=1e-3, atol=0)
+
+
+def test_k3_of_a_distant_reference_is_finite() -> None:
+    current = torch.tensor([[-900.0, 0.0]], requires_grad=True)
+    kl = reference_kl(current, torch.tensor([[0.0, -900.0]]))
+    kl.sum().backward()
+    assert kl.tolist() == [[10.0, 10.0]]
+    assert current.grad is not None
+    assert torch.isfinite(current.grad).all()
+
+
+def test_a_batch_without_response_tokens_is_a_differentiable_zero() -> None:
+    for loss_agg in LOSS_AGGREGATIONS:
+        student = torch.zeros(2, 3, requires_grad=True)
+        loss, _ = gated_distillation_loss(
+            student, torch.zeros(2, 3), torch.zeros(2, 3), loss_agg=loss_agg
+        )
+        loss.backward()
+        assert loss.item() == 0
+        assert student.grad is not None
+        assert student.grad.eq(0).all()
+
+
+def test_unknown_choices_are_refused_by_name() -> None:
+    zeros = torch.zeros(1, 2)
+    with pytest.raises(SdarError, match="token-mean, seq-mean"):
+        aggregate(zeros, zeros, "mean", denominator=3)
+    with pytest.raises(SdarError, match="k1, k2, k3"):
+        reference_kl(zeros, zeros, estimator="k4")
+    with pytest.raises(SdarError, match=r"training\.dual_clip"):
+        clipped_policy_loss(zeros, zeros, zeros, zeros, dual_clip=1.0)
+    with pytest.raises(SdarError, match="gap, entropy, soft_or, none"):
+        gated_distillation_loss(zeros, zeros, zeros, gate="wide")
+    with pytest.raises(SdarError, match="needs the student's entropy"):
+        gated_distillation_loss(zeros, zeros, zeros, gate="entropy")
