@@ -1,0 +1,147 @@
+"""Rows of an evaluation: one an episode, and one a response token for recorded episodes. Pure.
+
+The schemas are the contract between evaluation, comparison and report.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from sdar.evaluation.panels import Chunk
+from sdar.rollout.episode import Episode
+
+EPISODES = pl.Schema(
+    {
+        "method": pl.String,
+        "seed": pl.Int64,  # run seed
+        "with_skill": pl.Boolean,  # the skill was in the prompt that was played with
+        "panel": pl.String,
+        "evaluation_seed": pl.Int64,
+        "task_id": pl.String,
+        "task_type": pl.String,
+        "success": pl.Boolean,
+        "return": pl.Float64,
+        "turns": pl.Int64,
+        "invalid_share": pl.Float64,  # turns whose response does not parse
+        "inadmissible_share": pl.Float64,  # turns whose action the environment does not offer
+        "response_tokens": pl.Int64,
+        "skill_digest": pl.String,  # null where no skill was shown
+    }
+)
+EPISODES_ORDER = ["method", "seed", "with_skill", "panel", "evaluation_seed", "task_id"]
+
+TOKENS = pl.Schema(
+    {
+        "method": pl.String,
+        "seed": pl.Int64,
+        "with_skill": pl.Boolean,
+        "panel": pl.String,  # or `train`
+        "evaluation_seed": pl.Int64,
+        "episode": pl.String,
+        "task_id": pl.String,
+        "task_type": pl.String,
+        "success": pl.Boolean,
+        "turn": pl.Int64,
+        "position": pl.Int64,
+        "token": pl.String,  # the text this token adds to the response
+        "student_log_prob": pl.Float64,
+        "teacher_log_prob": pl.Float64,  # same weights, skill in the system message
+        "gap": pl.Float64,  # teacher - student, nats
+        "gate": pl.Float64,
+        "action": pl.String,
+        "valid": pl.Boolean,
+        "admissible": pl.Boolean,
+        "observation": pl.String,  # shown before the turn
+        "next_observation": pl.String,
+        "student_prompt": pl.String,
+        "teacher_prompt": pl.String,
+    }
+)
+TOKENS_ORDER = ["with_skill", "panel", "evaluation_seed", "episode", "turn", "position"]
+
+
+@dataclass(frozen=True)
+class ScoredTurn:
+    """A turn with what the report needs beside it; the lists have one entry a response token."""
+
+    pieces: Sequence[str]
+    student_log_probs: Sequence[float]
+    teacher_log_probs: Sequence[float]
+    gates: Sequence[float]
+    student_prompt: str
+    teacher_prompt: str
+
+
+def episode_row(episode: Episode, chunk: Chunk, method: str, seed: int) -> dict[str, Any]:
+    """The row of one played episode (columns of `EPISODES`)."""
+    turns = len(episode.turns)
+    return {
+        "method": method,
+        "seed": seed,
+        "with_skill": chunk.with_skill,
+        "panel": chunk.panel,
+        "evaluation_seed": chunk.evaluation_seed,
+        "task_id": episode.task.id,
+        "task_type": episode.task.task_type,
+        "success": episode.won,
+        "return": float(episode.episode_return),
+        "turns": turns,
+        "invalid_share": sum(not turn.valid for turn in episode.turns) / max(turns, 1),
+        "inadmissible_share": sum(not turn.admissible for turn in episode.turns) / max(turns, 1),
+        "response_tokens": sum(len(turn.response_ids) for turn in episode.turns),
+        "skill_digest": episode.skill_digest,
+    }
+
+
+def token_rows(
+    episode: Episode, scored: Sequence[ScoredTurn], identity: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Rows of all response tokens of an episode (columns of `TOKENS`).
+
+    `identity`: method, seed, with_skill, panel, evaluation_seed and episode (its id).
+    """
+    rows = []
+    for turn, score in zip(episode.turns, scored, strict=True):
+        columns = zip(
+            score.pieces,
+            score.student_log_probs,
+            score.teacher_log_probs,
+            score.gates,
+            strict=True,
+        )
+        for position, (piece, student, teacher, gate) in enumerate(columns):
+            rows.append(
+                {
+                    **identity,
+                    "task_id": episode.task.id,
+                    "task_type": episode.task.task_type,
+                    "success": episode.won,
+                    "turn": turn.index,
+                    "position": position,
+                    "token": piece,
+                    "student_log_prob": student,
+                    "teacher_log_prob": teacher,
+                    "gap": teacher - student,
+                    "gate": gate,
+                    "action": turn.action,
+                    "valid": turn.valid,
+                    "admissible": turn.admissible,
+                    "observation": turn.observation,
+                    "next_observation": turn.next_observation,
+                    "student_prompt": score.student_prompt,
+                    "teacher_prompt": score.teacher_prompt,
+                }
+            )
+    return rows
+
+
+def episodes_frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Episode rows as a sorted frame: the same bytes whatever order they were played in."""
+    return pl.DataFrame(list(rows), schema=EPISODES, orient="row").sort(EPISODES_ORDER)
+
+
+def tokens_frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Token rows as a sorted frame."""
+    return pl.DataFrame(list(rows), schema=TOKENS, orient="row").sort(TOKENS_ORDER)

@@ -1,0 +1,179 @@
+"""comparison.md: the numbers of a comparison as a person reads them. Pure text."""
+
+from sdar.report.comparison import CONFIDENCE, RESAMPLES, Comparison, Variant
+from sdar.report.figures import phase_name
+from sdar.report.style import label, type_label
+from sdar.report.tables import (
+    difference_text,
+    markdown_table,
+    p_text,
+    percent,
+    points,
+    rate_text,
+)
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """The whole document; every number with its interval, tasks and runs."""
+    parts = [
+        f"# {comparison.experiment}: comparison",
+        _privilege(comparison),
+        _success(comparison),
+        _versus(comparison),
+        _by_type(comparison),
+        _behaviour(comparison),
+        _costs(comparison),
+        _reading(comparison),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _privilege(comparison: Comparison) -> str:
+    rows = []
+    for panel in comparison.panels:
+        student = comparison.result(Variant("warm_start", False), panel)
+        skilled = comparison.result(Variant("skill_prompt", True), panel)
+        gap = comparison.privilege[panel]
+        rows.append(
+            [
+                panel,
+                str(student.rate.tasks),
+                rate_text(student.rate),
+                rate_text(skilled.rate),
+                difference_text(gap),
+                p_text(gap.p_value),
+            ]
+        )
+    table = markdown_table(
+        ["panel", "tasks", "student", "same weights + skill", "gap (points)", "p"], rows
+    )
+    return (
+        "## What there is to distil\n\n"
+        "Success (%) of the warm start, before any reinforcement learning, without and with the "
+        "skill in its prompt. Without a gap here the teacher has nothing to teach.\n\n" + table
+    )
+
+
+def _success(comparison: Comparison) -> str:
+    rows = []
+    for panel in comparison.panels:
+        for variant in comparison.variants:
+            result = comparison.result(variant, panel)
+            seeds = ", ".join(percent(rate.rate) for rate in result.by_seed.values())
+            rows.append(
+                [
+                    variant.label,
+                    panel,
+                    rate_text(result.rate),
+                    f"{result.rate.tasks} x {result.rate.plays // result.rate.tasks}",
+                    seeds if len(result.by_seed) > 1 else "",
+                    difference_text(result.gain) if result.gain else "",
+                ]
+            )
+    header = [
+        "method",
+        "panel",
+        "success (%)",
+        "tasks x plays",
+        "each run (%)",
+        "gain over warm start (points)",
+    ]
+    return "## Success\n\n" + markdown_table(header, rows)
+
+
+def _versus(comparison: Comparison) -> str:
+    if not comparison.versus:
+        return ""
+    rows = [
+        [
+            f"{item.variant.label} - {item.reference.label}",
+            item.panel,
+            difference_text(item.difference),
+            f"[{points(item.difference.low_these_runs)}, "
+            f"{points(item.difference.high_these_runs)}]",
+            p_text(item.difference.p_value),
+            f"{item.difference.tasks}",
+            f"{item.difference.runs_a} and {item.difference.runs_b}",
+        ]
+        for item in comparison.versus
+    ]
+    header = ["difference", "panel", "points", "for these runs", "p", "tasks", "runs"]
+    return "## Paired differences\n\n" + markdown_table(header, rows)
+
+
+def _by_type(comparison: Comparison) -> str:
+    blocks = ["## Success by task type (%)"]
+    for panel in comparison.panels:
+        results = [comparison.result(variant, panel) for variant in comparison.variants]
+        rows = []
+        for name in comparison.task_types:
+            if name not in results[0].by_type:
+                continue
+            tasks = results[0].by_type[name].tasks
+            cells = [rate_text(result.by_type[name]) for result in results]
+            rows.append([type_label(name), str(tasks), *cells])
+        header = ["task type", "tasks", *(variant.label for variant in comparison.variants)]
+        blocks.append(f"{panel}:\n\n" + markdown_table(header, rows))
+    return "\n\n".join(blocks)
+
+
+def _behaviour(comparison: Comparison) -> str:
+    rows = []
+    for panel in comparison.panels:
+        for variant in comparison.variants:
+            result = comparison.result(variant, panel)
+            rows.append(
+                [
+                    variant.label,
+                    panel,
+                    f"{result.turns:.1f}",
+                    percent(result.invalid_share),
+                    percent(result.inadmissible_share),
+                    f"{result.response_tokens:.0f}",
+                ]
+            )
+    header = [
+        "method",
+        "panel",
+        "turns",
+        "invalid (% of turns)",
+        "inadmissible (% of turns)",
+        "response tokens",
+    ]
+    return "## Behaviour (means over episodes)\n\n" + markdown_table(header, rows)
+
+
+def _costs(comparison: Comparison) -> str:
+    if not comparison.costs:
+        return ""
+    phases = list(dict.fromkeys(p for cost in comparison.costs for p in cost.seconds))
+    rows = [
+        [
+            label(cost.method),
+            *(f"{cost.seconds.get(phase, 0.0):.2f}" for phase in phases),
+            f"{cost.total:.2f}",
+            percent(cost.teacher_share),
+            f"{cost.runs} x {cost.steps}",
+        ]
+        for cost in comparison.costs
+    ]
+    header = ["method", *map(phase_name, phases), "whole step", "teacher (%)", "runs x steps"]
+    return "## Cost (mean seconds a training step)\n\n" + markdown_table(header, rows)
+
+
+def _reading(comparison: Comparison) -> str:
+    seeds = ", ".join(map(str, comparison.evaluation_seeds))
+    return (
+        "## How to read the numbers\n\n"
+        f"- Every task of a panel is played exactly once for each run and evaluation seed "
+        f"({seeds}), at temperature {comparison.temperature:g}. Rates average over tasks; plays "
+        "of one task are averaged first and never counted as further tasks.\n"
+        f"- Brackets are {CONFIDENCE:.0%} intervals. Of a rate: Wilson's score interval over "
+        f"tasks. Of a difference: paired bootstrap ({RESAMPLES:,} resamples) over tasks and runs; "
+        "`for these runs` resamples tasks alone, and says nothing of other training seeds. A "
+        "method with one run has no variance between runs to resample.\n"
+        "- p: two-sided sign-flip test over tasks, for these runs. Nothing is corrected for the "
+        "number of comparisons.\n"
+        "- Invalid: the response holds no action to be parsed. Inadmissible: the environment does "
+        "not offer the action."
+    )

@@ -1,0 +1,112 @@
+"""What the report reads: every evaluation and every training run of an experiment."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from sdar.algorithms.methods import get_method
+from sdar.config import ExperimentConfig, Layout
+from sdar.errors import SdarError
+from sdar.tracking import records
+
+BASELINES = ("warm_start", "skill_prompt")
+"""The weights training starts from, without and with the skill in the prompt."""
+
+# What is drawn, by the key it has in metrics.jsonl (the first that is there counts).
+SERIES = {
+    "success": ("train/success", "rollout/success", "success"),
+    "gate_mean": ("gate/mean", "train/gate_mean", "gate_mean"),
+    "gate_active": ("gate/active_ratio", "train/gate_active_ratio", "gate_active_ratio"),
+    "gap_mean": ("gap/mean", "gate/teacher_gap_mean", "train/teacher_gap_mean", "teacher_gap_mean"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run's records: series of (step, value), and seconds a step by phase."""
+
+    method: str
+    seed: int
+    folder: Path
+    series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+
+
+def trained_methods(config: ExperimentConfig) -> list[str]:
+    """The methods of the experiment that train, in the configuration's order."""
+    return [method for method in config.methods if get_method(method).trained]
+
+
+def evaluations(config: ExperimentConfig, layout: Layout) -> list[tuple[str, int]]:
+    """(method, seed) of every evaluation of the experiment, baselines first.
+
+    The two baselines are one set of weights, whatever the run seed: one evaluation of each is
+    read, that of the first seed of the experiment (or of seed 0, where it lies).
+    """
+    found = []
+    for method in BASELINES:
+        seeds = [*config.seeds, 0]
+        there = (s for s in seeds if (layout.evaluation(method, s) / "episodes.parquet").is_file())
+        found.append((method, next(there, seeds[0])))
+    return found + [(m, seed) for m in trained_methods(config) for seed in config.seeds]
+
+
+def read_episodes(config: ExperimentConfig, layout: Layout) -> pl.DataFrame:
+    """Episode rows of all evaluations. Raises SdarError naming the first that is missing."""
+    frames = []
+    for method, seed in evaluations(config, layout):
+        path = layout.evaluation(method, seed) / "episodes.parquet"
+        if not path.is_file():
+            raise SdarError(
+                f"{path}: no such evaluation; make it with `sdar evaluate --method {method} "
+                f"--seed {seed}`"
+            )
+        frames.append(pl.read_parquet(path))
+    return pl.concat(frames)
+
+
+def read_run(layout: Layout, method: str, seed: int) -> Run:
+    """The records of one training run; raises SdarError when it has none."""
+    folder = layout.run(method, seed)
+    metrics = records.read(folder / "metrics.jsonl")
+    if not metrics:
+        raise SdarError(
+            f"{folder / 'metrics.jsonl'}: missing or empty; train the run with `sdar train "
+            f"--method {method} --seed {seed}`"
+        )
+    series: dict[str, list[tuple[int, float]]] = {}
+    for name, keys in SERIES.items():
+        key = next((key for key in keys if any(key in record for record in metrics)), None)
+        points = [(r["step"], r[key]) for r in metrics if key and r.get(key) is not None]
+        if points:
+            series[name] = points
+    timings = records.read(folder / "timings.jsonl")
+    return Run(method, seed, folder, series, seconds_by_phase(timings), len(metrics))
+
+
+def read_runs(config: ExperimentConfig, layout: Layout) -> list[Run]:
+    """All training runs, by method and seed."""
+    return [read_run(layout, m, seed) for m in trained_methods(config) for seed in config.seeds]
+
+
+def seconds_by_phase(timings: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean seconds a step of each `<phase>_s` key (a phase absent from a step cost nothing).
+
+    `total_s` and `step_s` are the whole step: what the phases leave of it is `other`.
+    """
+    if not timings:
+        return {}
+    sums: dict[str, float] = {}
+    for record in timings:
+        for key, value in record.items():
+            if key.endswith("_s") and isinstance(value, int | float):
+                phase = key.removesuffix("_s").rsplit("/", 1)[-1]
+                sums[phase] = sums.get(phase, 0.0) + value
+    means = {phase: total / len(timings) for phase, total in sums.items()}
+    whole = [means.pop(name) for name in ("total", "step") if name in means]
+    if whole:
+        means["other"] = max(0.0, max(whole) - sum(means.values()))
+    return means

@@ -1,0 +1,61 @@
+"""Numbers as people read them: markdown tables, percentages, intervals. Pure text."""
+
+from collections.abc import Sequence
+
+from sdar.evaluation.statistics import Difference, Rate
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table: first column to the left, the others to the right, columns aligned."""
+    cells = [list(header), *map(list, rows)]
+    for row in cells:
+        if len(row) != len(header):
+            raise ValueError(f"a row has {len(row)} cells, the header {len(header)}: {row}")
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        first = row[0].ljust(widths[0])
+        rest = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        return "| " + " | ".join([first, *rest]) + " |"
+
+    rule = "|" + "|".join(
+        "-" * (width + 2) if column == 0 else "-" * (width + 1) + ":"
+        for column, width in enumerate(widths)
+    )
+    return "\n".join([line(cells[0]), rule + "|", *map(line, cells[1:])])
+
+
+def percent(share: float) -> str:
+    """0.4236 as `42.4`."""
+    return f"{100 * share:.1f}"
+
+
+def rate_text(rate: Rate) -> str:
+    """`42.4 [34.5, 50.7]`, in percent."""
+    return f"{percent(rate.rate)} [{percent(rate.low)}, {percent(rate.high)}]"
+
+
+def points(share: float) -> str:
+    """A difference in percentage points with its sign: `+3.1`; never `-0.0`."""
+    text = f"{100 * share:+.1f}"
+    return "+0.0" if text == "-0.0" else text
+
+
+def difference_text(difference: Difference) -> str:
+    """`+3.1 [-4.0, +9.8]`, in percentage points."""
+    return f"{points(difference.difference)} [{points(difference.low)}, {points(difference.high)}]"
+
+
+def p_text(p_value: float) -> str:
+    """A p-value to two digits, small ones as a bound."""
+    return "< .001" if p_value < 0.001 else f"{p_value:.3f}".removeprefix("0")
+
+
+def duration(seconds: float) -> str:
+    """`8.2 s`, `3 min 05 s` or `2 h 10 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
