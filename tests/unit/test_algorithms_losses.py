@@ -252,6 +252,20 @@ def test_reverse_kl_gradient_is_minus_gap(batch: Batch) -> None:
 
 @some
 @given(batch=batches)
+def test_skill_sd_gradient_is_the_importance_weighted_reverse_kl(batch: Batch) -> None:
+    _, gradient = value_and_gradient(skill_sd_term, batch)
+    importance = (batch.student - batch.old).exp()
+    gap = batch.teacher - batch.student
+    close(gradient, -importance * gap * batch.mask / batch.mask.sum())
+    on_policy = replace(batch, old=batch.student)
+    close(
+        value_and_gradient(skill_sd_term, on_policy)[1],
+        value_and_gradient(reverse_kl_term, on_policy)[1],
+    )
+
+
+@some
+@given(batch=batches)
 def test_reverse_kl_gradient_is_that_of_the_divergence(batch: Batch) -> None:
     """Weighted by the policy itself, the sampled gradient is that of the full divergence."""
     logits = batch.student.clone().requires_grad_()
