@@ -1,0 +1,137 @@
+"""A home and its habits: where each class of object is usually kept.
+
+The habits are the privileged knowledge of the default experiment: games are furnished by them,
+the skill tells them, the student's prompt does not. A home is a function of (seed, size, habit);
+different seeds give independent homes.
+"""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from sdar.environments.alfworld import scenes, vocabulary
+from sdar.errors import SdarError
+
+Size = Literal["small", "full"]
+Usual = Mapping[str, Mapping[str, str]]
+
+# Full-size rooms: receptacle classes common enough for a habit to be met in most scenes.
+_FULL_USUAL: Mapping[str, tuple[str, ...]] = {
+    "kitchen": vocabulary.USUAL["kitchen"],
+    "livingroom": ("ArmChair", "CoffeeTable", "Drawer", "GarbageCan", "SideTable", "Sofa"),
+    "bedroom": ("Bed", "Desk", "Drawer", "GarbageCan", "Shelf", "SideTable"),
+    "bathroom": ("Cabinet", "CounterTop", "Drawer", "GarbageCan", "SinkBasin", "Toilet"),
+}
+_TASK_PROPERTY = {
+    "pick_clean_then_place_in_recep": "cleanable",
+    "pick_heat_then_place_in_recep": "heatable",
+    "pick_cool_then_place_in_recep": "coolable",
+}
+
+
+@dataclass(frozen=True)
+class Home:
+    """`usual[room][object class]` is a receptacle class, kept to with probability `habit`."""
+
+    seed: int
+    size: Size
+    habit: float
+    usual: Usual
+
+    @classmethod
+    def draw(cls, seed: int, habit: float = 0.85, size: Size = "small") -> "Home":
+        usual: dict[str, dict[str, str]] = {}
+        for room in scenes.ROOM_NUMBERS:
+            places = (vocabulary.USUAL if size == "small" else _FULL_USUAL)[room]
+            rng = random.Random(f"home/{size}/{seed}/{room}")
+            kinds = _object_classes(room, size)
+            rng.shuffle(kinds)
+            used: Counter[str] = Counter()
+            usual[room] = {}
+            for kind in kinds:
+                options = [place for place in places if kind in scenes.holds()[place]]
+                if kind == "DeskLamp":
+                    options = list(vocabulary.LAMP_HOSTS)
+                if options:
+                    # Spread the classes over the furniture: a home that keeps all in one place
+                    # would have nothing to tell.
+                    fewest = min(used[place] for place in options)
+                    place = rng.choice([place for place in options if used[place] == fewest])
+                    used[place] += 1
+                    usual[room][kind] = place
+        return cls(seed, size, habit, usual)
+
+    def usual_places(self, task_type: str) -> dict[str, tuple[str, ...]]:
+        """Object class -> usual receptacle classes, for what this task type can ask for.
+
+        Names are lower-case, as the engine writes them. Small games have one place a class; in
+        full-size ones a class may be kept in another place in another room.
+        """
+        places: dict[str, list[str]] = {}
+        for room, kinds in _askable(task_type, self.size).items():
+            for kind in kinds:
+                place = self.usual.get(room, {}).get(kind)
+                if place is not None and place.lower() not in places.setdefault(kind.lower(), []):
+                    places[kind.lower()].append(place.lower())
+        return {kind: tuple(found) for kind, found in sorted(places.items())}
+
+    def habits_text(self, task_type: str) -> str:
+        """The line of a skill that tells the usual places."""
+        told = [
+            f"{kind} in {' or '.join(places)}"
+            for kind, places in self.usual_places(task_type).items()
+        ]
+        return f"Usual places: {', '.join(told)}."
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> "Home":
+        try:
+            fields = json.loads(path.read_text())
+            return cls(fields["seed"], fields["size"], fields["habit"], fields["usual"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SdarError(
+                f"{path} is not a readable home ({error!r}): delete the tasks folder and run "
+                "`sdar tasks` again"
+            ) from error
+
+
+def _object_classes(room: str, size: Size) -> list[str]:
+    if size == "small":
+        lamp = ("DeskLamp",) if room == "bedroom" else ()
+        return sorted((*vocabulary.room_objects(room), *lamp))
+    return sorted((*scenes.pickupable(), "DeskLamp"))
+
+
+def _askable(task_type: str, size: Size) -> dict[str, list[str]]:
+    """Room -> object classes the task type can ask for (with the lamp, where one is needed)."""
+    if task_type not in vocabulary.TASK_OBJECTS:
+        known = ", ".join(vocabulary.TASK_OBJECTS)
+        raise SdarError(f"unknown ALFWorld task type '{task_type}': it is one of {known}")
+    if size == "small":
+        rooms = {room: list(kinds) for room, kinds in vocabulary.TASK_OBJECTS[task_type].items()}
+    else:
+        valid = scenes.constants().GOALS_VALID[task_type]
+        wanted = _TASK_PROPERTY.get(task_type)
+        pool = scenes.properties()[wanted] if wanted else scenes.pickupable()
+        rooms = {
+            room: sorted(kind for kind in pool if _common(kind, room))
+            for room in scenes.ROOM_NUMBERS
+            if room in {name.lower() for name in valid}
+        }
+    if task_type == "look_at_obj_in_light":
+        for kinds in rooms.values():
+            kinds.append("DeskLamp")
+    return rooms
+
+
+def _common(kind: str, room: str) -> bool:
+    """Whether the class is in some scene of the room outside valid_unseen."""
+    numbers = scenes.scene_numbers(room, "train")
+    return any(kind in scenes.scene(number).classes for number in numbers)
