@@ -1,0 +1,114 @@
+"""Tasks from ALFWorld's folder layout, real (`alfworld-download`) or generated: one reader.
+
+`<data>/json_2.1.1/<split>/<task_type>-<Object>-<None>-<Receptacle>-<scene>/trial_T.../` holds
+`game.tw-pddl` and `traj_data.json`. As ALFWorld does, games that are not marked solvable and paths
+with `movable` or `Sliced` are left out.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from sdar.environments.base import Task
+from sdar.errors import SdarError
+
+FOLDER = "json_2.1.1"
+GAME_FILE = "game.tw-pddl"
+SENTENCE = "Your task is to: "
+_TASK_TYPE = re.compile(rb'"task_type":\s*"([a-z_]+)"')
+# The sentence sits in a JSON string of the grammar, itself a JSON string of the file: it ends at
+# the closing (escaped) quote.
+_SENTENCE = re.compile(rb"Your task is to: ([^\"\\]*)")
+_SOLVABLE = re.compile(rb'"solvable":\s*(true|false)')
+
+
+def load_tasks(data: Path, split: str, task_types: Sequence[str] | None = None) -> list[Task]:
+    """All games of a split, sorted by id; only `task_types` where given.
+
+    `data` contains `json_2.1.1/` (it is `$ALFWORLD_DATA`). Raises SdarError when the folder is
+    missing, when a game cannot be read, or when no game is left.
+    """
+    folder = Path(data) / FOLDER / split
+    if not folder.is_dir():
+        raise SdarError(
+            f"environment.data: no folder {folder}: run alfworld-download, "
+            "or set environment.data to null to generate games"
+        )
+    wanted = None if task_types is None else set(task_types)
+    tasks = []
+    for trial in _trials(folder):
+        task = _read_task(trial, f"{split}/{trial.relative_to(folder).as_posix()}", split)
+        if task is not None and (wanted is None or task.task_type in wanted):
+            tasks.append(task)
+    if not tasks:
+        kinds = "" if wanted is None else f" of type {', '.join(sorted(wanted))}"
+        raise SdarError(
+            f"environment.data: no solvable game{kinds} in {folder}: run alfworld-download, "
+            "or set environment.data to null to generate games"
+        )
+    return sorted(tasks, key=lambda task: task.id)
+
+
+def _trials(folder: Path) -> Iterator[Path]:
+    """The folders of games, without those ALFWorld's text environment does not support."""
+    for root, _, files in os.walk(folder):
+        if GAME_FILE in files and "traj_data.json" in files:
+            path = Path(root)
+            relative = path.relative_to(folder).as_posix()
+            if "movable" not in relative and "Sliced" not in relative:
+                yield path
+
+
+def _read_task(trial: Path, identity: str, split: str) -> Task | None:
+    """The task of one folder; None when the game is not marked solvable.
+
+    Two regular expressions instead of two JSON parses: a full split is 300 MB of JSON.
+    """
+    game_file = trial / GAME_FILE
+    game = _read(game_file)
+    solvable = _SOLVABLE.findall(game)
+    if not solvable or solvable[-1] != b"true":
+        return None
+    sentence = _SENTENCE.search(game)
+    task_type = _TASK_TYPE.search(_read(trial / "traj_data.json"))
+    if sentence is None or task_type is None or not game.rstrip().endswith(b"}"):
+        broken = "traj_data.json" if task_type is None else GAME_FILE
+        raise SdarError(
+            f"game {trial / broken} is cut short or not ALFWorld's format; "
+            "regenerate it with sdar tasks, or fetch it again"
+        )
+    return Task(
+        id=identity,
+        split=split,
+        task_type=task_type.group(1).decode(),
+        instruction=sentence.group(1).decode("utf-8").strip(),
+        location=str(game_file),
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SdarError(
+            f"{path} cannot be read ({error.strerror}); fetch the data again"
+        ) from error
+
+
+def task_from_game(game_file: Path) -> Task:
+    """The task of a single `game.tw-pddl`, wherever it lies (its id is its folder's name)."""
+    traj = game_file.with_name("traj_data.json")
+    try:
+        task_type = str(json.loads(traj.read_bytes())["task_type"])
+    except (OSError, ValueError, KeyError):
+        task_type = "unknown"
+    sentence = _SENTENCE.search(_read(game_file))
+    return Task(
+        id=game_file.parent.name,
+        split="",
+        task_type=task_type,
+        instruction=sentence.group(1).decode("utf-8").strip() if sentence else "",
+        location=str(game_file),
+    )

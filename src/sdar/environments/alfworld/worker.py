@@ -1,0 +1,58 @@
+"""The worker process: plays what it is told, and loads the games of the future in between."""
+
+import os
+import signal
+import traceback
+from collections import deque
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+from sdar.environments.alfworld.host import Host
+from sdar.environments.base import Observation, Task
+from sdar.errors import SdarError
+
+
+class Failure(NamedTuple):
+    """An exception on its way to the caller."""
+
+    user_error: bool
+    text: str
+
+
+Reply = dict[int, Observation] | Failure
+
+
+def serve(connection: Connection) -> None:
+    """Answer requests until the other end of the pipe is gone.
+
+    Requests are ("reset", tasks by slot), ("step", actions by slot), both answered, and
+    ("prefetch", tasks), not answered: those games are loaded while no request waits.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    host = Host()
+    ahead: deque[Task] = deque()
+    try:
+        while True:
+            if ahead and not connection.poll(0):
+                host.load(ahead.popleft())
+                continue
+            request, share = connection.recv()
+            if request == "prefetch":
+                # Only what comes next is worth loading: an older plan is dropped.
+                ahead = deque(share)
+                continue
+            connection.send(_answer(host, request, share))
+    except (EOFError, ConnectionError, BrokenPipeError):
+        # The caller closed its end or died: nobody is left to play for. The libraries are
+        # released by the kernel.
+        os._exit(0)
+
+
+def _answer(host: Host, request: str, share: dict) -> Reply:
+    try:
+        return host.reset(share) if request == "reset" else host.step(share)
+    except SdarError as error:
+        return Failure(True, str(error))
+    except Exception:
+        return Failure(False, traceback.format_exc())
