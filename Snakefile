@@ -1,6 +1,6 @@
 # The pipeline: games -> demonstrations -> warm start -> training -> evaluation -> comparison.
 #   snakemake --profile profiles/local all
-#   snakemake --profile profiles/local --configfile config/experiments/NAME.yaml all
+#   snakemake --profile profiles/local --configfile config/experiments/NAME.yaml -- all
 from snakemake.utils import min_version
 
 min_version("9.27")

@@ -32,7 +32,7 @@ app = typer.Typer(
 @app.command()
 @friendly
 def tasks(config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()) -> None:
-    """1. Make the tasks: generate and prove games, or index real ALFWorld data.
+    """(1) Make the tasks: generate and prove games, or index real ALFWorld data.
 
     Reads the configuration's `environment`. Writes data/EXPERIMENT/tasks: the games in ALFWorld's
     own folder layout and tasks.jsonl, one line a task.
@@ -50,7 +50,7 @@ def tasks(config: ConfigOption = Path("config/config.yaml"), root: RootOption = 
 def demonstrations(
     config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()
 ) -> None:
-    """2. Make the expert's episodes and the tokenizer the tiny policy learns from.
+    """(2) Make the expert's episodes and the tokenizer the tiny policy learns from.
 
     Reads data/EXPERIMENT/tasks and `warm_start.demonstrations`. Writes
     data/EXPERIMENT/demonstrations: demonstrations.parquet and tokenizer/.
@@ -68,7 +68,7 @@ def demonstrations(
 def warm_start(
     config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()
 ) -> None:
-    """3. Train the tiny policy on demonstrations, then on its own relabelled episodes.
+    """(3) Train the tiny policy on demonstrations, then on its own relabelled episodes.
 
     Reads data/EXPERIMENT/demonstrations and `warm_start`. Writes
     runs/EXPERIMENT/warm_start/policy, the model that every method starts from.
@@ -89,7 +89,7 @@ def train(
     config: ConfigOption = Path("config/config.yaml"),
     root: RootOption = Path(),
 ) -> None:
-    """4. Train with reinforcement learning. Resumes from the newest complete checkpoint.
+    """(4) Train with reinforcement learning. Resumes from the newest complete checkpoint.
 
     Reads the games and the warm start. Writes runs/EXPERIMENT/METHOD/seed-N: metrics.jsonl (one
     object a step), timings.jsonl, episodes.parquet, tokens/, checkpoints/ and, last, policy/.
@@ -110,7 +110,7 @@ def evaluate(
     config: ConfigOption = Path("config/config.yaml"),
     root: RootOption = Path(),
 ) -> None:
-    """5. Play every game of each panel exactly once per sampling seed.
+    """(5) Play every game of each panel exactly once per sampling seed.
 
     METHOD may also be `warm_start` (the policy before training) or `skill_prompt` (the same with
     the skill in its prompt). Reads the games and runs/EXPERIMENT/METHOD/seed-N/policy. Writes
@@ -127,7 +127,7 @@ def evaluate(
 @app.command()
 @friendly
 def compare(config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()) -> None:
-    """6. Compare the methods: success with intervals, paired differences, by task type.
+    """(6) Compare the methods: success with intervals, paired differences, by task type.
 
     Reads every evaluation of the experiment and the runs' metrics. Writes results/EXPERIMENT:
     comparison.json, comparison.md, episodes.parquet.
@@ -143,7 +143,7 @@ def compare(config: ConfigOption = Path("config/config.yaml"), root: RootOption 
 @app.command()
 @friendly
 def report(config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()) -> None:
-    """7. Draw the figures and the pages of sample episodes.
+    """(7) Draw the figures and the pages of sample episodes.
 
     Reads results/EXPERIMENT and the runs' records. Writes learning and gate curves (SVG, PNG) and
     an HTML page of episodes, each response token coloured by gap and gate. All in one file:

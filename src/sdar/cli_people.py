@@ -1,6 +1,5 @@
 """Commands for people: doctor, play, view, replay, bench, ui."""
 
-import os
 import subprocess
 import sys
 from enum import StrEnum
@@ -34,9 +33,7 @@ BENCHMARK_SCRIPTS = {
 
 
 @friendly
-def doctor(
-    config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()
-) -> None:
+def doctor(config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()) -> None:
     """Say what is installed, which data is found, what the machine has, and how to mend the rest.
 
     Writes nothing. The exit code is 1 when something that is needed is missing.
@@ -49,6 +46,18 @@ def doctor(
     typer.echo(render(findings))
     if any(finding.level == "wrong" for finding in findings):
         raise typer.Exit(1)
+
+
+@friendly
+def play(config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()) -> None:
+    """Play."""
+    prepare(config, root)
+
+
+@friendly
+def view(config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()) -> None:
+    """View."""
+    prepare(config, root)
 
 
 @friendly

@@ -57,8 +57,6 @@ def render(findings: list[Finding]) -> str:
 
 def _python() -> list[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 11):
-        return [Finding("wrong", "python", version, "use Python 3.11 or later")]
     return [Finding("good", "python", f"{version} at {sys.prefix}")]
 
 

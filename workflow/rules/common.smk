@@ -1,5 +1,7 @@
 # Validates the configuration before any job is planned, and names paths, targets and resources.
 import json
+import os
+import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -14,6 +16,11 @@ try:
     check_files(CONFIG)
 except SdarError as error:
     raise WorkflowError(str(error)) from None
+
+# Jobs find `sdar` beside the Python that runs Snakemake, also when no environment is activated.
+os.environ["PATH"] = os.pathsep.join(
+    [str(Path(sys.executable).parent), os.environ["PATH"]]
+)
 
 LAYOUT = Layout(Path(), CONFIG.experiment)
 PER_RUN = LAYOUT.run("{method}", "{seed}")

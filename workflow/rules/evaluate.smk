@@ -33,4 +33,8 @@ rule evaluate:
 
 rule evaluations:
     input:
-        [path / name for path in run_files(ALL_RUNS, "evaluation") for name in EVALUATION_FILES],
+        [
+            path / name
+            for path in run_files(ALL_RUNS, "evaluation")
+            for name in EVALUATION_FILES
+        ],

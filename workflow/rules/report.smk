@@ -1,7 +1,6 @@
 # The comparison, its figures and the episode pages; `--report` binds them into one HTML file.
-FIGURES = LAYOUT.results / "figures"
 EPISODE_PAGE = LAYOUT.results / "episodes.html"
-RESULTS = [LAYOUT.results / "comparison.md", FIGURES, EPISODE_PAGE]
+RESULTS = [LAYOUT.results / "comparison.md", EPISODE_PAGE]
 
 
 rule compare:
@@ -15,13 +14,19 @@ rule compare:
         ),
         values=LAYOUT.results / "comparison.json",
         episodes=LAYOUT.results / "episodes.parquet",
+        figures=report(
+            directory(LAYOUT.results / "figures"),
+            patterns=["{name}.svg"],
+            caption="../report/figures.rst",
+            category="Figures",
+        ),
     log:
         f"{LOGS}/compare.log",
     benchmark:
         f"{BENCHMARKS}/compare.tsv"
     params:
         config=RESOLVED,
-        depends_on=keys("methods", "seeds", "evaluation"),
+        depends_on=keys("methods", "seeds", "evaluation.temperature"),
     threads: 1
     resources:
         mem_mb=2000,
@@ -33,16 +38,10 @@ rule compare:
 
 rule report:
     input:
-        rules.compare.output,
+        rules.compare.output.values,
         rules.evaluations.input,
     output:
-        figures=report(
-            directory(FIGURES),
-            patterns=["{name}.svg"],
-            caption="../report/figures.rst",
-            category="Figures",
-        ),
-        episodes=report(
+        report(
             EPISODE_PAGE,
             caption="../report/episodes.rst",
             category="Episodes",
@@ -53,7 +52,7 @@ rule report:
         f"{BENCHMARKS}/report.tsv"
     params:
         config=RESOLVED,
-        depends_on=keys("methods", "seeds", "evaluation"),
+        depends_on=keys("methods", "seeds", "evaluation.recorded_episodes"),
     threads: 1
     resources:
         mem_mb=2000,

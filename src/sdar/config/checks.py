@@ -59,10 +59,11 @@ def _skills(config: ExperimentConfig) -> list[str]:
             ]
     present = {path.stem for path in folder.rglob("*.md")}
     missing = [name for name in config.environment.task_types if name not in present]
+    if not missing:
+        return []
     return [
-        f"skills.library: {source} has no {name}.md for the task type {name}; add the file, or "
-        "remove the type from environment.task_types"
-        for name in missing
+        f"skills.library: {source} has no file for the task type(s) {', '.join(missing)}; add "
+        f"{missing[0]}.md there, or remove the type from environment.task_types"
     ]
 
 

@@ -5,7 +5,6 @@ Comments of the YAML are the docstrings of the fields, so the models stay the on
 """
 
 import json
-import os
 import tempfile
 import textwrap
 from enum import Enum
@@ -22,7 +21,7 @@ HEADER = """\
 # The default experiment. Generated from src/sdar/config/models.py by `sdar config write`: change
 # defaults there. For an experiment of your own write config/experiments/NAME.yaml with only what
 # differs, and run it with
-#   snakemake --profile profiles/local --configfile config/experiments/NAME.yaml all
+#   snakemake --profile profiles/local --configfile config/experiments/NAME.yaml -- all
 """
 WIDTH = 98
 
@@ -63,7 +62,7 @@ def write_if_changed(path: Path, text: str) -> bool:
         file.write(text)
     temporary = Path(file.name)
     temporary.chmod(0o644)
-    os.replace(temporary, path)
+    temporary.replace(path)
     return True
 
 
@@ -90,9 +89,7 @@ def _section_lines(section: BaseModel, indent: int) -> list[str]:
 
 def _comment(text: str, indent: int) -> list[str]:
     pad = " " * indent + "# "
-    return textwrap.wrap(
-        " ".join(text.split()), WIDTH, initial_indent=pad, subsequent_indent=pad
-    )
+    return textwrap.wrap(" ".join(text.split()), WIDTH, initial_indent=pad, subsequent_indent=pad)
 
 
 def _choices(annotation: Any) -> str:

@@ -1,0 +1,95 @@
+# `make` lists the targets. A target that needs the environment makes it first: .venv, from the
+# versions in requirements.lock.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV ?= .venv
+# An experiment file: make demo CONFIG=config/experiments/minute.yaml
+CONFIG ?=
+# Where torch comes from, e.g. https://download.pytorch.org/whl/cpu (a tenth of the CUDA build).
+TORCH_INDEX ?=
+JOBS ?= all
+
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+STAMP := $(VENV)/.installed
+CONFIG_FILE := $(or $(CONFIG),config/config.yaml)
+SNAKEMAKE := snakemake --profile profiles/local --cores $(JOBS) $(if $(CONFIG),--configfile $(CONFIG))
+RESULTS = results/$$(sdar config show --config $(CONFIG_FILE) | sed -n 's/^experiment: //p')
+
+.PHONY: help setup demo test check ui repro pull bench report clean lock print-venv
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: $(STAMP) ## Make .venv and install the tested versions (5-8 min the first time, then instant)
+
+$(STAMP): requirements.lock pyproject.toml
+	@missing=""; for tool in gcc g++ cmake make git; do \
+	  command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if [ -n "$$missing" ]; then \
+	  echo "make setup: missing$$missing; two dependencies of TextWorld are built from source." \
+	    "On Debian or Ubuntu: apt-get install build-essential cmake git" >&2; exit 2; fi
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make setup: Python 3.11 or later is needed; give it with PYTHON=/path/to/python" >&2; \
+	  exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "make setup: $(PYTHON) lacks the venv module; on Debian: apt-get install python3-venv" >&2; \
+	  exit 2; }
+	@echo "== environment $(VENV) (Python: $(PYTHON))"
+	$(PYTHON) -m venv $(VENV)
+	@echo "== torch"
+	$(VENV)/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) \
+	  "$$(grep '^torch==' requirements.lock)"
+	@echo "== the rest (fast-downward-textworld is compiled, which takes 3-4 minutes once)"
+	$(VENV)/bin/python -m pip install --quiet --constraint requirements.lock \
+	  --editable '.[alfworld,pipeline,dev]'
+	@touch $@
+
+demo: $(STAMP) ## The main job: games, warm start, GRPO and SDAR, evaluation, comparison, report
+	$(SNAKEMAKE) -- all
+	$(MAKE) --no-print-directory report
+	@results=$(RESULTS); echo; cat $$results/comparison.md; echo; \
+	echo "table    $$results/comparison.md"; \
+	echo "report   $$results/report.html (open it in a browser)"; \
+	echo "runs     make ui"
+
+report: $(STAMP)
+	@$(SNAKEMAKE) --quiet all --report $(RESULTS)/report.html
+
+test: $(STAMP) ## All tests (FAST=1: without the slow ones)
+	pytest $(if $(FAST),-m "not slow")
+
+check: $(STAMP) ## Lint, format, types
+	ruff check
+	ruff format --check
+	snakefmt --check Snakefile workflow
+	mypy
+
+ui: $(STAMP) ## The MLflow pages of the runs
+	sdar ui --config $(CONFIG_FILE)
+
+repro: $(STAMP) ## The default experiment through DVC: only what changed is done again
+	dvc repro
+
+pull: $(STAMP) ## Fetch tracked results from the DVC remote, and agree with Snakemake that they are current
+	dvc pull
+	$(SNAKEMAKE) --touch --forceall -- all
+
+bench: $(STAMP) ## Time the environment, the rollouts and the update
+	sdar bench environment
+	sdar bench rollout
+	sdar bench update
+
+lock: $(STAMP) ## Renew requirements.lock from what is installed
+	@{ sed '/^[^#]/,$$d' requirements.lock; \
+	  pip freeze --exclude-editable --exclude sdar | sed 's/+cpu$$//' | sort --ignore-case; \
+	} > requirements.lock.new
+	@mv requirements.lock.new requirements.lock; touch $(STAMP)
+
+print-venv:
+	@echo $(abspath $(VENV))
+
+clean: ## Delete generated data, runs, results and logs; .venv stays
+	rm -rf data/*/tasks data/*/demonstrations runs results logs mlflow.db mlflow.db-* mlruns mlartifacts .snakemake
