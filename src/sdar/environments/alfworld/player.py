@@ -62,19 +62,20 @@ class Library:
     def goal_reached(self) -> bool:
         return bool(self._lib.check_goal())
 
-    def close(self) -> None:
-        if self._lib is not None:
-            self._downward.close_lib(self._lib)
-            self._lib = None
-
 
 _SPARE: list[Library] = []
+"""Copies nobody plays on. They are never unloaded: `fast_downward.close_lib` crashes the process,
+at its end or at the next copy's loading."""
+
+
+def take_library() -> Library:
+    return _SPARE.pop() if _SPARE else Library()
 
 
 @contextlib.contextmanager
 def borrowed_library() -> Iterator[Library]:
-    """A library for a moment (loading a game needs one); one is kept for the next time."""
-    library = _SPARE.pop() if _SPARE else Library()
+    """A library for a moment: loading a game needs one."""
+    library = take_library()
     try:
         yield library
     finally:
@@ -85,7 +86,8 @@ class Player:
     """Plays one game at a time: same texts, commands and goal test as textworld's `PddlEnv`."""
 
     def __init__(self) -> None:
-        self._library = Library()
+        self._library = take_library()
+        self._closed = False
         self._game: LoadedGame | None = None
         self._facts: dict[Signature, Any] = {}
         self._playable: list[tuple[int, Operator, int]] = []
@@ -96,6 +98,8 @@ class Player:
 
     def reset(self, game: LoadedGame) -> str:
         """Start `game`; returns the first observation."""
+        if self._closed:
+            raise RuntimeError("reset after close")
         self._game = game
         self._library.load_sas(game.sas)
         self._facts = {
@@ -113,7 +117,7 @@ class Player:
         """
         game = self._game
         if game is None:
-            raise RuntimeError("step before reset")
+            raise RuntimeError("step before reset, or after close")
         try:
             place = self._commands.index(command.strip())
         except ValueError:
@@ -128,8 +132,11 @@ class Player:
         return text
 
     def close(self) -> None:
-        self._library.close()
-        self._game = None
+        """Leave the library to the next player of this process."""
+        if not self._closed:
+            self._closed = True
+            self._game = None
+            _SPARE.append(self._library)
 
     def _learn(self, atom: str) -> None:
         """Take in one effect: the fact becomes true and its opposite false."""
