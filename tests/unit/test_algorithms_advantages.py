@@ -71,7 +71,7 @@ def test_adding_a_constant_to_a_groups_returns_changes_nothing(
 @given(
     turns=steps(),
     statistics_over=over,
-    value=st.floats(-100, 100, width=32),
+    value=st.floats(-100, 100),
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
 def test_equal_returns_give_exact_zeros(
@@ -264,6 +264,26 @@ def test_agent_opsd_against_a_hand_computed_episode() -> None:
     expected = 2.0 * (0.5 + 0.5 * (1 + 0.2 * z).clamp(0.8, 1.2))
     torch.testing.assert_close(result[:2], expected, rtol=1e-12, atol=1e-12)
     assert result[2] == -2.0
+
+
+@pytest.mark.parametrize("outcome", [0.0, 1.0])
+def test_agent_opsd_starts_at_one_half_when_a_group_all_won_or_all_lost(outcome: float) -> None:
+    teacher = torch.tensor([[0.0], [0.0]], dtype=torch.float64)
+    student = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
+    result = agent_opsd_advantages(
+        torch.tensor([2.0, 2.0], dtype=torch.float64),
+        student,
+        teacher,
+        torch.ones(2, 1),
+        ["g", "g"],
+        ["e", "e"],
+        [0, 1],
+        torch.full((2,), outcome),
+    )
+    # The first turn's evidence is +1, the second's -1: credit moves to the first.
+    z = 0.5**0.5
+    expected = torch.tensor([2 + 0.2 * z, 2 - 0.2 * z], dtype=torch.float64)
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=0)
 
 
 @some
