@@ -32,10 +32,10 @@ class Chunk:
 
     @property
     def step(self) -> int:
-        """The `step` of the sampling streams (seed, step, slot, turn): 0..2^31-1, a function of
-        panel and index alone, so that a panel's episodes do not depend on the other panels."""
+        """The `step` of the sampling streams (seed, step, slot, turn): negative, so that it never
+        meets a training step; a function of panel and index, not of the other panels."""
         digest = hashlib.sha256(f"{self.panel}/{self.index}".encode()).digest()
-        return int.from_bytes(digest[:4], "big") >> 1
+        return -1 - (int.from_bytes(digest[:4], "big") >> 1)
 
 
 def plan_chunks(

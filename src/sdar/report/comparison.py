@@ -17,7 +17,7 @@ from sdar.algorithms.methods import METHODS
 from sdar.errors import SdarError
 from sdar.evaluation.statistics import Difference, Rate, paired_bootstrap, rate_by
 from sdar.report.runs import BASELINES, Run
-from sdar.report.style import label
+from sdar.report.style import label, order_types
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -160,7 +160,7 @@ def build_comparison(
     return Comparison(
         experiment=experiment,
         panels=panels,
-        task_types=sorted(episodes["task_type"].unique()),
+        task_types=order_types(episodes["task_type"].unique()),
         evaluation_seeds=sorted(episodes["evaluation_seed"].unique()),
         temperature=temperature,
         results=results,

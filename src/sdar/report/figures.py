@@ -1,20 +1,23 @@
 """Figures of a comparison. Each function draws one figure from plain numbers and returns it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sdar.report.comparison import Comparison, Cost, Variant
 from sdar.report.runs import Run
-from sdar.report.style import colour, label, new_figure, type_label
+from sdar.report.style import colour, ink, label, new_figure, type_label
 
 SMOOTHING = 5
 """Steps of the centred running mean of the thick lines."""
 
 PHASE_COLOURS = {
     "rollout": "#0072B2",
+    "old_log_probs": "#56B4E9",
     "log_probs": "#56B4E9",
     "teacher": "#D55E00",
     "reference": "#009E73",
@@ -50,7 +53,7 @@ def gate_curves(runs: Sequence[Run]) -> Figure:
         axis.set(title=title, xlabel="training step", ylabel=ylabel)
         if not drawn:
             axis.text(0.5, 0.6, "not recorded", transform=axis.transAxes, ha="center")
-    axes[0].legend(loc="best", title="dashed: teacher and student agree")
+    axes[0].legend(loc="best", title="dashed: teacher = student")
     return figure
 
 
@@ -77,11 +80,13 @@ def success_by_panel(comparison: Comparison) -> Figure:
                 fontsize=10,
             )
         tasks = comparison.result(variants[0], panel).rate.tasks
-        axis.set(title=f"{panel} ({tasks} tasks)", xlabel="success (%), 95% interval")
+        axis.set(title=f"{panel} ({tasks} tasks)", xlabel="success (%), 95% interval over tasks")
         axis.set_xlim(0, 100)
         axis.set_ylim(-0.6, len(variants) - 0.4)
         axis.set_yticks(range(len(variants)), [variant.label for variant in variants])
         axis.grid(axis="y", visible=False)
+    if any(len(result.by_seed) > 1 for result in comparison.results):
+        figure.supxlabel("ticks below a line: its single runs", fontsize=10, color="#555555")
     return figure
 
 
@@ -108,14 +113,14 @@ def success_by_type(comparison: Comparison) -> Figure:
                 x,
                 100 * rates,
                 width * 0.9,
-                color=colour(variant.method),
+                **_bar_look(variant),
                 label=variant.label,
                 yerr=100 * np.clip([low, high], 0, None),
-                error_kw={"elinewidth": 1.3, "ecolor": "#9a9a9a", "capsize": 2},
+                error_kw={"elinewidth": 1.2, "ecolor": "#1a1a1a", "capsize": 2.5},
             )
         ticks = [f"{type_label(name)}\n{counts.get(name, 0)} tasks" for name in types]
         axis.set_xticks(range(len(types)), ticks)
-        axis.set(title=panel, ylabel="success (%)", ylim=(0, 100))
+        axis.set(title=panel, ylabel="success (%), 95% interval", ylim=(0, 100))
         axis.grid(axis="x", visible=False)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(6, len(labels)))
@@ -125,7 +130,7 @@ def success_by_type(comparison: Comparison) -> Figure:
 def phase_times(costs: Sequence[Cost]) -> Figure:
     """Mean seconds a training step by phase, one bar a method."""
     figure, (axis,) = new_figure(1, 1, (11, 1.9 + 0.7 * max(1, len(costs))))
-    phases = list(dict.fromkeys(phase for cost in costs for phase in cost.seconds))
+    phases = order_phases({phase for cost in costs for phase in cost.seconds})
     spare = iter(_SPARE_COLOURS * len(phases))
     shades = {phase: PHASE_COLOURS.get(phase) or next(spare) for phase in phases}
     widest = max((cost.total for cost in costs), default=1.0)
@@ -140,7 +145,15 @@ def phase_times(costs: Sequence[Cost]) -> Figure:
         for row, value in enumerate(seconds):
             if value > 0.06 * widest:
                 middle = left[row] + value / 2
-                axis.text(middle, row, f"{value:.1f}", ha="center", va="center", fontsize=10)
+                axis.text(
+                    middle,
+                    row,
+                    f"{value:.1f}",
+                    ha="center",
+                    va="center",
+                    fontsize=10,
+                    color=ink(shades[phase]),
+                )
         left += seconds
     for row, cost in enumerate(costs):
         note = f" {cost.total:.1f} s"
@@ -154,6 +167,13 @@ def phase_times(costs: Sequence[Cost]) -> Figure:
     axis.grid(axis="y", visible=False)
     figure.legend(loc="outside upper center", ncols=7)
     return figure
+
+
+def order_phases(phases: Iterable[str]) -> list[str]:
+    """Phases in the order of work in a step, unknown ones before `other`."""
+    known = list(PHASE_COLOURS)
+    last = len(known) - 1
+    return sorted(phases, key=lambda p: (known.index(p) if p in known else last - 0.5, p))
 
 
 def phase_name(phase: str) -> str:
@@ -172,7 +192,7 @@ def running_mean(values: Sequence[float], width: int = SMOOTHING) -> np.ndarray:
     )
 
 
-def _lines(axis, runs: Sequence[Run], series: str, *, scale: float) -> bool:  # type: ignore[no-untyped-def]
+def _lines(axis: Axes, runs: Sequence[Run], series: str, *, scale: float) -> bool:
     """Thin: every run. Thick: the mean over runs at the steps all have, smoothed."""
     drawn = False
     for method in dict.fromkeys(run.method for run in runs):
@@ -196,6 +216,15 @@ def _lines(axis, runs: Sequence[Run], series: str, *, scale: float) -> bool:  # 
     return drawn
 
 
+def _bar_look(variant: Variant) -> dict[str, Any]:
+    """The untrained policies are pale, so that the trained ones and all intervals stand out."""
+    if variant.method == "warm_start":
+        return {"color": "#c9c9c9"}
+    if variant.method == "skill_prompt":
+        return {"color": "#ffffff", "edgecolor": "#777777", "hatch": "////", "linewidth": 0.8}
+    return {"color": colour(variant.method), "alpha": 0.85}
+
+
 def _legend_note(runs: Sequence[Run]) -> str:
     seeds = len({run.seed for run in runs})
     return f"thin: each of {seeds} runs\nthick: mean over runs, {SMOOTHING} steps"
@@ -205,7 +234,7 @@ def _ceiling(top: float) -> float:
     return float(min(100.0, 10 * np.ceil(1.1 * top / 10)))
 
 
-def _before_after(axis, comparison: Comparison) -> None:  # type: ignore[no-untyped-def]
+def _before_after(axis: Axes, comparison: Comparison) -> None:
     """Warm start, then every trained method, with intervals; one group a panel."""
     shown = [v for v in comparison.variants if v.usual and v.method != "skill_prompt"]
     skilled = Variant("skill_prompt", True)
@@ -234,11 +263,11 @@ def _before_after(axis, comparison: Comparison) -> None:  # type: ignore[no-unty
             color=colour("skill_prompt"),
             linestyle=(0, (4, 3)),
             linewidth=1.3,
-            label=skilled.label if group == 0 else None,
+            label=skilled.label if group == 0 else "_repeated",
         )
         ticks.append(start + (len(shown) - 1) / 2)
         names.append(f"{panel}\n{comparison.result(shown[0], panel).rate.tasks} tasks")
     axis.set_xticks(ticks, names)
     axis.set(title="Evaluation", ylabel="success (%), 95% interval", ylim=(0, 100))
     axis.grid(axis="x", visible=False)
-    axis.legend(loc="upper right", fontsize=9)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)

@@ -1,7 +1,7 @@
 """comparison.md: the numbers of a comparison as a person reads them. Pure text."""
 
 from sdar.report.comparison import CONFIDENCE, RESAMPLES, Comparison, Variant
-from sdar.report.figures import phase_name
+from sdar.report.figures import order_phases, phase_name
 from sdar.report.style import label, type_label
 from sdar.report.tables import (
     difference_text,
@@ -146,7 +146,7 @@ def _behaviour(comparison: Comparison) -> str:
 def _costs(comparison: Comparison) -> str:
     if not comparison.costs:
         return ""
-    phases = list(dict.fromkeys(p for cost in comparison.costs for p in cost.seconds))
+    phases = order_phases({p for cost in comparison.costs for p in cost.seconds})
     rows = [
         [
             label(cost.method),
@@ -169,7 +169,8 @@ def _reading(comparison: Comparison) -> str:
         f"({seeds}), at temperature {comparison.temperature:g}. Rates average over tasks; plays "
         "of one task are averaged first and never counted as further tasks.\n"
         f"- Brackets are {CONFIDENCE:.0%} intervals. Of a rate: Wilson's score interval over "
-        f"tasks. Of a difference: paired bootstrap ({RESAMPLES:,} resamples) over tasks and runs; "
+        f"tasks. Of a difference: paired bootstrap ({RESAMPLES:,} resamples) over tasks and runs, "
+        "wider than it need be where the runs of a method agree; "
         "`for these runs` resamples tasks alone, and says nothing of other training seeds. A "
         "method with one run has no variance between runs to resample.\n"
         "- p: two-sided sign-flip test over tasks, for these runs. Nothing is corrected for the "

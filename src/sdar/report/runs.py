@@ -44,11 +44,11 @@ def evaluations(config: ExperimentConfig, layout: Layout) -> list[tuple[str, int
     """(method, seed) of every evaluation of the experiment, baselines first.
 
     The two baselines are one set of weights, whatever the run seed: one evaluation of each is
-    read, that of the first seed of the experiment (or of seed 0, where it lies).
+    read, that of seed 0 (or, where it is absent, of a seed of the experiment).
     """
     found = []
     for method in BASELINES:
-        seeds = [*config.seeds, 0]
+        seeds = [0, *config.seeds]
         there = (s for s in seeds if (layout.evaluation(method, s) / "episodes.parquet").is_file())
         found.append((method, next(there, seeds[0])))
     return found + [(m, seed) for m in trained_methods(config) for seed in config.seeds]

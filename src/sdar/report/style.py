@@ -1,5 +1,6 @@
 """How methods are named and coloured, and how figures are drawn and saved, everywhere alike."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 # Okabe & Ito's colour-blind-safe colours; a method keeps its colour in every figure.
 _LABELS_AND_COLOURS = {
     "warm_start": ("warm start", "#767676"),
-    "skill_prompt": ("warm start + skill", "#000000"),
+    "skill_prompt": ("warm start + skill", "#222222"),
     "grpo": ("GRPO", "#0072B2"),
     "sdar": ("SDAR", "#D55E00"),
     "opsd": ("OPSD", "#CC79A7"),
@@ -69,6 +70,18 @@ def colour(method: str) -> str:
     return _LABELS_AND_COLOURS.get(method, ("", "#444444"))[1]
 
 
+def ink(background: str) -> str:
+    """Black or white, whichever reads better on a `#rrggbb` background."""
+    red, green, blue = (int(background[i : i + 2], 16) for i in (1, 3, 5))
+    return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 120 else "#ffffff"
+
+
+def order_types(names: Iterable[str]) -> list[str]:
+    """Task types from simple to long, unknown ones last by name."""
+    known = list(TYPE_LABELS)
+    return sorted(names, key=lambda n: (known.index(n) if n in known else len(known), n))
+
+
 def type_label(task_type: str) -> str:
     """A task type in a few words."""
     return TYPE_LABELS.get(task_type, task_type.replace("_", " "))
@@ -78,15 +91,11 @@ def new_figure(
     rows: int, columns: int, size: tuple[float, float], **options: Any
 ) -> tuple[Figure, list[Axes]]:
     """A figure in the common style and its axes, row by row. `size` is in inches."""
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(
-            rows,
-            columns,
-            figsize=size,
-            squeeze=False,
-            layout="constrained",
-            **options,
-        )
+    # Not a context: legends and titles read the style when they are made, after this returns.
+    plt.rcParams.update(_STYLE)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, squeeze=False, layout="constrained", **options
+    )
     return figure, list(axes.flat)
 
 
@@ -94,8 +103,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
     """Write `path`.svg and `path`.png, without dates: equal figures give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     written = [path.with_name(f"{path.name}.svg"), path.with_name(f"{path.name}.png")]
-    with plt.rc_context(_STYLE):
-        figure.savefig(written[0], metadata={"Date": None, "Creator": "sdar"})
-        figure.savefig(written[1], metadata={"Software": "sdar"})
+    figure.savefig(written[0], metadata={"Date": None, "Creator": "sdar"})
+    figure.savefig(written[1], metadata={"Software": "sdar"})
     plt.close(figure)
     return written

@@ -6,23 +6,23 @@ from sdar.evaluation.statistics import Difference, Rate
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table: first column to the left, the others to the right, columns aligned."""
+    """A markdown table with aligned columns: numbers to the right, words to the left."""
     cells = [list(header), *map(list, rows)]
     for row in cells:
         if len(row) != len(header):
             raise ValueError(f"a row has {len(row)} cells, the header {len(header)}: {row}")
-    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
+    columns = range(len(header))
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in columns]
+    words = [any(row[column][:1].isalpha() for row in cells[1:]) for column in columns]
 
     def line(row: Sequence[str]) -> str:
-        first = row[0].ljust(widths[0])
-        rest = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        return "| " + " | ".join([first, *rest]) + " |"
+        padded = [row[c].ljust(widths[c]) if words[c] else row[c].rjust(widths[c]) for c in columns]
+        return "| " + " | ".join(padded) + " |"
 
-    rule = "|" + "|".join(
-        "-" * (width + 2) if column == 0 else "-" * (width + 1) + ":"
-        for column, width in enumerate(widths)
+    rule = "|".join(
+        "-" * (widths[c] + 2) if words[c] else "-" * (widths[c] + 1) + ":" for c in columns
     )
-    return "\n".join([line(cells[0]), rule + "|", *map(line, cells[1:])])
+    return "\n".join([line(cells[0]), f"|{rule}|", *map(line, cells[1:])])
 
 
 def percent(share: float) -> str:

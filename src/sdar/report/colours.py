@@ -1,0 +1,37 @@
+"""How a token is coloured by its gap or its gate, in the page and in the terminal. Pure.
+
+Blue: the teacher finds the token likelier than the student (gate open). Orange: less likely (gate
+closed). White: they agree. Both ends are told apart with any colour vision, and stay light enough
+for black text.
+"""
+
+from math import isfinite
+
+ORANGE = (241, 152, 72)
+WHITE = (255, 255, 255)
+BLUE = (98, 168, 229)
+GAP_LIMIT = 2.0
+"""Gap in nats from which on the colour is full."""
+
+
+def of_gap(gap: float) -> tuple[int, int, int]:
+    """Red, green, blue (0..255) of a gap in nats."""
+    return _mix(gap / GAP_LIMIT if isfinite(gap) else 0.0)
+
+
+def of_gate(gate: float) -> tuple[int, int, int]:
+    """Red, green, blue (0..255) of a gate (0..1); 0.5 is white."""
+    return _mix(2 * gate - 1 if isfinite(gate) else 0.0)
+
+
+def _mix(position: float) -> tuple[int, int, int]:
+    """-1 orange, 0 white, 1 blue. The square root makes small values visible."""
+    share = min(1.0, abs(position)) ** 0.5
+    end = BLUE if position > 0 else ORANGE
+    red, green, blue = (round(w + share * (e - w)) for w, e in zip(WHITE, end, strict=True))
+    return red, green, blue
+
+
+def as_hex(rgb: tuple[int, int, int]) -> str:
+    """`#rrggbb`."""
+    return "#{:02x}{:02x}{:02x}".format(*rgb)

@@ -1,0 +1,88 @@
+"""The page of sample episodes: one HTML file that needs nothing else, neither network nor server.
+
+Data go into the page as JSON with every text stored once; the template draws it.
+"""
+
+import json
+from dataclasses import asdict
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+
+from sdar.config import ExperimentConfig, Layout
+from sdar.evaluation.partial import write_text
+from sdar.report import colours
+from sdar.report.compare import draw_figures
+from sdar.report.episodes import TokenEpisode, read_all
+from sdar.report.style import type_label
+
+MAX_TOKENS = 300_000
+"""Response tokens in one page, about 20 MB; episodes beyond are left out, and the page says so."""
+
+
+def make_report(config: ExperimentConfig, layout: Layout) -> None:
+    """The report stage: figures and the page of sample episodes, into `layout.results`."""
+    draw_figures(config, layout)
+    episode_pages(config, layout)
+
+
+def episode_pages(config: ExperimentConfig, layout: Layout) -> None:
+    """Write `episodes.html` from all recorded episodes of the experiment."""
+    episodes = read_all(config, layout)
+    settings = config.training.distillation
+    page = render_page(episodes, title=config.experiment, gate=settings.gate, beta=settings.beta)
+    write_text(layout.results / "episodes.html", page)
+
+
+def render_page(episodes: list[TokenEpisode], *, title: str, gate: str, beta: float) -> str:
+    """The page as text: a function of the episodes alone."""
+    kept, tokens = [], 0
+    for episode in episodes:
+        tokens += sum(len(turn.tokens) for turn in episode.turns)
+        if tokens > MAX_TOKENS:
+            break
+        kept.append(episode)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(
+        (files("sdar.report") / "templates" / "episodes.html.jinja").read_text("utf-8")
+    )
+    return template.render(
+        title=title,
+        gate=gate,
+        beta=f"{beta:g}",
+        shown=len(kept),
+        left_out=len(episodes) - len(kept),
+        gap_limit=f"{colours.GAP_LIMIT:g}",
+        data=_json_for_script(_page_data(kept)),
+    )
+
+
+def _page_data(episodes: list[TokenEpisode]) -> dict[str, Any]:
+    """Episodes with their long texts replaced by indices into one list of texts."""
+    texts: dict[str, int] = {}
+    shared = ("observation", "result", "student_prompt", "teacher_prompt")
+    plain = []
+    for episode in episodes:
+        values = asdict(episode)
+        values["type_label"] = type_label(episode.task_type)
+        for turn in values["turns"]:
+            for name in shared:
+                turn[name] = texts.setdefault(turn[name], len(texts))
+        plain.append(values)
+    return {
+        "episodes": plain,
+        "texts": list(texts),
+        "gap_limit": colours.GAP_LIMIT,
+        "colours": {
+            "closed": colours.ORANGE,
+            "neutral": colours.WHITE,
+            "open": colours.BLUE,
+        },
+    }
+
+
+def _json_for_script(data: dict[str, Any]) -> str:
+    """JSON that can stand inside a script element whatever the texts contain."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
