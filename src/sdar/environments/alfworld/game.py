@@ -21,6 +21,7 @@ from sdar.environments.alfworld.grammar import (
     depends_only_on,
     parse_grammar,
 )
+from sdar.environments.alfworld.library import borrowed_library
 from sdar.environments.alfworld.textworld_api import load_stack
 from sdar.errors import SdarError
 
@@ -112,12 +113,9 @@ def load_game(location: str | Path, data: Mapping[str, Any] | None = None) -> Lo
     Raises SdarError naming the file when it is missing, cut short or not understood.
     """
     game = read_game(location) if data is None else data
-    # Here, because the player is built on this module.
-    from sdar.environments.alfworld.player import borrowed_library
-
     try:
         with paused_collector():
-            return _load(str(location), game, borrowed_library)
+            return _load(str(location), game)
     except SdarError:
         raise
     # The translator and the grammar's parser signal bad input by exceptions of any kind,
@@ -129,7 +127,7 @@ def load_game(location: str | Path, data: Mapping[str, Any] | None = None) -> Lo
         ) from error
 
 
-def _load(location: str, data: Mapping[str, Any], borrowed_library: Any) -> LoadedGame:
+def _load(location: str, data: Mapping[str, Any]) -> LoadedGame:
     parsed = parse_grammar(data["grammar"])
     task, sas = translate(data["pddl_domain"], data["pddl_problem"])
     types = {thing.name: thing.type_name for thing in task.objects}

@@ -1,85 +1,15 @@
-"""One running episode on one copy of fast-downward's library.
+"""One running episode: a `LoadedGame` played on one copy of the planner's library.
 
-The library holds one state for its whole process image, so every episode that is alive at once
-needs a copy of its own (made from a temporary file at creation). Copies are costly (.05 s) and
-stay mapped: keep a `Player` and give it one game after the other.
+Keep a `Player` and give it one game after the other.
 """
 
-import contextlib
-import ctypes
-from collections.abc import Iterator
 from typing import Any
 
 from sdar.environments.alfworld.game import LoadedGame, Operator, parse_atom
 from sdar.environments.alfworld.grammar import Signature
-from sdar.environments.alfworld.textworld_api import load_stack
+from sdar.environments.alfworld.library import give_library, take_library
 
 NOTHING_HAPPENS = "Nothing happens."
-
-
-class Library:
-    """The part of the planner's library that steps a game."""
-
-    def __init__(self) -> None:
-        self._downward = load_stack().fast_downward
-        self._lib: Any = self._downward.load_lib()
-        self._operators: Any = (self._downward.Operator * 128)()
-        self._effects: Any = (self._downward.Atom * 32)()
-
-    def load_sas(self, sas: bytes) -> None:
-        """Start the game: also how an episode is reset."""
-        self._lib.load_sas(sas)
-
-    def state_atoms(self) -> list[str]:
-        """The value of every state variable, as text."""
-        atoms = (self._downward.Atom * self._lib.get_state_size())()
-        self._lib.get_state(atoms)
-        return [atom.name for atom in atoms]
-
-    def applicable(self) -> list[tuple[int, Any]]:
-        """(number, record) of each applicable operator, in the library's order.
-
-        Records are overwritten by the next call.
-        """
-        count = self._lib.get_applicable_operators_count()
-        if count > len(self._operators):
-            self._operators = (self._downward.Operator * (2 * count))()
-        self._lib.get_applicable_operators(
-            ctypes.cast(self._operators, self._lib.get_applicable_operators.argtypes[0])
-        )
-        records = self._operators
-        return [(records[i].id, records[i]) for i in range(count)]
-
-    def apply(self, number: int, effects: int) -> list[str]:
-        """Apply an operator with `effects` effect atoms; the atoms as text, in order."""
-        if effects > len(self._effects):
-            self._effects = (self._downward.Atom * (2 * effects))()
-        self._lib.apply_operator(
-            number, ctypes.cast(self._effects, self._lib.apply_operator.argtypes[1])
-        )
-        return [self._effects[i].name for i in range(effects)]
-
-    def goal_reached(self) -> bool:
-        return bool(self._lib.check_goal())
-
-
-_SPARE: list[Library] = []
-"""Copies nobody plays on. They are never unloaded: `fast_downward.close_lib` crashes the process,
-at its end or at the next copy's loading."""
-
-
-def take_library() -> Library:
-    return _SPARE.pop() if _SPARE else Library()
-
-
-@contextlib.contextmanager
-def borrowed_library() -> Iterator[Library]:
-    """A library for a moment: loading a game needs one."""
-    library = take_library()
-    try:
-        yield library
-    finally:
-        _SPARE.append(library)
 
 
 class Player:
@@ -136,7 +66,7 @@ class Player:
         if not self._closed:
             self._closed = True
             self._game = None
-            _SPARE.append(self._library)
+            give_library(self._library)
 
     def _learn(self, atom: str) -> None:
         """Take in one effect: the fact becomes true and its opposite false."""
