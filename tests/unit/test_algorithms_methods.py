@@ -83,10 +83,13 @@ def tokens(samples: int = 6, width: int = 5) -> dict[str, Tensor]:
 
     student = -normal().abs() - 0.1
     lengths = torch.randint(1, width + 1, (samples, 1), generator=generator)
+    old, advantages = student + normal(0.3), normal()[:, :1].repeat(1, width)
+    # A ratio of 1.22 on a good token: beyond a clip range of .2 and within one of .24.
+    old[0, 0], advantages[0] = student[0, 0] - 0.2, 1.0
     return {
         "log_probs": student.requires_grad_(),
-        "old_log_probs": student.detach() + normal(0.3),
-        "advantages": normal()[:, :1].expand(samples, width),
+        "old_log_probs": old,
+        "advantages": advantages,
         "response_mask": (torch.arange(width) < lengths).double(),
         "teacher_log_probs": student.detach() + normal(0.5),
         "reference_log_probs": student.detach() + normal(0.3),
