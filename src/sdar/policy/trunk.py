@@ -49,6 +49,23 @@ def hidden_states_at(
     return _take(hidden_STD, positions_SQ)
 
 
+def hidden_states_packed(model: Any, input_ids_ST: Tensor, positions_SQ: Tensor) -> Tensor:
+    """As `hidden_states_at`, with all sequences in one row and a block-diagonal mask.
+
+    No padding enters the layers (a sequence ends at its largest chosen position), but attention on
+    a CPU visits the whole row: measured slower than sorting by length, so not the default.
+    """
+    lengths_S = positions_SQ.max(dim=1).values + 1
+    inside_ST = torch.arange(input_ids_ST.shape[1], device=lengths_S.device) < lengths_S[:, None]
+    starts_S = lengths_S.cumsum(0) - lengths_S
+    hidden_1ND = model.model(
+        input_ids=input_ids_ST[inside_ST][None],
+        position_ids=_positions(input_ids_ST).expand_as(input_ids_ST)[inside_ST][None],
+        use_cache=False,
+    ).last_hidden_state
+    return hidden_1ND[0][starts_S[:, None] + positions_SQ]
+
+
 def shortens_last_layer(model: Any) -> bool:
     """Whether the shortened last layer applies to this model and pays."""
     config = model.config

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig
 from sdar.environments.base import EnvironmentPool, Observation, PastTurn, Task
+from sdar.environments.parsing import EnvironmentName, parse_action
 from sdar.errors import SdarError
 from sdar.policy.loading import render_prompt
 from sdar.rollout.engines.base import Generation, RolloutEngine
@@ -31,7 +32,7 @@ class RolloutSettings:
     is subtracted for each turn whose response does not parse (METHOD 3).
     """
 
-    environment: str
+    environment: EnvironmentName
     max_turns: int
     history: int
     max_prompt_tokens: int
@@ -233,8 +234,6 @@ def _open_turn(
 def _close_turn(
     turn: Turn, generation: Generation, tokenizer: Any, settings: RolloutSettings
 ) -> None:
-    from sdar.environments.parsing import parse_action
-
     turn.response_ids = generation.token_ids
     turn.log_probs = generation.log_probs
     turn.response = tokenizer.decode(generation.token_ids, skip_special_tokens=True)

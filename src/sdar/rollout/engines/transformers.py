@@ -93,10 +93,8 @@ class TransformersEngine:
         ordered = sorted(owners, key=len)
         device = self.model.device
         lengths = torch.tensor([len(ids) for ids in prompt_ids], device=device)
-        cache = RowCache(self.model.config, lengths, room, self.model.dtype)
-        hidden = torch.empty(
-            len(prompt_ids), self.model.config.hidden_size, dtype=self.model.dtype, device=device
-        )
+        cache = RowCache(lengths, room)
+        hidden = [torch.empty(0)] * len(prompt_ids)
         for block in _blocks([len(ids) for ids in ordered], self.prefill_tokens):
             prompts = ordered[block]
             width = len(prompts[-1])
@@ -110,8 +108,9 @@ class TransformersEngine:
             block_hidden = hidden_states_at(
                 self.model, torch.from_numpy(padded).to(device), last, cache
             )
-            hidden[rows] = block_hidden[lines, 0]
-        return hidden, cache
+            for row, line in zip(rows, lines, strict=True):
+                hidden[row] = block_hidden[line, 0]
+        return torch.stack(hidden), cache
 
     def _decode(self, chosen: Tensor, cache: "RowCache") -> Tensor:
         """Append the chosen tokens; hidden states `[B, D]` that predict the next ones."""
@@ -159,20 +158,11 @@ class RowCache(DynamicCache):
     the next prefill block to its rows; `advance` starts a decode step.
     """
 
-    def __init__(self, config: Any, lengths_B: Tensor, room: int, dtype: torch.dtype) -> None:
+    def __init__(self, lengths_B: Tensor, room: int) -> None:
         super().__init__()
-        heads = config.num_key_value_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (len(lengths_B), heads, int(lengths_B.max()) + room, size)
-        device = lengths_B.device
-        self.buffers = [
-            (
-                torch.zeros(shape, dtype=dtype, device=device),
-                torch.zeros(shape, dtype=dtype, device=device),
-            )
-            for _ in range(config.num_hidden_layers)
-        ]
         self.lengths = lengths_B
+        self.buffers: list[tuple[Tensor, Tensor]] = []
+        self._capacity = int(lengths_B.max()) + room
         self._target: tuple[list[int], list[int]] | None = None
 
     def fill(self, rows: list[int], lines: list[int]) -> None:
@@ -203,6 +193,10 @@ class RowCache(DynamicCache):
     def update(
         self, key: Tensor, value: Tensor, layer: int, *rest: Any, **options: Any
     ) -> tuple[Tensor, Tensor]:
+        if layer == len(self.buffers):
+            shape = (len(self.lengths), key.shape[1], self._capacity, key.shape[3])
+            # Zeros, not garbage: what is masked out must still be finite.
+            self.buffers.append((key.new_zeros(shape), value.new_zeros(shape)))
         keys, values = self.buffers[layer]
         if self._target is not None:
             rows, lines = self._target
