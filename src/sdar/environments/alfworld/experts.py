@@ -44,9 +44,7 @@ class ExplorerExpert:
             action = f"take {item} from {here}"
             if action in seen.admissible:
                 return f"take {item}", action
-        known = [
-            (place, item) for place in _from(seen, here) for item in _wanted(seen, place)
-        ]
+        known = [(place, item) for place in _from(seen, here) for item in _wanted(seen, place)]
         if known:
             place, item = known[0]
             return f"find {seen.target}: {place}", self._approach(seen, place)
@@ -134,9 +132,7 @@ def _from(seen: Observed, start: str | None) -> list[str]:
 
 def _wanted(seen: Observed, place: str | None) -> list[str]:
     """Targets known to lie at a place and still to be fetched; placed ones stay where they are."""
-    if place is None or (
-        kind_of(place) == seen.goal and seen.task_type in _PLACED_COUNTS
-    ):
+    if place is None or (kind_of(place) == seen.goal and seen.task_type in _PLACED_COUNTS):
         return []
     return [item for item in seen.contents.get(place, ()) if kind_of(item) == seen.target]
 

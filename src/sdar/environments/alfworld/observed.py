@@ -96,9 +96,7 @@ class Observed:
             item = rest.partition(" with ")[0]
             if f"_{verb}_" in self.task_type:
                 self.treated.add(item)
-            elif verb == "heat" and "_cool_" in self.task_type:
-                self.treated.discard(item)
-            elif verb == "cool" and "_heat_" in self.task_type:
+            elif (verb == "heat" and "_cool_" in self.task_type) or (verb == "cool" and "_heat_" in self.task_type):
                 self.treated.discard(item)
 
     def _see(self, receptacle: str, text: str) -> None:

@@ -12,7 +12,7 @@ from sdar.environments.alfworld.solve import VERBS
 from sdar.environments.base import Observation
 from sdar.errors import SdarError
 
-HELP = """
+HELP = """\
 Available commands:
   look:                             look around your current location
   inventory:                        check your current inventory
@@ -28,6 +28,7 @@ Available commands:
   cool (object) with (receptacle):  cool an object using a receptacle
   slice (object) with (object):     slice an object using a sharp object
 """
+_MIDDLE = "You are in the middle of a room. Looking quickly around you, you see "
 _PROPERTY = {"clean": "cleanable", "heat": "heatable", "cool": "coolable"}
 _PLACE = {VERBS[task]: place for task, place in vocabulary.APPLIANCE.items()}
 
@@ -73,6 +74,7 @@ class SimulatedGame:
         out |= {f"go to {name}" for name in self.receptacles if name != self.at}
         held, at = self.held, self.at
         if held is not None:
+            # The engine offers no other object for examination, visible or not.
             out.add(f"examine {held}")
         if at is None:
             return sorted(out)
@@ -82,7 +84,6 @@ class SimulatedGame:
         inside = self.inside(at)
         out |= {f"use {name}" for name in inside if self._is(name, "toggleable")}
         if self.accessible(at):
-            out |= {f"examine {name}" for name in inside}
             if held is None:
                 carried = scenes.pickupable()
                 out |= {f"take {i} from {at}" for i in inside if self.items[i] in carried}
@@ -98,12 +99,15 @@ class SimulatedGame:
         """Do an admissible command and return the engine's feedback."""
         verb, _, rest = command.partition(" ")
         if command == "look":
-            return self._look()
+            # Before the first "go to" the engine looks at the empty spot it starts on.
+            return self._look() if self.at else f"{_MIDDLE}nothing."
         if command == "help":
             return HELP
         if command == "inventory":
-            return f"You are carrying: a {self.held}." if self.held else (
-                "You are not carrying anything."
+            return (
+                f"You are carrying: a {self.held}."
+                if self.held
+                else ("You are not carrying anything.")
             )
         if verb == "go":
             self.at = rest.removeprefix("to ")
@@ -161,8 +165,7 @@ class SimulatedGame:
     def _look(self) -> str:
         if self.at is not None:
             return f"You are facing the {self.at}. Next to it, you see nothing."
-        furniture = _listing(list(self.receptacles))
-        return f"You are in the middle of a room. Looking quickly around you, you see {furniture}."
+        return f"{_MIDDLE}{_listing(list(self.receptacles))}."
 
     def _examine(self, thing: str) -> str:
         if thing in self.receptacles:

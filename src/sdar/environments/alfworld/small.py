@@ -37,11 +37,11 @@ def combinations(task_type: str, home: Home, split: str) -> list[Combination]:
                 if task_type == "look_at_obj_in_light":
                     found.append((task_type, kind, "", number))
                     continue
-                # Never the usual place: a target must not start in the goal's class.
+                # Never the usual place, where a target starts, nor the appliance it is treated at.
                 found += [
                     (task_type, kind, goal, number)
                     for goal in sorted({*vocabulary.FURNITURE[room]} & scene.receptacle_kinds)
-                    if goal != usual and kind in scenes.holds()[goal]
+                    if goal not in needed and kind in scenes.holds()[goal]
                 ]
     return sorted(found)
 

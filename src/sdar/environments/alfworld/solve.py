@@ -59,9 +59,7 @@ class _Script:
             if verb is not None:
                 appliance = self._receptacle(vocabulary.APPLIANCE[game.task_type])
                 self._go(appliance)
-                self.out.append(
-                    f"{verb} {self.names[item.id]} with {self.names[appliance.id]}"
-                )
+                self.out.append(f"{verb} {self.names[item.id]} with {self.names[appliance.id]}")
             self._go(goal)
             self._open(goal)
             self.out.append(f"move {self.names[item.id]} to {self.names[goal.id]}")
