@@ -48,7 +48,9 @@ def abstract_game(
     source, number = split, index
     if split == "valid_seen":
         source, number = "train", index % train_games
-    task_type = task_types[number % len(task_types)]
+    # Each round of types starts one later, so that "every second game" is not "every second type".
+    round_ = number // len(task_types)
+    task_type = task_types[(number + round_) % len(task_types)]
     rng = random.Random(f"combination/{key}/{source}/{number}")
     combination = maker.draw_combination(task_type, home, source, rng)
     trial = f"trial_{_digest(f'{key}/{split}/{index}/{attempt}')}"

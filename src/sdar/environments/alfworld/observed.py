@@ -96,8 +96,8 @@ class Observed:
             item = rest.partition(" with ")[0]
             if f"_{verb}_" in self.task_type:
                 self.treated.add(item)
-            elif (verb == "heat" and "_cool_" in self.task_type) or (verb == "cool" and "_heat_" in self.task_type):
-                self.treated.discard(item)
+            elif {verb, self.task_type.split("_")[1]} == {"heat", "cool"}:
+                self.treated.discard(item)  # heating undoes cooling and the other way round
 
     def _see(self, receptacle: str, text: str) -> None:
         if text.endswith("is closed."):
