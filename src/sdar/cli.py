@@ -134,7 +134,7 @@ def compare(config: ConfigOption = Path("config/config.yaml"), root: RootOption 
 
     Example: sdar compare
     """
-    experiment, layout = prepare(config, root)
+    experiment, layout = prepare(config, root, files=False)
     from sdar.report.compare import compare as stage
 
     stage(experiment, layout)
@@ -151,7 +151,7 @@ def report(config: ConfigOption = Path("config/config.yaml"), root: RootOption =
 
     Example: sdar report
     """
-    experiment, layout = prepare(config, root)
+    experiment, layout = prepare(config, root, files=False)
     from sdar.report.pages import make_report
 
     make_report(experiment, layout)

@@ -41,11 +41,19 @@ class Terminated(BaseException):
 
 
 def prepare(
-    config: Path, root: Path, method: str | None = None, training: bool = False
+    config: Path,
+    root: Path,
+    method: str | None = None,
+    training: bool = False,
+    files: bool = True,
 ) -> tuple[ExperimentConfig, Layout]:
-    """Load the configuration, check the files and the method it names, and lay out the paths."""
+    """Load the configuration, check the files and the method it names, and lay out the paths.
+
+    `files` is false for stages that read results alone: they run where data and model are not.
+    """
     experiment = load_config(config)
-    check_files(experiment)
+    if files:
+        check_files(experiment)
     if method is not None:
         _check_method(method, training)
     return experiment, Layout(root, experiment.experiment)

@@ -1,6 +1,5 @@
 # Validates the configuration before any job is planned, and names paths, targets and resources.
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -18,9 +17,7 @@ except SdarError as error:
     raise WorkflowError(str(error)) from None
 
 # Jobs find `sdar` beside the Python that runs Snakemake, also when no environment is activated.
-os.environ["PATH"] = os.pathsep.join(
-    [str(Path(sys.executable).parent), os.environ["PATH"]]
-)
+shell.prefix(f'set -euo pipefail; export PATH="{Path(sys.executable).parent}:$PATH"; ')
 
 LAYOUT = Layout(Path(), CONFIG.experiment)
 PER_RUN = LAYOUT.run("{method}", "{seed}")

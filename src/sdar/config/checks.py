@@ -11,6 +11,7 @@ from sdar.config.models import ExperimentConfig
 from sdar.errors import SdarError
 
 GAMES_FOLDER = "json_2.1.1"
+GENERAL_SKILL = "general"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -46,7 +47,7 @@ def default_library() -> Path:
 
 
 def _skills(config: ExperimentConfig) -> list[str]:
-    """A markdown file for each task type that is played."""
+    """A markdown file for each task type that is played, and the general one."""
     library = config.skills.library
     if library is None:
         folder, source = default_library(), "the library that comes with sdar"
@@ -59,6 +60,11 @@ def _skills(config: ExperimentConfig) -> list[str]:
             ]
     present = {path.stem for path in folder.rglob("*.md")}
     missing = [name for name in config.environment.task_types if name not in present]
+    if GENERAL_SKILL not in present:
+        return [
+            f"skills.library: {source} has no {GENERAL_SKILL}.md, the text that opens every skill; "
+            "add it (it may be empty)"
+        ]
     if not missing:
         return []
     return [

@@ -1,0 +1,181 @@
+"""The plan, without running it: which jobs, which refusals, which lints."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from pipeline_runner import snakemake
+
+
+def planned(output: str) -> dict[str, int]:
+    """Rule -> number of jobs, from the first table of a dry run."""
+    table = output.split("Job stats:")[1].strip().splitlines()[2:]
+    rows = [line.split() for line in table[: table.index("")]]
+    return {row[0]: int(row[1]) for row in rows}
+
+
+def experiment(folder: Path, text: str) -> Path:
+    path = folder / "experiment.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_plan_of_the_default_experiment(project: Path) -> None:
+    """Two methods, two seeds, and the two baselines, evaluated once each."""
+    done = snakemake(project, "--dry-run", "--", "all")
+    assert done.returncode == 0, done.stdout
+    assert planned(done.stdout) == {
+        "tasks": 1,
+        "demonstrations": 1,
+        "warm_start": 1,
+        "train": 4,
+        "evaluate": 6,
+        "compare": 1,
+        "report": 1,
+        "all": 1,
+        "total": 16,
+    }
+    commands = re.findall(r"sdar [^|]*", done.stdout)
+    config = "--config runs/alfworld-tiny/config.yaml --root . 2>&1 "
+    for method in ("grpo", "sdar"):
+        for seed in (0, 1):
+            assert f"sdar train --method {method} --seed {seed} {config}" in commands
+            assert f"sdar evaluate --method {method} --seed {seed} {config}" in commands
+    for method in ("warm_start", "skill_prompt"):
+        assert f"sdar evaluate --method {method} --seed 0 {config}" in commands
+    assert not (project / "runs").exists(), "a dry run must write nothing"
+
+
+def test_a_pretrained_model_needs_no_warm_start(project: Path) -> None:
+    for split in ("train", "valid_seen", "valid_unseen"):
+        (project / "data" / "alfworld" / "json_2.1.1" / split).mkdir(parents=True)
+    done = snakemake(
+        project,
+        "--dry-run",
+        "--configfile",
+        "config/experiments/alfworld-qwen3-1.7b.yaml",
+        "--",
+        "all",
+    )
+    assert done.returncode == 0, done.stdout
+    plan = planned(done.stdout)
+    assert plan["train"] == 7 * 3
+    assert plan["evaluate"] == 7 * 3 + 2
+    assert {"warm_start", "demonstrations"}.isdisjoint(plan)
+    assert "gpu=1" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("training: {step: 3}", "training.step: unknown key (did you mean steps?)"),
+        ("training: {steps: many}", "training.steps: "),
+        ("training: {micro_batch: 512}", "lower training.micro_batch"),
+        ("training: {group_size: 1}", "set training.group_size"),
+        ("policy: {max_prompt_tokens: 2000}", "lower policy.max_prompt_tokens"),
+        ("methods: [grpo, ppo]", "methods.1: "),
+        ("skills: {library: nowhere}", "skills.library: no folder nowhere"),
+        (
+            "{environment: {data: nowhere}, policy: {model: Qwen/Qwen3-1.7B}, "
+            "warm_start: {enabled: false}}",
+            "environment.data: expected a folder nowhere/json_2.1.1",
+        ),
+    ],
+)
+def test_a_bad_configuration_ends_before_the_dag_is_built(
+    project: Path, text: str, says: str
+) -> None:
+    path = experiment(project, text)
+    done = snakemake(project, "--dry-run", "--configfile", str(path), "--", "all")
+    assert done.returncode != 0
+    assert says in done.stdout
+    assert "Building DAG" not in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not (project / "runs").exists()
+
+
+def test_missing_skill_for_a_type_ends_before_the_dag_is_built(
+    repository: Path, project: Path
+) -> None:
+    library = project / "skills"
+    shutil.copytree(repository / "src" / "sdar" / "skills" / "library", library)
+    for file in library.rglob("look_at_obj_in_light.md"):
+        file.unlink()
+    path = experiment(project, "skills: {library: skills}")
+    done = snakemake(project, "--dry-run", "--configfile", str(path), "--", "all")
+    assert done.returncode != 0
+    assert "look_at_obj_in_light" in done.stdout
+    assert "Building DAG" not in done.stdout
+
+
+def test_lint_has_no_advice_beyond_software_deployment(project: Path) -> None:
+    done = snakemake(project, "--lint")
+    advice = set(re.findall(r"^ +\* (.*)$", done.stdout, flags=re.MULTILINE))
+    assert advice == {"Specify a conda environment or container for each rule.:"}, done.stdout
+
+
+def test_rule_files_are_short(repository: Path) -> None:
+    for path in (repository / "workflow" / "rules").glob("*.smk"):
+        assert len(path.read_text().splitlines()) <= 200, path.name
+
+
+def test_every_rule_has_log_benchmark_threads_and_resources(repository: Path) -> None:
+    for path in (repository / "workflow" / "rules").glob("*.smk"):
+        for block in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]:
+            if "shell:" not in block:
+                continue  # a target that only gathers
+            for key in ("log:", "benchmark:", "threads:", "mem_mb=", "runtime="):
+                assert key in block, f"{path.name}, rule {block.split(':')[0]}: no {key}"
+
+
+@pytest.fixture
+def pretended(project: Path) -> Path:
+    """The project as after a whole run: every output is there, by Snakemake's own touch."""
+    from sdar.config import Layout, load_config
+
+    config = load_config(project / "config" / "config.yaml")
+    layout = Layout(project, config.experiment)
+    runs = [("warm_start", 0), ("skill_prompt", 0)]
+    runs += [(method, seed) for method in config.methods for seed in config.seeds]
+    folders = [layout.tasks, layout.demonstrations, layout.warm_start / "policy"]
+    folders += [layout.run(m, s) / "policy" for m, s in runs[2:]] + [layout.results / "figures"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    files = [layout.evaluation(m, s) / name for m, s in runs for name in ("summary.json",)]
+    files += [
+        layout.evaluation(m, s) / f"{n}.parquet" for m, s in runs for n in ("episodes", "tokens")
+    ]
+    files += [layout.results / name for name in ("comparison.md", "comparison.json")]
+    files += [layout.results / name for name in ("episodes.parquet", "episodes.html")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    done = snakemake(project, "--touch", "--forceall", "--", "all")
+    assert done.returncode == 0, done.stdout
+    return project
+
+
+def change(project: Path, section: str, **values: object) -> subprocess.CompletedProcess[str]:
+    """Change keys of one section of config.yaml and plan again."""
+    path = project / "config" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config[section].update(values)
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    return snakemake(project, "--dry-run", "--", "all")
+
+
+def test_only_what_depends_on_a_changed_key_runs_again(pretended: Path) -> None:
+    done = snakemake(pretended, "--dry-run", "--", "all")
+    assert "Nothing to be done" in done.stdout, done.stdout
+    assert "Nothing to be done" in change(pretended, "environment", workers=2).stdout
+    plan = planned(change(pretended, "evaluation", recorded_episodes=3).stdout)
+    assert "train" not in plan
+    assert plan["evaluate"] == 6
+    plan = planned(change(pretended, "training", learning_rate=1e-4).stdout)
+    assert plan["train"] == 4
+    assert {"tasks", "demonstrations", "warm_start"}.isdisjoint(plan)
+    plan = planned(change(pretended, "environment", habit=0.5).stdout)
+    assert plan["total"] == 16
