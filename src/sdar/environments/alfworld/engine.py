@@ -16,7 +16,7 @@ from sdar.environments.alfworld.caches import (
     kept_interpreter_state,
     paused_collector,
 )
-from sdar.environments.alfworld.game import LoadedGame, load_game, read_game
+from sdar.environments.alfworld.game import LoadedGame, corrupt_game, load_game, read_game
 from sdar.environments.alfworld.player import Player
 from sdar.environments.alfworld.textworld_api import fast_engine_applies, stock_stack
 from sdar.environments.base import Observation, Task
@@ -97,10 +97,7 @@ class StockEngine:
                 state = self._environment.reset()
         except (Exception, SystemExit) as error:
             self._location = None
-            raise SdarError(
-                f"game {location} is corrupt ({type(error).__name__}: {str(error)[:200]}); "
-                "regenerate it with sdar tasks, or fetch it again"
-            ) from error
+            raise corrupt_game(location, error) from error
         return self._take(state)
 
     def step(self, command: str) -> str:

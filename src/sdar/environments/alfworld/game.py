@@ -107,6 +107,15 @@ def read_game(location: str | Path) -> dict[str, Any]:
     return data
 
 
+def corrupt_game(location: str | Path, error: BaseException) -> SdarError:
+    """The one sentence for a game file that the engine does not understand."""
+    reason = " ".join(str(error).split())[:160]
+    return SdarError(
+        f"game {location} is corrupt ({type(error).__name__}: {reason}); "
+        "regenerate it with sdar tasks, or fetch it again"
+    )
+
+
 def load_game(location: str | Path, data: Mapping[str, Any] | None = None) -> LoadedGame:
     """Load a game from its file, or from `data` under the name `location`.
 
@@ -121,10 +130,7 @@ def load_game(location: str | Path, data: Mapping[str, Any] | None = None) -> Lo
     # The translator and the grammar's parser signal bad input by exceptions of any kind,
     # assertions and SystemExit included.
     except (Exception, SystemExit) as error:
-        raise SdarError(
-            f"game {location} is corrupt ({type(error).__name__}: {str(error)[:200]}); "
-            "regenerate it with sdar tasks, or fetch it again"
-        ) from error
+        raise corrupt_game(location, error) from error
 
 
 def _load(location: str, data: Mapping[str, Any]) -> LoadedGame:

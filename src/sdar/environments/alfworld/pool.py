@@ -80,6 +80,7 @@ class ProcessPool:
             raise
 
     def reset(self, tasks: dict[int, Task]) -> dict[int, Observation]:
+        self._check_open()
         shares: dict[int, dict[int, Task]] = {}
         loads = [0] * len(self._workers)
         for slot, task in tasks.items():
@@ -90,6 +91,7 @@ class ProcessPool:
         return self._in_order(tasks, self._ask("reset", shares))
 
     def step(self, actions: dict[int, str]) -> dict[int, Observation]:
+        self._check_open()
         check_slots(list(actions), self._of_slot)
         shares: dict[int, dict[int, str]] = {}
         for slot, action in actions.items():
@@ -98,6 +100,7 @@ class ProcessPool:
 
     def prefetch(self, tasks: list[Task]) -> None:
         """Workers load these games, in this order, whenever they have nothing else to do."""
+        self._check_open()
         shares: dict[int, list[Task]] = {}
         loads = [0] * len(self._workers)
         for task in {task.location: task for task in tasks}.values():
@@ -122,6 +125,10 @@ class ProcessPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _check_open(self) -> None:
+        if not self._workers:
+            raise SdarError("environment: the pool of games is closed; start the command again")
+
     def _assign(self, task: Task, loads: list[int]) -> int:
         """The worker of a task: the one that has it, else the one least loaded in this call."""
         known = self._of_task.get(task.location)
@@ -135,8 +142,6 @@ class ProcessPool:
         return known
 
     def _ask(self, request: str, shares: dict[int, Any]) -> dict[int, Observation]:
-        if not self._workers:
-            raise SdarError("environment: the pool of games is closed; start the command again")
         for index, share in shares.items():
             self._send(index, request, share)
         # Every reply is taken before an error is raised, so that the next call finds its own.
