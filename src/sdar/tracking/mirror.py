@@ -106,8 +106,6 @@ class Mirror:
             store.ATTEMPT_TAG: self.spec["attempt"],
             "folder": str(self.folder),
         }
-        if commit:
-            tags["git_commit"] = commit
         tags |= store.source_tags(f"sdar {self.spec['kind'].replace('_', '-')}", commit)
         run = client.create_run(experiment, run_name=self.spec["name"], tags=tags)
         parameters = [Param(key, value) for key, value in self.spec["parameters"].items()]

@@ -1,5 +1,6 @@
 """A JSON-lines file that survives being killed: one object a line, on disk before we go on."""
 
+import contextlib
 import json
 import math
 import os
@@ -40,7 +41,8 @@ def append(path: Path, line: str) -> None:
                     raise OSError("the line was written in part only")
                 os.fsync(file.fileno())
             except OSError:
-                file.truncate(before)
+                with contextlib.suppress(OSError):
+                    file.truncate(before)
                 raise
     except OSError as error:
         raise SdarError(

@@ -53,20 +53,21 @@ def log_episode(
     episode: dict[str, Any] = message["episode"]
     turns: list[dict[str, Any]] = episode.get("turns", [])
     outcome = "solved" if episode.get("won") else "failed"
+    count = f"{len(turns)} turn" + "s" * (len(turns) != 1)
     step = message["step"]
-    head = {key: episode[key] for key in ("task", "task_type", "instruction") if key in episode}
-    result = {"won": bool(episode.get("won")), "return": episode.get("return"), "turns": len(turns)}
     tags = {"run": spec["name"], "outcome": outcome, "stage": spec["kind"]}
     if step is not None:
         tags["step"] = str(step)
     if "task_type" in episode:
         tags["task_type"] = str(episode["task_type"])
+    shown = ("turns", "instruction")
     clock = time.time_ns()
     root = client.start_trace(
         "episode",
         span_type=SpanType.AGENT,
-        inputs=head,
-        attributes={key: episode[key] for key in ("skill", "slot") if episode.get(key) is not None},
+        # Plain sentences, because the list of traces shows inputs and outputs as they are.
+        inputs=episode.get("instruction", episode.get("task")),
+        attributes={k: v for k, v in episode.items() if k not in shown and v is not None},
         tags=tags,
         experiment_id=state["experiment_id"],
         start_time_ns=clock,
@@ -74,7 +75,11 @@ def log_episode(
     )
     for number, turn in enumerate(turns, start=1):
         clock = _log_turn(client, root, number, turn, clock)
-    client.end_trace(root.trace_id, outputs=result, end_time_ns=clock)
+    client.end_trace(
+        root.trace_id,
+        outputs=f"{outcome} in {count}, return {episode.get('return')}",
+        end_time_ns=clock,
+    )
 
 
 def _log_turn(client: Any, root: Any, number: int, turn: Mapping[str, Any], clock: int) -> int:
