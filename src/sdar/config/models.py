@@ -134,6 +134,8 @@ class DemonstrationsConfig(Section):
     episodes: PositiveInt = 3000
     hinted: Fraction = 0.5
     """Share of episodes whose prompt contains the skill (with that home's habits)."""
+    mistakes: Fraction = 0.05
+    """Share of turns at which a random action is carried out, so that recovery is shown too."""
     seed: int = 1000
 
 
@@ -142,7 +144,10 @@ class DaggerConfig(Section):
 
     rounds: Annotated[int, Field(ge=0)] = 3
     episodes: PositiveInt = 400
-    updates: PositiveInt = 600
+    updates: PositiveInt = 500
+    learning_rate_scale: PositiveFloat = 0.3
+    """Learning rates of the first round, relative to fine-tuning's; each round has 0.7 of the
+    round before."""
 
 
 class WarmStartConfig(Section):
@@ -150,11 +155,15 @@ class WarmStartConfig(Section):
 
     enabled: bool = True
     seed: int = 0
-    updates: PositiveInt = 2500
+    updates: PositiveInt = 1500
     batch: PositiveInt = 16
     learning_rate: PositiveFloat = 3e-3
+    """AdamW's, for embeddings and norms."""
+    matrix_learning_rate: PositiveFloat = 0.02
+    """Muon's, for the hidden matrices."""
     weight_decay: NonNegative = 0.01
     warmup: PositiveInt = 50
+    checkpoint_every: PositiveInt = 250
     demonstrations: DemonstrationsConfig = DemonstrationsConfig()
     dagger: DaggerConfig = DaggerConfig()
 

@@ -1,16 +1,19 @@
 """Supervised fine-tuning on (prompt, response) pairs: the loss is on response tokens alone.
 
-Shapes: B samples, T tokens of the longest sample of the batch, R response tokens of the batch,
-V vocabulary.
+Shapes: S samples of a batch, R tokens of its longest response.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+
+from sdar.policy.batches import pad_batch
+from sdar.policy.log_probs import PolicyScorer
+from sdar.training.muon import MuonWithAdamW
 
 # Batches are cut from this many batches' worth of samples sorted by length, so padding stays small.
 _POOL = 16
@@ -26,17 +29,19 @@ class Sample:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate of one phase: linear warm-up, then cosine down to a twentieth."""
+    """One phase: learning rates warm up linearly, then follow a cosine down to a twentieth."""
 
-    learning_rate: float
-    warmup: int
     updates: int
+    warmup: int
+    scale: float = 1.0
+    """Factor on the optimizer's own learning rates."""
 
     def at(self, update: int) -> float:
+        """Factor on the learning rates at an update counted from 0."""
         if update < self.warmup:
-            return self.learning_rate * (update + 1) / self.warmup
+            return self.scale * (update + 1) / self.warmup
         progress = (update - self.warmup) / max(1, self.updates - self.warmup)
-        return self.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+        return self.scale * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def batch_order(
@@ -63,45 +68,21 @@ def batch_order(
         epoch += 1
 
 
-def supervised_loss(model: torch.nn.Module, samples: Sequence[Sample]) -> torch.Tensor:
-    """Mean cross-entropy over all response tokens of the batch (scalar)."""
-    width = max(len(s.prompt_ids) + len(s.response_ids) for s in samples)
-    device = next(model.parameters()).device
-    ids_BT = torch.zeros(len(samples), width, dtype=torch.long)
-    mask_BT = torch.zeros(len(samples), width, dtype=torch.long)
-    target_BT = torch.zeros(len(samples), width, dtype=torch.bool)
-    for row, sample in enumerate(samples):
-        tokens = [*sample.prompt_ids, *sample.response_ids]
-        ids_BT[row, : len(tokens)] = torch.tensor(tokens)
-        mask_BT[row, : len(tokens)] = 1
-        target_BT[row, len(sample.prompt_ids) : len(tokens)] = True
-    ids_BT, mask_BT, target_BT = (x.to(device) for x in (ids_BT, mask_BT, target_BT))
-    hidden_BTH = model.model(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
-    # Only positions that predict a response token reach the head.
-    hidden_RH = hidden_BTH[:, :-1][target_BT[:, 1:]]
-    logits_RV = model.lm_head(hidden_RH)
-    return F.cross_entropy(logits_RV.float(), ids_BT[:, 1:][target_BT[:, 1:]])
-
-
-def make_optimizer(
-    model: torch.nn.Module, learning_rate: float, weight_decay: float
-) -> torch.optim.AdamW:
-    """AdamW with decay on matrices only."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    return torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        lr=learning_rate,
-        betas=(0.9, 0.98),
+def supervised_loss(scorer: PolicyScorer, samples: Sequence[Sample]) -> torch.Tensor:
+    """Mean negative log-likelihood over all response tokens of the batch (scalar, nats)."""
+    device = next(scorer.parameters()).device
+    batch = pad_batch(
+        [sample.prompt_ids for sample in samples],
+        [sample.response_ids for sample in samples],
+        device,
     )
+    log_probs_SR = scorer(batch).log_probs
+    return -log_probs_SR[batch.mask_SR].mean()
 
 
 def fine_tune(
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    model: Any,
+    optimizer: MuonWithAdamW,
     samples: Sequence[Sample],
     *,
     schedule: Schedule,
@@ -115,14 +96,14 @@ def fine_tune(
     A function of (weights, optimizer state, samples, seed): a continued phase is the same phase.
     """
     lengths = [len(s.prompt_ids) + len(s.response_ids) for s in samples]
-    model.train()
+    scorer = PolicyScorer(model)
+    scorer.train()
     for update, chosen in enumerate(batch_order(lengths, batch, schedule.updates, seed)):
         if update < start:
             continue
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.at(update)
-        loss = supervised_loss(model, [samples[i] for i in chosen])
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.scale_learning_rates(schedule.at(update))
+        loss = supervised_loss(scorer, [samples[i] for i in chosen])
+        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -1,0 +1,246 @@
+"""The warm start: from random weights to a policy that can act, and that follows a hint.
+
+Supervised fine-tuning on the demonstrations, then rounds of expert relabelling (DAgger, Ross et
+al. 2011): the policy plays, half of its episodes with the hint, and the expert says what it would
+have done at every state the policy got itself into. A continued warm start is the same warm start.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from sdar.config import ExperimentConfig, Layout
+from sdar.environments.alfworld.home import Home
+from sdar.environments.parsing import parse_action
+from sdar.errors import SdarError
+from sdar.policy.loading import render_prompt
+from sdar.policy.tiny import make_tiny_policy
+from sdar.rollout.engines.transformers import TransformersEngine
+from sdar.skills.library import SkillLibrary
+from sdar.tracking.provenance import write_provenance
+from sdar.tracking.recorder import RunRecorder
+from sdar.training.checkpoint import (
+    latest_complete,
+    load_checkpoint,
+    save_checkpoint,
+    write_folder,
+)
+from sdar.training.demonstrations import (
+    Demonstration,
+    Player,
+    library_of,
+    read_demonstrations,
+    situation,
+    write_demonstrations,
+)
+from sdar.training.muon import MuonWithAdamW
+from sdar.training.sft import Sample, Schedule, fine_tune
+
+log = logging.getLogger("sdar.training")
+# Situations the policy plays are numbered from here, after all that the demonstrations show.
+FIRST_OWN_EPISODE = 10_000_000
+RECORD_EVERY = 50
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of updates on one set of samples; round 0 is fine-tuning, then DAgger's rounds."""
+
+    round: int
+    first_update: int
+    schedule: Schedule
+
+
+def phases(config: ExperimentConfig) -> list[Phase]:
+    """The warm start's plan."""
+    settings, dagger = config.warm_start, config.warm_start.dagger
+    plan = [Phase(0, 0, Schedule(settings.updates, settings.warmup))]
+    for number in range(1, dagger.rounds + 1):
+        scale = dagger.learning_rate_scale * 0.7 ** (number - 1)
+        first = settings.updates + (number - 1) * dagger.updates
+        plan.append(Phase(number, first, Schedule(dagger.updates, 20, scale)))
+    return plan
+
+
+def warm_start(config: ExperimentConfig, layout: Layout) -> None:
+    """Write `policy/` (Hugging Face format) into `layout.warm_start`, from the demonstrations."""
+    from transformers import AutoTokenizer
+
+    settings = config.warm_start
+    folder = layout.warm_start
+    torch.set_num_threads(config.execution.warm_start_threads)
+    turns = read_demonstrations(layout.demonstrations / "demonstrations.parquet")
+    tokenizer = AutoTokenizer.from_pretrained(layout.demonstrations / "tokenizer")
+    model = make_tiny_policy(config.policy.tiny, tokenizer, settings.seed)
+    optimizer = MuonWithAdamW(
+        model,
+        matrix_learning_rate=settings.matrix_learning_rate,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+    )
+    done = 0
+    checkpoint = latest_complete(folder / "checkpoints")
+    if checkpoint is not None:
+        load_checkpoint(checkpoint, model, optimizer)
+        done = checkpoint.step
+        log.warning("continuing the warm start at update %d", done)
+    skills = library_of(config)
+    demonstrated = [as_sample(tokenizer, turn, config) for turn in turns]
+    relabelled: list[Sample] = []
+    plan = phases(config)
+    total = plan[-1].first_update + plan[-1].schedule.updates
+    write_provenance(folder, config, layout)
+
+    with (
+        RunRecorder(
+            folder, config=config, layout=layout, kind="warm_start", name="warm start"
+        ) as run,
+        tqdm(total=total, initial=done, desc="warm start", unit="update", smoothing=0.05) as bar,
+    ):
+        run.truncate(done)
+
+        def after(update: int, loss: float, phase: Phase) -> None:
+            nonlocal began
+            number = phase.first_update + update + 1
+            bar.update()
+            if number % RECORD_EVERY == 0 or number == total:
+                bar.set_postfix(loss=f"{loss:.3f}", round=phase.round)
+                run.metrics(
+                    number,
+                    {
+                        "sft/loss": loss,
+                        "sft/round": phase.round,
+                        "sft/learning_rate_scale": phase.schedule.at(update),
+                    },
+                )
+                run.timings(number, {"seconds": time.perf_counter() - began})
+                began = time.perf_counter()
+            if number % settings.checkpoint_every == 0 or number == total:
+                save_checkpoint(
+                    folder / "checkpoints",
+                    number,
+                    model=model,
+                    optimizer=optimizer,
+                    state={"round": phase.round},
+                    keep=2,
+                )
+
+        for phase in plan:
+            if phase.round:
+                own = own_episodes(config, folder, phase, model, tokenizer, skills, done)
+                relabelled += [as_sample(tokenizer, turn, config) for turn in own]
+            if done >= phase.first_update + phase.schedule.updates:
+                continue
+            began = time.perf_counter()
+            fine_tune(
+                model,
+                optimizer,
+                mixture(demonstrated, relabelled, seed=settings.seed + phase.round),
+                schedule=phase.schedule,
+                batch=settings.batch,
+                seed=settings.seed * 1000 + phase.round,
+                start=max(0, done - phase.first_update),
+                on_update=lambda update, loss, phase=phase: after(update, loss, phase),
+            )
+        run.finish()
+
+    def export(path: Path) -> None:
+        model.save_pretrained(path)
+        tokenizer.save_pretrained(path)
+
+    write_folder(folder / "policy", export)
+
+
+def mixture(
+    demonstrated: Sequence[Sample], relabelled: Sequence[Sample], seed: int
+) -> list[Sample]:
+    """All of the policy's own relabelled turns, and half as many demonstrations beside them."""
+    if not relabelled:
+        return list(demonstrated)
+    count = min(len(demonstrated), len(relabelled) // 2)
+    return [*relabelled, *random.Random(f"mixture/{seed}").sample(list(demonstrated), count)]
+
+
+def as_sample(tokenizer: Any, turn: Demonstration, config: ExperimentConfig) -> Sample:
+    """Token ids of a turn. Raises `SdarError` when the prompt is beyond the policy's limits."""
+    prompt = render_prompt(tokenizer, list(turn.messages))
+    policy = config.policy
+    key = "max_teacher_prompt_tokens" if turn.hinted else "max_prompt_tokens"
+    if len(prompt) > getattr(policy, key):
+        raise SdarError(
+            f"policy.{key}: a demonstration of {turn.task_type} needs {len(prompt)} prompt tokens, "
+            f"the limit is {getattr(policy, key)}: raise it"
+        )
+    response = tokenizer(turn.response + tokenizer.eos_token, add_special_tokens=False).input_ids
+    return Sample(tuple(prompt), tuple(response))
+
+
+def own_episodes(
+    config: ExperimentConfig,
+    folder: Path,
+    phase: Phase,
+    model: torch.nn.Module,
+    tokenizer: Any,
+    skills: Callable[[Home], SkillLibrary],
+    done: int,
+) -> list[Demonstration]:
+    """The states the policy reached in this round, each with the expert's turn.
+
+    They are a function of the weights at the round's start; once a round has begun they are read
+    from the file they were written to.
+    """
+    path = folder / "relabelled" / f"round-{phase.round}.parquet"
+    if done > phase.first_update:
+        return read_demonstrations(path)
+    dagger = config.warm_start.dagger
+    first = FIRST_OWN_EPISODE + (phase.round - 1) * dagger.episodes
+    players = [
+        Player(config, case := situation(config, first + number), skills(case.home))
+        for number in range(dagger.episodes)
+    ]
+    turns = play_and_relabel(config, players, model, tokenizer, step=-phase.round)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_demonstrations(path, turns)
+    return turns
+
+
+def play_and_relabel(
+    config: ExperimentConfig,
+    players: Sequence[Player],
+    model: torch.nn.Module,
+    tokenizer: Any,
+    step: int,
+) -> list[Demonstration]:
+    """Let the policy act in every game, at training temperature; the expert labels each state."""
+    model.eval()
+    engine = TransformersEngine(model, tokenizer)
+    turns: list[Demonstration] = []
+    live = list(range(len(players)))
+    for index in tqdm(range(config.environment.max_turns), desc="own episodes", leave=False):
+        turns += [players[slot].demonstrate()[0] for slot in live]
+        still = []
+        for start in range(0, len(live), config.rollout.batch):
+            slots = live[start : start + config.rollout.batch]
+            generations = engine.generate(
+                [render_prompt(tokenizer, players[slot].messages()) for slot in slots],
+                [(config.warm_start.seed, step, slot, index) for slot in slots],
+                max_new_tokens=config.policy.max_response_tokens,
+                temperature=config.rollout.temperature,
+            )
+            for slot, generation in zip(slots, generations, strict=True):
+                text = tokenizer.decode(generation.token_ids, skip_special_tokens=True)
+                action = parse_action(text, config.environment.name).action
+                if not players[slot].step(action):
+                    still.append(slot)
+        live = still
+        if not live:
+            break
+    model.train()
+    return sorted(turns, key=lambda turn: (turn.episode, turn.turn))
