@@ -9,8 +9,9 @@ They are crossed, not nested: every run plays every task. So
   two-way or "pigeonhole" bootstrap, Owen 2007, doi:10.1214/07-AOAS122). Of R runs it draws R-1,
   because drawing R would understate the variance between runs by the factor (R-1)/R (half of it,
   at two runs). It errs on the wide side: where runs differ by sampling noise alone, up to three
-  times that noise's variance is counted (Owen's bound). With one run a method, the runs cannot be resampled: the interval then speaks of
-  these two policies only, and `Difference.runs_resampled` says so.
+  times that noise's variance is counted (Owen's bound). With one run a method, the runs cannot be
+  resampled: the interval then speaks of these two policies only, and
+  `Difference.runs_resampled` says so.
 
 Array names: T tasks, A runs of method a, B runs of method b, R runs, N resamples.
 """

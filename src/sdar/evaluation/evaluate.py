@@ -1,0 +1,247 @@
+"""The evaluation stage: every task of every panel exactly once for each evaluation seed.
+
+Panels are played in chunks (`panels.plan_chunks`). A finished chunk is on disk; after Ctrl-C or a
+kill the same command plays only the rest, and the results are the same as without interruption.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from typing import Any, NamedTuple
+
+import polars as pl
+from tqdm import tqdm
+
+from sdar.config import ExperimentConfig, Layout
+from sdar.environments.base import EnvironmentPool, Task
+from sdar.evaluation.panels import Chunk, plan_chunks, recorded_tasks
+from sdar.evaluation.partial import Partial, write_parquet, write_text
+from sdar.evaluation.records import (
+    EPISODES_ORDER,
+    TOKENS_ORDER,
+    episode_row,
+    episodes_frame,
+    token_rows,
+    tokens_frame,
+)
+from sdar.evaluation.subject import Subject, evaluation_key, subject_of
+from sdar.evaluation.summary import flat_metrics, summarise
+from sdar.rollout.collector import RolloutProgress, RolloutSettings, collect
+from sdar.rollout.episode import Episode
+
+
+class Played(NamedTuple):
+    """Rows of one chunk."""
+
+    episodes: pl.DataFrame
+    tokens: pl.DataFrame
+
+
+Play = Callable[[Chunk, Sequence[Task], Callable[[RolloutProgress], None]], Played]
+"""Plays a chunk; gets the tasks that come next, to load them ahead, and a place to report to."""
+
+
+def evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -> None:
+    """Evaluate a method's run; writes `episodes.parquet`, `tokens.parquet` and `summary.json`.
+
+    `method` is one of the experiment's, or `warm_start`, or `skill_prompt`. Raises SdarError for a
+    missing policy, panel or skill before anything is played.
+    """
+    from sdar.environments.alfworld.tasks_stage import read_home, read_tasks
+    from sdar.skills.library import SkillLibrary
+    from sdar.tracking.provenance import write_provenance
+    from sdar.tracking.recorder import RunRecorder
+
+    subject = subject_of(config, layout, method, seed)
+    panels = {panel: read_tasks(layout, panel) for panel in config.evaluation.panels}
+    chunks = plan_chunks(
+        panels, config.evaluation.seeds, config.rollout.batch, prompts=subject.prompts
+    )
+    skills = SkillLibrary(config.skills.library, read_home(layout))
+    types = sorted({task.task_type for tasks in panels.values() for task in tasks})
+    skills.check(types)
+    digests = {task_type: skills.lookup(task_type).digest for task_type in types}
+    folder = layout.evaluation(method, seed)
+    partial = Partial(folder / ".partial", evaluation_key(subject, config, panels, digests))
+    write_provenance(folder, config, layout, policy=subject.digest, skills=digests)
+
+    name = f"{method}/seed-{seed}"
+    with RunRecorder(
+        folder, config=config, layout=layout, kind="evaluate", name=f"{name}/evaluation"
+    ) as recorder:
+        player = Player(
+            config,
+            subject,
+            skills,
+            recorded_tasks(panels, config.evaluation.recorded_episodes),
+            recorder,
+        )
+        with closing(player):
+            episodes, tokens = play_all(chunks, player.play, partial, name, player.max_turns)
+        summary = summarise(
+            episodes,
+            {
+                "method": method,
+                "seed": seed,
+                "temperature": config.evaluation.temperature,
+                "evaluation_seeds": list(config.evaluation.seeds),
+                "policy": subject.digest,
+                "skills": digests,
+            },
+        )
+        write_parquet(folder / "episodes.parquet", episodes)
+        write_parquet(folder / "tokens.parquet", tokens)
+        recorder.truncate(0)
+        recorder.metrics(0, flat_metrics(summary))
+        write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+        recorder.artifact(folder / "summary.json")
+        partial.remove()
+
+
+def play_all(
+    chunks: Sequence[Chunk], play: Play, partial: Partial, name: str, max_turns: int
+) -> Played:
+    """Play the chunks that `partial` does not hold yet; all rows, sorted."""
+    left = [chunk for chunk in chunks if not partial.has(chunk.name)]
+    total, solved, done = sum(len(chunk.tasks) for chunk in chunks), 0, 0
+    for chunk in chunks:
+        if partial.has(chunk.name):
+            done += len(chunk.tasks)
+            solved += int(partial.read(chunk.name)[0]["success"].sum())
+    if done:
+        print(f"evaluate {name}: {done} of {total} episodes are kept from before", file=sys.stderr)
+    interval = 0.5 if sys.stderr.isatty() else 15.0
+    with tqdm(
+        total=total, initial=done, unit="episode", desc=f"evaluate {name}", mininterval=interval
+    ) as bar:
+        for position, chunk in enumerate(left):
+            following = left[position + 1].tasks if position + 1 < len(left) else ()
+
+            def report(progress: RolloutProgress, base: int = done, won: int = solved) -> None:
+                # Live episodes count by their turns: steady, and right at the end.
+                share = progress.finished + progress.live * progress.turn / max_turns
+                bar.update(int(base + share) - bar.n)
+                bar.set_postfix(solved=won + progress.won, refresh=False)
+
+            played = play(chunk, following, report)
+            partial.write(chunk.name, played.episodes, played.tokens)
+            done += len(chunk.tasks)
+            solved += int(played.episodes["success"].sum())
+            bar.update(done - bar.n)
+    frames = [partial.read(chunk.name) for chunk in chunks]
+    return Played(
+        pl.concat([episodes for episodes, _ in frames]).sort(EPISODES_ORDER),
+        pl.concat([tokens for _, tokens in frames]).sort(TOKENS_ORDER),
+    )
+
+
+class Player:
+    """Plays chunks with a policy on the real environment. Loads both when first needed."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        subject: Subject,
+        skills: Any,
+        recorded: set[tuple[str, str]],
+        recorder: Any,
+    ) -> None:
+        self.config = config
+        self.subject = subject
+        self.skills = skills
+        self.recorded = recorded
+        self.recorder = recorder
+        self.max_turns = config.environment.max_turns
+        self._pool: EnvironmentPool | None = None
+        self._policy: tuple[Any, Any, Any] | None = None
+
+    def play(
+        self,
+        chunk: Chunk,
+        following: Iterable[Task],
+        report: Callable[[RolloutProgress], None],
+    ) -> Played:
+        """Play one chunk, score its recorded episodes."""
+        pool, (engine, _, tokenizer) = self._open_pool(), self._load()
+        pool.prefetch(list(following))
+        episodes = collect(
+            engine,
+            tokenizer,
+            pool,
+            chunk.tasks,
+            range(len(chunk.tasks)),
+            settings=RolloutSettings.from_config(
+                self.config,
+                temperature=self.config.evaluation.temperature,
+                skill=chunk.with_skill,
+            ),
+            skills=self.skills if chunk.with_skill else None,
+            seed=chunk.evaluation_seed,
+            step=chunk.step,
+            on_progress=report,
+        )
+        method, seed = self.subject.method, self.subject.seed
+        rows = [episode_row(episode, chunk, method, seed) for episode in episodes]
+        tokens = [row for episode in episodes for row in self._token_rows(episode, chunk)]
+        return Played(episodes_frame(rows), tokens_frame(tokens))
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
+
+    def _token_rows(self, episode: Episode, chunk: Chunk) -> list[dict[str, Any]]:
+        first = chunk.evaluation_seed == self.config.evaluation.seeds[0]
+        usual = chunk.with_skill == self.subject.prompts[0]
+        if not (first and usual and (chunk.panel, episode.task.id) in self.recorded):
+            return []
+        from sdar.evaluation.scoring import score_episode
+        from sdar.tracking.traces import episode_record
+
+        _, model, tokenizer = self._load()
+        skill = self.skills.lookup(episode.task.task_type)
+        scored = score_episode(
+            model, tokenizer, episode, skill.text, self.config, device=model.device
+        )
+        rows = token_rows(
+            episode,
+            scored,
+            {
+                "method": self.subject.method,
+                "seed": self.subject.seed,
+                "with_skill": chunk.with_skill,
+                "panel": chunk.panel,
+                "evaluation_seed": chunk.evaluation_seed,
+                "episode": f"{chunk.panel}/{chunk.evaluation_seed}/{episode.task.id}",
+            },
+        )
+        gaps = [
+            [t - s for s, t in zip(turn.student_log_probs, turn.teacher_log_probs, strict=True)]
+            for turn in scored
+        ]
+        gates = [turn.gates for turn in scored]
+        self.recorder.episodes([episode_record(episode, gaps=gaps, gates=gates)])
+        return rows
+
+    def _open_pool(self) -> EnvironmentPool:
+        if self._pool is None:
+            from sdar.environments.alfworld.pool import make_pool
+
+            self._pool = make_pool(self.config.environment)
+        return self._pool
+
+    def _load(self) -> tuple[Any, Any, Any]:
+        """(engine, model, tokenizer)."""
+        if self._policy is None:
+            import torch
+
+            from sdar.policy.loading import load_policy
+            from sdar.rollout.engines.transformers import TransformersEngine
+
+            torch.set_num_threads(self.config.execution.threads)
+            device = self.config.execution.device
+            if device == "auto":
+                device = "cuda" if torch.cuda.is_available() else "cpu"
+            model, tokenizer = load_policy(self.subject.policy, device, self.config.policy.dtype)
+            self._policy = (TransformersEngine(model, tokenizer), model, tokenizer)
+        return self._policy

@@ -1,0 +1,88 @@
+"""What is evaluated: which weights, with which prompts. A method's declaration decides."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdar.algorithms.methods import get_method
+from sdar.config import ExperimentConfig, Layout
+from sdar.environments.base import Task
+from sdar.errors import SdarError
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Weights (a folder, or a model's name) and the kinds of prompt they play with.
+
+    `prompts` lists with-skill flags; the first is the one reported under the method's name.
+    """
+
+    method: str
+    seed: int
+    policy: Path | str
+    prompts: tuple[bool, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the policy's files; of a model known by name, the name."""
+        if isinstance(self.policy, str):
+            return self.policy
+        digest = hashlib.sha256()
+        for path in sorted(path for path in self.policy.rglob("*") if path.is_file()):
+            digest.update(str(path.relative_to(self.policy)).encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+
+def subject_of(config: ExperimentConfig, layout: Layout, method: str, seed: int) -> Subject:
+    """The subject that `method` and `seed` name.
+
+    `warm_start` is the policy training starts from, `skill_prompt` the same with the skill in its
+    prompt. Raises SdarError when the policy is not there yet.
+    """
+    prompts: tuple[bool, ...] = (False,)
+    trained = False
+    if method != "warm_start":
+        declared = get_method(method)
+        trained, usual = declared.trained, declared.evaluate_with_skill
+        prompts = (usual, not usual) if declared.evaluate_both_prompts else (usual,)
+    if trained:
+        path, stage = layout.run(method, seed) / "policy", f"train --method {method} --seed {seed}"
+    elif config.warm_start.enabled:
+        path, stage = layout.warm_start / "policy", "warm-start"
+    else:
+        return Subject(method, seed, config.policy.model, prompts)
+    if not (path / "config.json").is_file():
+        raise SdarError(f"{path}: no policy to evaluate; make it with `sdar {stage}`")
+    return Subject(method, seed, path, prompts)
+
+
+def evaluation_key(
+    subject: Subject,
+    config: ExperimentConfig,
+    panels: dict[str, list[Task]],
+    skills: dict[str, str],
+) -> dict[str, Any]:
+    """All that the episodes are a function of: kept chunks are reused only when it is the same.
+
+    `skills` maps task types to digests. Workers are left out: they never change a result.
+    """
+    ids = [[panel, [task.id for task in tasks]] for panel, tasks in panels.items()]
+    return {
+        "method": subject.method,
+        "seed": subject.seed,
+        "prompts": list(subject.prompts),
+        "policy": subject.digest,
+        "skills": skills,
+        "tasks": hashlib.sha256(json.dumps(ids).encode()).hexdigest(),
+        "environment": config.environment.model_dump(mode="json", exclude={"workers"}),
+        "limits": config.policy.model_dump(mode="json"),
+        "gate": config.training.distillation.model_dump(mode="json"),
+        "evaluation": config.evaluation.model_dump(mode="json"),
+        "batch": config.rollout.batch,
+        "threads": config.execution.threads,
+        "device": config.execution.device,
+    }

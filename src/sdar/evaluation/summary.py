@@ -1,0 +1,45 @@
+"""summary.json: an evaluation in numbers, for people and for MLflow. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from sdar.evaluation.statistics import rate_by
+
+MEANS = ("return", "turns", "invalid_share", "inadmissible_share", "response_tokens")
+
+
+def summarise(episodes: pl.DataFrame, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Rates (0..1, Wilson intervals over tasks) by panel and prompt, and means over episodes.
+
+    `about` is put in front: what was evaluated, and how.
+    """
+    panels = []
+    for (with_skill, panel), frame in episodes.group_by("with_skill", "panel", maintain_order=True):
+        rows = frame.to_dicts()
+        panels.append(
+            {
+                "panel": panel,
+                "with_skill": with_skill,
+                "success": rate_by(rows, ["panel"])[(panel,)].as_dict(),
+                "by_type": {k[0]: r.as_dict() for k, r in rate_by(rows, ["task_type"]).items()},
+                **{name: float(sum(frame[name].to_list()) / len(rows)) for name in MEANS},
+            }
+        )
+    return {**about, "panels": panels}
+
+
+def flat_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The summary as metrics: `<panel>/success`, `<panel>/turns`, ... and `<panel>/success/<type>`.
+
+    Results with the skill in the prompt have `<panel>/with_skill/` in front.
+    """
+    metrics: dict[str, float] = {}
+    for item in summary["panels"]:
+        prefix = f"{item['panel']}/with_skill" if item["with_skill"] else item["panel"]
+        metrics[f"{prefix}/success"] = item["success"]["rate"]
+        metrics |= {f"{prefix}/{name}": item[name] for name in MEANS}
+        for task_type, rate in item["by_type"].items():
+            metrics[f"{prefix}/success/{task_type}"] = rate["rate"]
+    return metrics
