@@ -77,4 +77,5 @@ def engine_names(ids: list[str]) -> dict[str, str]:
 
 def names_of(game: Game) -> dict[str, str]:
     """Names of all receptacles and items of a game, in the engine's order (by PDDL name)."""
-    return engine_names([thing.id for thing in (*game.receptacles, *game.items)])
+    things = [receptacle.id for receptacle in game.receptacles]
+    return engine_names(things + [item.id for item in game.items])

@@ -44,7 +44,7 @@ class ExplorerExpert:
             action = f"take {item} from {here}"
             if action in seen.admissible:
                 return f"take {item}", action
-        known = [(place, item) for place in _from(seen, here) for item in _wanted(seen, place)]
+        known = [(place, item) for place in _cycle(seen, here) for item in _wanted(seen, place)]
         if known:
             place, item = known[0]
             return f"find {seen.target}: {place}", self._approach(seen, place)
@@ -70,7 +70,7 @@ class ExplorerExpert:
         here = [action for action in seen.admissible if action.startswith(f"use {lamp}")]
         if here:
             return f"use {here[0].removeprefix('use ')}", here[0]
-        for place in _from(seen, seen.location):
+        for place in _cycle(seen, seen.location):
             if any(kind_of(item) == lamp for item in seen.contents.get(place, ())):
                 return f"find {lamp}: {place}", self._approach(seen, place)
         return self._search(seen, lamp)
@@ -131,13 +131,10 @@ def _from(seen: Observed, start: str | None) -> list[str]:
 
 
 def _wanted(seen: Observed, place: str | None) -> list[str]:
-    """Targets known to lie at a place and still to be fetched; placed ones stay where they are."""
-    if place is None or (kind_of(place) == seen.goal and seen.task_type in _PLACED_COUNTS):
+    """Targets known to lie at a place and still to be fetched; of two, a placed one stays."""
+    if place is None or (seen.task_type == "pick_two_obj_and_place" and place == _goal(seen)):
         return []
     return [item for item in seen.contents.get(place, ()) if kind_of(item) == seen.target]
-
-
-_PLACED_COUNTS = ("pick_and_place_simple", "pick_two_obj_and_place")
 
 
 def _nearest(seen: Observed, kind: str) -> str:

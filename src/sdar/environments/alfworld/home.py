@@ -10,22 +10,16 @@ import random
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from sdar.environments.alfworld import scenes, vocabulary
+from sdar.environments.alfworld import real_rooms, scenes, vocabulary
 from sdar.errors import SdarError
 
 Size = Literal["small", "full"]
 Usual = Mapping[str, Mapping[str, str]]
 
-# Full-size rooms: receptacle classes common enough for a habit to be met in most scenes.
-_FULL_USUAL: Mapping[str, tuple[str, ...]] = {
-    "kitchen": vocabulary.USUAL["kitchen"],
-    "livingroom": ("ArmChair", "CoffeeTable", "Drawer", "GarbageCan", "SideTable", "Sofa"),
-    "bedroom": ("Bed", "Desk", "Drawer", "GarbageCan", "Shelf", "SideTable"),
-    "bathroom": ("Cabinet", "CounterTop", "Drawer", "GarbageCan", "SinkBasin", "Toilet"),
-}
 _TASK_PROPERTY = {
     "pick_clean_then_place_in_recep": "cleanable",
     "pick_heat_then_place_in_recep": "heatable",
@@ -46,23 +40,25 @@ class Home:
     def draw(cls, seed: int, habit: float = 0.85, size: Size = "small") -> "Home":
         usual: dict[str, dict[str, str]] = {}
         for room in scenes.ROOM_NUMBERS:
-            places = (vocabulary.USUAL if size == "small" else _FULL_USUAL)[room]
             rng = random.Random(f"home/{size}/{seed}/{room}")
             kinds = _object_classes(room, size)
             rng.shuffle(kinds)
             used: Counter[str] = Counter()
             usual[room] = {}
             for kind in kinds:
-                options = [place for place in places if kind in scenes.holds()[place]]
-                if kind == "DeskLamp":
-                    options = list(vocabulary.LAMP_HOSTS)
-                if options:
-                    # Spread the classes over the furniture: a home that keeps all in one place
-                    # would have nothing to tell.
-                    fewest = min(used[place] for place in options)
-                    place = rng.choice([place for place in options if used[place] == fewest])
-                    used[place] += 1
-                    usual[room][kind] = place
+                options = _options(kind, room, size)
+                if not options:
+                    continue
+                if size == "full":
+                    weights = [real_rooms.share(room, place) for place in options]
+                    usual[room][kind] = rng.choices(options, weights)[0]
+                    continue
+                # Spread the classes over the furniture: a home that keeps all in one place
+                # would have nothing to tell.
+                fewest = min(used[place] for place in options)
+                place = rng.choice([place for place in options if used[place] == fewest])
+                used[place] += 1
+                usual[room][kind] = place
         return cls(seed, size, habit, usual)
 
     def usual_places(self, task_type: str) -> dict[str, tuple[str, ...]]:
@@ -102,11 +98,31 @@ class Home:
             ) from error
 
 
+def askable_objects(task_type: str) -> dict[str, list[str]]:
+    """Room -> object classes a task type may ask for by alfworld's own tables, sorted."""
+    wanted = _TASK_PROPERTY.get(task_type)
+    pool = scenes.pickupable() & scenes.properties()[wanted] if wanted else scenes.pickupable()
+    valid = {name.lower() for name in scenes.constants().GOALS_VALID[task_type]}
+    return {
+        room: sorted(kind for kind in pool if kind in _classes_of(room))
+        for room in scenes.ROOM_NUMBERS
+        if room in valid
+    }
+
+
+def _options(kind: str, room: str, size: Size) -> list[str]:
+    """Receptacle classes that may be an object class's usual place in a room."""
+    if kind == "DeskLamp":
+        return list(vocabulary.LAMP_HOSTS if size == "small" else real_rooms.LAMP_HOSTS[:3])
+    places = vocabulary.USUAL[room] if size == "small" else real_rooms.FURNITURE[room]
+    return [place for place in places if kind in scenes.holds().get(place, ())]
+
+
 def _object_classes(room: str, size: Size) -> list[str]:
     if size == "small":
         lamp = ("DeskLamp",) if room == "bedroom" else ()
         return sorted((*vocabulary.room_objects(room), *lamp))
-    return sorted((*scenes.pickupable(), "DeskLamp"))
+    return sorted((scenes.pickupable() | {"DeskLamp"}) & _classes_of(room))
 
 
 def _askable(task_type: str, size: Size) -> dict[str, list[str]]:
@@ -117,21 +133,15 @@ def _askable(task_type: str, size: Size) -> dict[str, list[str]]:
     if size == "small":
         rooms = {room: list(kinds) for room, kinds in vocabulary.TASK_OBJECTS[task_type].items()}
     else:
-        valid = scenes.constants().GOALS_VALID[task_type]
-        wanted = _TASK_PROPERTY.get(task_type)
-        pool = scenes.properties()[wanted] if wanted else scenes.pickupable()
-        rooms = {
-            room: sorted(kind for kind in pool if _common(kind, room))
-            for room in scenes.ROOM_NUMBERS
-            if room in {name.lower() for name in valid}
-        }
+        rooms = askable_objects(task_type)
     if task_type == "look_at_obj_in_light":
         for kinds in rooms.values():
             kinds.append("DeskLamp")
     return rooms
 
 
-def _common(kind: str, room: str) -> bool:
-    """Whether the class is in some scene of the room outside valid_unseen."""
+@cache
+def _classes_of(room: str) -> frozenset[str]:
+    """Classes found in the room's scenes, those of valid_unseen aside."""
     numbers = scenes.scene_numbers(room, "train")
-    return any(kind in scenes.scene(number).classes for number in numbers)
+    return frozenset().union(*(scenes.scene(number).classes for number in numbers))

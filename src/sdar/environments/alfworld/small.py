@@ -48,7 +48,11 @@ def combinations(task_type: str, home: Home, split: str) -> list[Combination]:
 
 def draw_combination(task_type: str, home: Home, split: str, rng: random.Random) -> Combination:
     """Draw object, then goal, then scene, each evenly: common furniture does not crowd out rare."""
-    pool = combinations(task_type, home, split)
+    return pick_evenly(combinations(task_type, home, split), rng)
+
+
+def pick_evenly(pool: list[Combination], rng: random.Random) -> Combination:
+    """One combination: object first, then goal, then scene, each evenly among those left."""
     for position in (1, 2, 3):
         value = rng.choice(sorted({combination[position] for combination in pool}))
         pool = [combination for combination in pool if combination[position] == value]
@@ -71,17 +75,12 @@ def furnish(combination: Combination, home: Home, split: str, index: int, trial:
         barred = goal if kind == target else ""
         host = _host(kind, receptacles, usual.get(kind, ""), home.habit, barred, rng)
         if host is not None:
-            items.append(Item(_fresh_id(kind, host, ids, rng), kind, host.id))
+            items.append(Item(fresh_id(kind, host.location, ids, rng), kind, host.id))
     taken = {receptacle.location for receptacle in receptacles}
     start = next(
         place
         for x in range(60)
         if (place := (x, rng.randrange(8), rng.randrange(4), 30)) not in taken
-    )
-    templates = scenes.goals()[task_type]["templates"]
-    assert isinstance(templates, list)
-    sentence = rng.choice(templates).format(
-        obj=target.lower(), recep=goal.lower(), toggle="desklamp"
     )
     return Game(
         split=split,
@@ -91,11 +90,19 @@ def furnish(combination: Combination, home: Home, split: str, index: int, trial:
         goal=goal,
         scene=number,
         trial=trial,
-        sentence=f"{sentence}.",
+        sentence=say(task_type, target, goal, rng),
         receptacles=tuple(sorted(receptacles, key=lambda receptacle: receptacle.id)),
         items=tuple(sorted(items, key=lambda item: item.id)),
         start=start,
     )
+
+
+def say(task_type: str, target: str, goal: str, rng: random.Random) -> str:
+    """The task in one of ALFWorld's own sentences, with its full stop."""
+    templates = scenes.goals()[task_type]["templates"]
+    assert isinstance(templates, list)
+    sentence = rng.choice(templates)
+    return f"{sentence.format(obj=target.lower(), recep=goal.lower(), toggle='desklamp')}."
 
 
 def _needed(task_type: str, room: str, home: Home) -> list[str]:
@@ -192,11 +199,11 @@ def _host(
     return rng.choice(pool) if pool else None
 
 
-def _fresh_id(kind: str, host: Receptacle, ids: set[str], rng: random.Random) -> str:
-    """An AI2-THOR style id near the host, unlike all others so far."""
+def fresh_id(kind: str, place: scenes.Location, ids: set[str], rng: random.Random) -> str:
+    """An AI2-THOR style id near the place, unlike all others so far."""
     while True:
-        x = host.location[0] / 4 + rng.uniform(-0.4, 0.4)
-        z = host.location[1] / 4 + rng.uniform(-0.4, 0.4)
+        x = place[0] / 4 + rng.uniform(-0.4, 0.4)
+        z = place[1] / 4 + rng.uniform(-0.4, 0.4)
         y = rng.uniform(0.3, 1.2)
         id_ = f"{kind}|{'|'.join(scenes.coordinate(value) for value in (x, y, z))}"
         if id_ not in ids:
