@@ -52,8 +52,8 @@ def demonstrations(
 ) -> None:
     """(2) Make the expert's episodes and the tokenizer the tiny policy learns from.
 
-    Reads data/EXPERIMENT/tasks and `warm_start.demonstrations`. Writes
-    data/EXPERIMENT/demonstrations: demonstrations.parquet and tokenizer/.
+    Reads `warm_start.demonstrations`: the episodes are set in homes other than the experiment's.
+    Writes data/EXPERIMENT/demonstrations: demonstrations.parquet and tokenizer/.
 
     Example: sdar demonstrations
     """

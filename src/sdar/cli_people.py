@@ -74,8 +74,10 @@ def replay(
     """
     from sdar.environments.replay import replay as stage
 
-    mismatches = stage(file, environment.value, data)
-    if mismatches:
+    found = stage(file, environment.value, data)
+    for line in found.lines():
+        typer.echo(line)
+    if found.mismatches:
         raise typer.Exit(1)
 
 

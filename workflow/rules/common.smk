@@ -6,7 +6,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from sdar.config import Layout, parse_config
-from sdar.config.checks import check_files
+from sdar.config.checks import check_files, library_digest
 from sdar.config.generate import resolved_yaml, write_if_changed
 from sdar.errors import SdarError
 
@@ -35,6 +35,9 @@ ON_GPU = CONFIG.execution.device == "cuda"
 GPUS = 1 if ON_GPU else 0
 JOB_MEMORY_MB = 64000 if ON_GPU else 3000
 
+# A changed skill text counts like a changed key.
+SKILLS_DIGEST = library_digest(CONFIG)
+
 # Jobs get the merged and validated configuration as one file. It is no input: what a rule depends
 # on is its `params`, so a key that does not concern it never reruns it.
 RESOLVED = LAYOUT.runs / "config.yaml"
@@ -53,6 +56,7 @@ def keys(*names):
     """The parts of the configuration a rule's result depends on, as one comparable text."""
     values = CONFIG.model_dump(mode="json")
     values["environment"].pop("workers")  # spreads the work, never changes it
+    values["skills"]["digest"] = SKILLS_DIGEST
     chosen = {}
     for name in names:
         value = values

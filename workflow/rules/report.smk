@@ -14,12 +14,6 @@ rule compare:
         ),
         values=LAYOUT.results / "comparison.json",
         episodes=LAYOUT.results / "episodes.parquet",
-        figures=report(
-            directory(LAYOUT.results / "figures"),
-            patterns=["{name}.svg"],
-            caption="../report/figures.rst",
-            category="Figures",
-        ),
     log:
         f"{LOGS}/compare.log",
     benchmark:
@@ -41,7 +35,13 @@ rule report:
         rules.compare.output.values,
         rules.evaluations.input,
     output:
-        report(
+        figures=report(
+            directory(LAYOUT.results / "figures"),
+            patterns=["{name}.svg"],
+            caption="../report/figures.rst",
+            category="Figures",
+        ),
+        episodes=report(
             EPISODE_PAGE,
             caption="../report/episodes.rst",
             category="Episodes",

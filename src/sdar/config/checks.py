@@ -4,6 +4,7 @@ Commands run them before they work and Snakemake before it builds the DAG, so th
 costs nothing.
 """
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -44,6 +45,17 @@ def _data(config: ExperimentConfig) -> list[str]:
 def default_library() -> Path:
     """The skills that come with sdar."""
     return Path(__file__).resolve().parent.parent / "skills" / "library"
+
+
+def library_digest(config: ExperimentConfig) -> str:
+    """SHA-256 over names and texts of the skill library, so that an edited skill is noticed."""
+    library = config.skills.library
+    folder = default_library() if library is None else library.expanduser()
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.md")):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+        digest.update(path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def _skills(config: ExperimentConfig) -> list[str]:

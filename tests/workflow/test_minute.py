@@ -1,0 +1,139 @@
+"""The whole pipeline on the minute-sized configuration, and Ctrl-C in each of its stages."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from pipeline_runner import copy_workflow, run, snakemake
+
+pytestmark = pytest.mark.slow
+
+CONFIG = "config/experiments/minute.yaml"
+STAGES = {
+    ("tasks",): "sdar.environments.alfworld.tasks_stage",
+    ("demonstrations",): "sdar.training.demonstrations",
+    ("warm-start",): "sdar.training.warm_start",
+    ("train", "--method", "sdar", "--seed", "0"): "sdar.training.trainer",
+    ("evaluate", "--method", "sdar", "--seed", "0"): "sdar.evaluation.evaluate",
+    ("compare",): "sdar.report.compare",
+    ("report",): "sdar.report.pages",
+}
+
+
+@pytest.fixture(scope="module")
+def finished(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the pipeline ran to its end."""
+    folder = copy_workflow(repository, tmp_path_factory.mktemp("pipeline"))
+    done = snakemake(folder, "--configfile", CONFIG, "--", "all")
+    assert done.returncode == 0, done.stdout[-5000:]
+    return folder
+
+
+def test_everything_promised_is_there(finished: Path) -> None:
+    results = finished / "results" / "minute"
+    comparison = json.loads((results / "comparison.json").read_text())
+    assert comparison["experiment"] == "minute"
+    table = (results / "comparison.md").read_text()
+    assert "valid_seen" in table
+    assert "valid_unseen" in table
+    assert (results / "episodes.html").stat().st_size > 1000
+    names = {path.stem for path in (results / "figures").glob("*.svg")}
+    assert {"learning_curves", "gate_curves"} <= names
+    for method in ("grpo", "sdar"):
+        for seed in (0, 1):
+            folder = finished / "runs" / "minute" / method / f"seed-{seed}"
+            steps = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+            assert [step["step"] for step in steps] == list(range(len(steps)))
+            assert len(steps) == 2
+            for name in ("config.yaml", "provenance.json", "policy/config.json"):
+                assert (folder / name).is_file(), f"{method}/seed-{seed}: no {name}"
+    for name in ("tasks", "warm_start", "train/sdar-1", "evaluate/skill_prompt-0", "compare"):
+        assert (finished / "logs" / "minute" / f"{name}.log").is_file()
+
+
+def test_a_second_run_has_nothing_to_do(finished: Path) -> None:
+    done = snakemake(finished, "--configfile", CONFIG, "--", "all")
+    assert done.returncode == 0
+    assert "Nothing to be done" in done.stdout
+
+
+def test_the_report_is_one_file(finished: Path) -> None:
+    target = finished / "results" / "minute" / "report.html"
+    done = snakemake(finished, "--configfile", CONFIG, "--report", str(target))
+    assert done.returncode == 0, done.stdout[-3000:]
+    html = target.read_text()
+    for name in ("comparison.md", "learning_curves.svg", "episodes.html"):
+        assert name in html
+
+
+def start(folder: Path, stage: tuple[str, ...], error: Path) -> subprocess.Popen[bytes]:
+    """A stage in a process of its own that tells on stderr what it has imported."""
+    with error.open("wb") as stderr:
+        return subprocess.Popen(
+            [sys.executable, "-X", "importtime", "-m", "sdar.cli", *stage, "--config", CONFIG],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,
+        )
+
+
+def interrupt(process: subprocess.Popen[bytes], error: Path) -> str:
+    """Ctrl-C, as a terminal sends it: to the whole group. Returns the last words."""
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(timeout=60)
+    lines = error.read_text(errors="replace").splitlines()
+    return "\n".join(line for line in lines if not line.startswith("import time:"))
+
+
+def add_other_runs(source: Path, target: Path) -> None:
+    """What a comparison needs beside the one run made here."""
+    for path in source.glob("*/seed-*"):
+        goal = target / path.relative_to(source)
+        if not goal.exists():
+            shutil.copytree(path, goal)
+
+
+def test_ctrl_c_in_each_stage_is_clean_and_resumable(
+    repository: Path, tmp_path: Path, finished: Path
+) -> None:
+    """Each stage is stopped as it begins and again in its midst, then run to its end."""
+    folder = copy_workflow(repository, tmp_path)
+    for stage, module in STAGES.items():
+        if stage == ("compare",):
+            add_other_runs(finished / "runs" / "minute", folder / "runs" / "minute")
+        error = tmp_path / "stderr"
+        process = start(folder, stage, error)
+        imported = re.compile(rf"\| +{re.escape(module)}$", flags=re.MULTILINE)
+        deadline = time.monotonic() + 120
+        while not imported.search(error.read_text(errors="replace")):
+            assert process.poll() is None, error.read_text(errors="replace")[-3000:]
+            assert time.monotonic() < deadline, f"{module} is never imported"
+            time.sleep(0.02)
+        words = interrupt(process, error)
+        assert process.returncode == 130, (stage, words[-3000:])
+        assert "To go on: sdar" in words.splitlines()[-1]
+        assert "Traceback" not in words, (stage, words)
+
+        process = start(folder, stage, error)
+        try:
+            process.wait(timeout=6)
+        except subprocess.TimeoutExpired:
+            words = interrupt(process, error)
+            assert process.returncode == 130, (stage, words[-3000:])
+            assert "Traceback" not in words, (stage, words)
+        done = run(folder, "sdar", *stage, "--config", CONFIG)
+        assert done.returncode == 0, (stage, done.stdout[-3000:])
+    resumed = folder / "runs" / "minute" / "sdar" / "seed-0" / "metrics.jsonl"
+    assert (
+        resumed.read_bytes()
+        == (finished / "runs" / "minute" / "sdar" / "seed-0" / "metrics.jsonl").read_bytes()
+    )
