@@ -5,7 +5,6 @@
 with `movable` or `Sliced` are left out.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -68,23 +67,30 @@ def _read_task(trial: Path, identity: str, split: str) -> Task | None:
     """
     game_file = trial / GAME_FILE
     game = _read(game_file)
+    whole = game.rstrip().endswith(b"}")
     solvable = _SOLVABLE.findall(game)
-    if not solvable or solvable[-1] != b"true":
+    if whole and (not solvable or solvable[-1] != b"true"):
         return None
     sentence = _SENTENCE.search(game)
-    task_type = _TASK_TYPE.search(_read(trial / "traj_data.json"))
-    if sentence is None or task_type is None or not game.rstrip().endswith(b"}"):
-        broken = "traj_data.json" if task_type is None else GAME_FILE
-        raise SdarError(
-            f"game {trial / broken} is cut short or not ALFWorld's format; "
-            "regenerate it with sdar tasks, or fetch it again"
-        )
+    trajectory = _read(trial / "traj_data.json").rstrip()
+    task_type = _TASK_TYPE.search(trajectory)
+    if not whole or sentence is None:
+        raise _cut_short(game_file)
+    if task_type is None or not trajectory.endswith(b"}"):
+        raise _cut_short(trial / "traj_data.json")
     return Task(
         id=identity,
         split=split,
         task_type=task_type.group(1).decode(),
         instruction=sentence.group(1).decode("utf-8").strip(),
         location=str(game_file),
+    )
+
+
+def _cut_short(path: Path) -> SdarError:
+    return SdarError(
+        f"game {path} is cut short or not in ALFWorld's format; "
+        "regenerate it with sdar tasks, or fetch it again"
     )
 
 
@@ -95,20 +101,3 @@ def _read(path: Path) -> bytes:
         raise SdarError(
             f"{path} cannot be read ({error.strerror}); fetch the data again"
         ) from error
-
-
-def task_from_game(game_file: Path) -> Task:
-    """The task of a single `game.tw-pddl`, wherever it lies (its id is its folder's name)."""
-    traj = game_file.with_name("traj_data.json")
-    try:
-        task_type = str(json.loads(traj.read_bytes())["task_type"])
-    except (OSError, ValueError, KeyError):
-        task_type = "unknown"
-    sentence = _SENTENCE.search(_read(game_file))
-    return Task(
-        id=game_file.parent.name,
-        split="",
-        task_type=task_type,
-        instruction=sentence.group(1).decode("utf-8").strip() if sentence else "",
-        location=str(game_file),
-    )
