@@ -118,11 +118,12 @@ def _training(folder: Path, method: str, rate: float, steps: int, rng: np.random
     for step in range(steps):
         success = 0.28 + (rate - 0.34) * (1 - np.exp(-step / 12)) + rng.normal(0, 0.04)
         record = {"step": step, "train/success": float(np.clip(success, 0, 1))}
-        seconds = {"rollout_s": 2.6, "log_probs_s": 1.1, "reference_s": 1.0, "update_s": 4.1}
+        seconds = {"environment_s": 0.4, "generation_s": 2.2, "old_s": 1.1, "reference_s": 1.0}
+        seconds |= {"update_s": 4.1, "records_s": 0.02}
         if method == "sdar":
-            record["gate_mean"] = float(0.45 + 0.02 * np.sin(step / 6) + rng.normal(0, 0.004))
-            record["gate_active_ratio"] = float(0.34 + 0.002 * step + rng.normal(0, 0.01))
-            record["teacher_gap_mean"] = float(-0.13 + 0.002 * step + rng.normal(0, 0.01))
+            record["gate/mean"] = float(0.45 + 0.02 * np.sin(step / 6) + rng.normal(0, 0.004))
+            record["gate/active_ratio"] = float(0.34 + 0.002 * step + rng.normal(0, 0.01))
+            record["gap/mean"] = float(-0.13 + 0.002 * step + rng.normal(0, 0.01))
             seconds["teacher_s"] = 1.3
         metrics.append(record)
         timings.append({"step": step, **{k: v + rng.random() * 0.3 for k, v in seconds.items()}})

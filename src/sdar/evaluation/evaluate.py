@@ -199,9 +199,8 @@ class Player:
         from sdar.tracking.traces import episode_record
 
         _, model, tokenizer = self._load()
-        skill = self.skills.lookup(episode.task.task_type)
         scored = score_episode(
-            model, tokenizer, episode, skill.text, self.config, device=model.device
+            model, tokenizer, episode, self.skills, self.config, device=model.device
         )
         rows = token_rows(
             episode,
@@ -237,8 +236,9 @@ class Player:
 
             from sdar.policy.loading import load_policy
             from sdar.rollout.engines.transformers import TransformersEngine
+            from sdar.training.run import make_reproducible
 
-            torch.set_num_threads(self.config.execution.threads)
+            make_reproducible(self.config.execution.threads)
             device = self.config.execution.device
             if device == "auto":
                 device = "cuda" if torch.cuda.is_available() else "cpu"

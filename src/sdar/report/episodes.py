@@ -1,7 +1,7 @@
 """Recorded episodes for people: from token rows (of evaluation or training) to turns. Reading only.
 
-Episodes of the warm start, of every run's evaluation, and of recorded training steps have the same
-columns as far as they go; what a file does not hold is left empty.
+Evaluations and recorded training steps have the same columns (`evaluation.records.TOKENS`); what a
+method does not have, such as a teacher in training, is null.
 """
 
 from collections.abc import Mapping
@@ -13,17 +13,11 @@ import polars as pl
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.errors import SdarError
+from sdar.evaluation.records import TOKENS
 from sdar.report.runs import evaluations, trained_methods
 from sdar.report.style import label
 
 DIGITS = 4
-REQUIRED = ("task_id", "turn", "position", "token", "student_log_prob", "teacher_log_prob")
-ALIASES = {
-    "student_log_prob": ("student_log_prob", "log_prob", "old_log_prob", "logp_student"),
-    "teacher_log_prob": ("teacher_log_prob", "logp_teacher"),
-    "token": ("token", "text", "piece"),
-    "episode": ("episode", "slot"),
-}
 
 
 @dataclass
@@ -80,26 +74,25 @@ def read_tokens(
             f"{path}: not a readable token file ({' '.join(str(error).split())[:120]}); make it "
             "again with the stage that writes it"
         ) from None
-    for name, candidates in ALIASES.items():
-        there = next((c for c in candidates if c in frame.columns), None)
-        if there is not None and there != name:
-            frame = frame.rename({there: name})
-    missing = [name for name in REQUIRED if name not in frame.columns]
+    missing = [name for name in TOKENS if name not in frame.columns]
     if missing:
-        raise SdarError(f"{path}: columns {', '.join(missing)} are missing; found {frame.columns}")
-    frame = frame.sort([c for c in ("episode", "turn", "position") if c in frame.columns])
+        raise SdarError(
+            f"{path}: columns {', '.join(missing)} are missing; make it again with the stage that "
+            "writes it"
+        )
+    frame = frame.sort("panel", "episode", "turn", "position")
     episodes: dict[Any, TokenEpisode] = {}
     turns: dict[Any, TokenTurn] = {}
     for row in frame.iter_rows(named=True):
-        key = row.get("episode", row["task_id"])
+        key = row["episode"]
         if key not in episodes:
             episodes[key] = TokenEpisode(
                 source=source,
                 stage=stage,
-                panel=row.get("panel") or (f"step {step}" if step is not None else ""),
+                panel=row["panel"] if step is None else f"step {step}",
                 task_id=row["task_id"],
-                task_type=row.get("task_type") or "",
-                success=bool(row.get("success", False)),
+                task_type=row["task_type"],
+                success=row["success"],
                 turns=[],
             )
         if (key, row["turn"]) not in turns:
@@ -113,22 +106,18 @@ def read_tokens(
 
 def _turn(row: Mapping[str, Any]) -> TokenTurn:
     return TokenTurn(
-        action=row.get("action") or "",
-        valid=bool(row.get("valid", True)),
-        admissible=bool(row.get("admissible", True)),
-        observation=row.get("observation") or "",
-        result=row.get("next_observation") or "",
-        student_prompt=row.get("student_prompt") or "",
-        teacher_prompt=row.get("teacher_prompt") or "",
+        action=row["action"] or "",
+        valid=row["valid"],
+        admissible=row["admissible"],
+        observation=row["observation"] or "",
+        result=row["next_observation"] or "",
+        student_prompt=row["student_prompt"] or "",
+        teacher_prompt=row["teacher_prompt"] or "",  # null for methods without a teacher
     )
 
 
 def _values(row: Mapping[str, Any]) -> tuple[float | None, ...]:
-    student, teacher = row["student_log_prob"], row["teacher_log_prob"]
-    gap = row.get("gap")
-    if gap is None and student is not None and teacher is not None:
-        gap = teacher - student
-    values = (gap, row.get("gate"), student, teacher)
+    values = (row["gap"], row["gate"], row["student_log_prob"], row["teacher_log_prob"])
     return tuple(None if value is None else round(value, DIGITS) for value in values)
 
 

@@ -17,13 +17,20 @@ SMOOTHING = 5
 
 PHASE_COLOURS = {
     "rollout": "#0072B2",
-    "old_log_probs": "#56B4E9",
-    "log_probs": "#56B4E9",
+    "generation": "#0072B2",
+    "environment": "#7FB8DA",
+    "old": "#B3A2D6",
     "teacher": "#D55E00",
     "reference": "#009E73",
-    "advantages": "#F0E442",
     "update": "#E69F00",
-    "other": "#BBBBBB",
+    "records": "#8C8C8C",
+    "checkpoint": "#5A5A5A",
+    "other": "#CFCFCF",
+}
+_PHASE_NAMES = {
+    "old": "old log-probs",
+    "teacher": "teacher log-probs",
+    "reference": "reference log-probs",
 }
 _SPARE_COLOURS = ["#CC79A7", "#8C6D31", "#3B4BA3", "#2F7F7A", "#767676", "#A32A2A"]
 
@@ -129,7 +136,7 @@ def success_by_type(comparison: Comparison) -> Figure:
 
 def phase_times(costs: Sequence[Cost]) -> Figure:
     """Mean seconds a training step by phase, one bar a method."""
-    figure, (axis,) = new_figure(1, 1, (11, 1.9 + 0.7 * max(1, len(costs))))
+    figure, (axis,) = new_figure(1, 1, (11, 2.1 + 0.7 * max(1, len(costs))))
     phases = order_phases({phase for cost in costs for phase in cost.seconds})
     spare = iter(_SPARE_COLOURS * len(phases))
     shades = {phase: PHASE_COLOURS.get(phase) or next(spare) for phase in phases}
@@ -165,7 +172,7 @@ def phase_times(costs: Sequence[Cost]) -> Figure:
     axis.set_xlim(0, 1.2 * widest)
     axis.set(xlabel="mean seconds a training step")
     axis.grid(axis="y", visible=False)
-    figure.legend(loc="outside upper center", ncols=7)
+    figure.legend(loc="outside upper center", ncols=5)
     return figure
 
 
@@ -178,7 +185,7 @@ def order_phases(phases: Iterable[str]) -> list[str]:
 
 def phase_name(phase: str) -> str:
     """A phase as a person calls it."""
-    return phase.replace("_", " ").replace("log probs", "log-probs")
+    return _PHASE_NAMES.get(phase, phase.replace("_", " "))
 
 
 def running_mean(values: Sequence[float], width: int = SMOOTHING) -> np.ndarray:

@@ -157,7 +157,7 @@ def _costs(comparison: Comparison) -> str:
         ]
         for cost in comparison.costs
     ]
-    header = ["method", *map(phase_name, phases), "whole step", "teacher (%)", "runs x steps"]
+    header = ["method", *map(phase_name, phases), "whole step", "teacher (% of it)", "runs x steps"]
     return "## Cost (mean seconds a training step)\n\n" + markdown_table(header, rows)
 
 

@@ -14,12 +14,12 @@ from sdar.tracking import records
 BASELINES = ("warm_start", "skill_prompt")
 """The weights training starts from, without and with the skill in the prompt."""
 
-# What is drawn, by the key it has in metrics.jsonl (the first that is there counts).
+# What is drawn, and the key it has in metrics.jsonl.
 SERIES = {
-    "success": ("train/success", "rollout/success", "success"),
-    "gate_mean": ("gate/mean", "train/gate_mean", "gate_mean"),
-    "gate_active": ("gate/active_ratio", "train/gate_active_ratio", "gate_active_ratio"),
-    "gap_mean": ("gap/mean", "gate/teacher_gap_mean", "train/teacher_gap_mean", "teacher_gap_mean"),
+    "success": "train/success",
+    "gate_mean": "gate/mean",
+    "gate_active": "gate/active_ratio",
+    "gap_mean": "gap/mean",
 }
 
 
@@ -78,9 +78,8 @@ def read_run(layout: Layout, method: str, seed: int) -> Run:
             f"--method {method} --seed {seed}`"
         )
     series: dict[str, list[tuple[int, float]]] = {}
-    for name, keys in SERIES.items():
-        key = next((key for key in keys if any(key in record for record in metrics)), None)
-        points = [(r["step"], r[key]) for r in metrics if key and r.get(key) is not None]
+    for name, key in SERIES.items():
+        points = [(r["step"], r[key]) for r in metrics if r.get(key) is not None]
         if points:
             series[name] = points
     timings = records.read(folder / "timings.jsonl")
@@ -108,5 +107,7 @@ def seconds_by_phase(timings: list[dict[str, Any]]) -> dict[str, float]:
     means = {phase: total / len(timings) for phase, total in sums.items()}
     whole = [means.pop(name) for name in ("total", "step") if name in means]
     if whole:
-        means["other"] = max(0.0, max(whole) - sum(means.values()))
+        other = max(whole) - sum(means.values())
+        if other > 0.001 * max(whole):
+            means["other"] = other
     return means
