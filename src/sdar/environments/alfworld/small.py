@@ -1,7 +1,7 @@
 """Small games: thinned rooms, few words, so that prompts stay short and the engine cheap.
 
 A room keeps 6-8 pieces of furniture (always the ones the task needs, a third to a half openable)
-and 5-9 objects, kept where the home's habits say with probability `habit`.
+and 4-9 objects, kept where the home's habits say with probability `habit`.
 """
 
 import random
@@ -13,6 +13,8 @@ from sdar.environments.alfworld.home import Home
 from sdar.environments.alfworld.scenes import Receptacle, Scene
 
 RECEPTACLES = (7, 8)
+FEWEST_RECEPTACLES = 6
+"""In scenes that have no more to offer; smaller ones are not used."""
 OBJECTS = (5, 9)
 MOST_OF_A_KIND = 2
 TWO_COPIES = 0.35
@@ -29,6 +31,8 @@ def combinations(task_type: str, home: Home, split: str) -> list[Combination]:
     for room, kinds in vocabulary.TASK_OBJECTS[task_type].items():
         for number in scenes.scene_numbers(room, split):
             scene = scenes.scene(number)
+            if _capacity(scene) < FEWEST_RECEPTACLES:
+                continue
             for kind in kinds:
                 usual = home.usual[room][kind]
                 needed = {usual, *_needed(task_type, room, home)}
@@ -103,6 +107,17 @@ def say(task_type: str, target: str, goal: str, rng: random.Random) -> str:
     assert isinstance(templates, list)
     sentence = rng.choice(templates)
     return f"{sentence.format(obj=target.lower(), recep=goal.lower(), toggle='desklamp')}."
+
+
+def _capacity(scene: Scene) -> int:
+    """Pieces of furniture a thinned room could keep with no more than half of them openable."""
+    counts = Counter(
+        r.kind for r in scene.receptacles if r.kind in vocabulary.FURNITURE[scene.room]
+    )
+    openable = scenes.properties()["openable"]
+    plain = sum(min(MOST_OF_A_KIND, n) for kind, n in counts.items() if kind not in openable)
+    opening = sum(min(MOST_OF_A_KIND, n) for kind, n in counts.items() if kind in openable)
+    return plain + min(plain, opening)
 
 
 def _needed(task_type: str, room: str, home: Home) -> list[str]:
