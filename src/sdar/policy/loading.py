@@ -83,3 +83,15 @@ def _render(tokenizer: Any, messages: tuple[tuple[str, str], ...]) -> tuple[int,
         enable_thinking=False,
     )
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def token_pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
+    """The text each token adds to the response; joined they are the whole text."""
+    pieces, before = [], ""
+    for count in range(1, len(token_ids) + 1):
+        text = tokenizer.decode(token_ids[:count])
+        # A token that ends inside a character decodes to a replacement mark until the next one.
+        settled = text.rstrip("\ufffd") if count < len(token_ids) else text
+        pieces.append(settled[len(before) :])
+        before = settled if len(settled) > len(before) else before
+    return pieces

@@ -90,7 +90,7 @@ def score_responses(
     responses: Sequence[Sequence[int]],
     *,
     micro_batch: int = 64,
-    micro_batch_tokens: int = 4096,
+    micro_batch_tokens: int | None = 4096,
     entropy: bool = False,
     device: torch.device | str = "cpu",
 ) -> Scores:

@@ -91,7 +91,7 @@ def collect(
 
     `groups[i]` is the group of episode i. `skills` None: the student plays without a skill.
     Returns the episodes in the order of the tasks. `clock` gets the phases `environment` and
-    `model`. Raises `SdarError` when a prompt without any history is still over the limit.
+    `generation`. Raises `SdarError` when a prompt without any history is still over the limit.
     """
     if len(tasks) != len(groups):
         raise ValueError(f"{len(tasks)} tasks but {len(groups)} groups")
@@ -111,7 +111,7 @@ def collect(
         current = pool.reset({episode.slot: episode.task for episode in episodes})
     live = [episode.slot for episode in episodes]
     for index in range(settings.max_turns):
-        with timed("model"):
+        with timed("generation"):
             for slot in live:
                 skill = known[slot]
                 turn = _open_turn(episodes[slot], current[slot], index, skill, tokenizer, settings)

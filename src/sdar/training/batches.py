@@ -1,0 +1,89 @@
+"""The samples of a training step: which tasks are played, and episodes laid out turn by turn.
+
+Shape suffixes: S samples (turns of all episodes, in order of slot and turn), R response tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdar.algorithms.execution import StepSamples
+from sdar.environments.base import Task
+from sdar.rollout.episode import Episode, Turn
+
+
+def tasks_of_step(
+    tasks: Sequence[Task], count: int, group_size: int, seed: int, step: int
+) -> tuple[list[Task], list[int]]:
+    """Tasks of step `step`, each repeated `group_size` times, and their group numbers.
+
+    Epochs are permutations of all tasks, one after the other, each a function of (seed, epoch);
+    step k takes the k-th run of `count` of that endless sequence. So every task is played equally
+    often, and a step needs nothing from the steps before it.
+    """
+    chosen: list[Task] = []
+    for place in range(step * count, (step + 1) * count):
+        epoch, index = divmod(place, len(tasks))
+        chosen.append(tasks[_permutation(len(tasks), seed, epoch)[index]])
+    repeated = [task for task in chosen for _ in range(group_size)]
+    return repeated, [group for group in range(count) for _ in range(group_size)]
+
+
+def _permutation(count: int, seed: int, epoch: int) -> list[int]:
+    return np.random.default_rng([seed, epoch, 0x7A5C]).permutation(count).tolist()
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """Episodes of a step as samples: entry i of every list is sample i."""
+
+    episodes: list[Episode]
+    owners: list[Episode]
+    turns: list[Turn]
+    response_mask_SR: Tensor
+
+    @classmethod
+    def from_episodes(cls, episodes: Sequence[Episode]) -> "StepBatch":
+        owners = [episode for episode in episodes for _ in episode.turns]
+        turns = [turn for episode in episodes for turn in episode.turns]
+        lengths = torch.tensor([len(turn.response_ids) for turn in turns])
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        return cls(list(episodes), owners, turns, mask)
+
+    def __len__(self) -> int:
+        return len(self.turns)
+
+    @property
+    def prompts(self) -> list[list[int]]:
+        return [turn.prompt_ids for turn in self.turns]
+
+    @property
+    def responses(self) -> list[list[int]]:
+        return [turn.response_ids for turn in self.turns]
+
+    def lengths(self) -> list[int]:
+        """Tokens of prompt and response."""
+        return [len(turn.prompt_ids) + len(turn.response_ids) for turn in self.turns]
+
+    def samples(self, old_log_probs_SR: Tensor, teacher_log_probs_SR: Tensor | None) -> StepSamples:
+        """What advantages are made from (METHOD 3): a sample's score is its episode's return less
+        the turn's own penalty; the environment pays on an episode's last turn."""
+        pairs = list(zip(self.owners, self.turns, strict=True))
+        earned = [
+            episode.episode_return if turn is episode.turns[-1] else 0.0 for episode, turn in pairs
+        ]
+        return StepSamples(
+            step_return=torch.tensor([e.episode_return - t.penalty for e, t in pairs]),
+            step_reward=torch.tensor(earned) - torch.tensor([t.penalty for t in self.turns]),
+            group=[episode.group for episode in self.owners],
+            episode=[episode.slot for episode in self.owners],
+            turn=[turn.index for turn in self.turns],
+            success=torch.tensor([float(episode.won) for episode in self.owners]),
+            anchor_observation=[turn.observation for turn in self.turns],
+            response_mask=self.response_mask_SR,
+            old_log_probs=old_log_probs_SR,
+            teacher_log_probs=teacher_log_probs_SR,
+        )

@@ -1,0 +1,166 @@
+"""Resumable checkpoints: whole or not there, checked when read, never harmed by a failed save.
+
+A checkpoint is a folder `step-00010/`: the weights, the optimizer, `state.json`, the training
+records that are not line by line (see `sdar.training.records`), and `manifest.json` with the
+SHA-256 of every file. It is written beside its place, forced to disk, and renamed, so a folder of
+that name is complete unless the disk lied; the manifest finds that out. `step-00010` means: steps
+0..9 are done, 10 comes next.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+
+from sdar.errors import SdarError
+
+log = logging.getLogger("sdar.training")
+_MANIFEST = "manifest.json"
+_PREFIX = "step-"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint: training goes on with `step`; `state` is what was saved with it."""
+
+    path: Path
+    step: int
+    state: dict[str, Any]
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    *,
+    model: Any,
+    optimizer: Any,
+    state: Mapping[str, Any],
+    keep: int,
+    extra: Callable[[Path], None] | None = None,
+) -> Path:
+    """Write `folder/step-<step>`, then remove all but the newest `keep`.
+
+    `extra` may write more files into the new checkpoint. Raises `SdarError` when it cannot be
+    written (no space, no permission); what was there before is unharmed then.
+    """
+
+    def fill(path: Path) -> None:
+        save_model(model, str(path / "model.safetensors"))
+        torch.save(optimizer.state_dict(), path / "optimizer.pt")
+        (path / "state.json").write_text(
+            json.dumps({**state, "step": step}, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+        )
+        if extra is not None:
+            extra(path)
+        _write_manifest(path)
+
+    target = folder / f"{_PREFIX}{step:05d}"
+    write_folder(target, fill)
+    for old in _newest_first(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write a folder, force it to disk, and put it in its place in one step.
+
+    Raises `SdarError` when that fails; `target` is then what it was.
+    """
+    temporary = target.with_name(f".{target.name}.partial")
+    aside = target.with_name(f".{target.name}.replaced")
+    try:
+        for leftover in (temporary, aside):
+            if leftover.exists():
+                shutil.rmtree(leftover)
+        temporary.mkdir(parents=True)
+        fill(temporary)
+        for path in [*temporary.rglob("*"), temporary]:
+            _force_to_disk(path)
+        if target.exists():
+            target.rename(aside)
+        temporary.rename(target)
+        _force_to_disk(target.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        reason = " ".join(str(error).split())[:200]
+        raise SdarError(
+            f"{target}: cannot be written ({reason}); free some space or mend the folder's "
+            "permissions, then run the same command again: earlier checkpoints are unharmed and "
+            "training continues from the newest"
+        ) from error
+
+
+def latest_complete(
+    folder: Path, accept: Callable[[Checkpoint], bool] | None = None
+) -> Checkpoint | None:
+    """The newest checkpoint whose files are all as they were written, or None.
+
+    Says so (a warning) when a newer one is cut short or corrupt and is passed over. `accept` may
+    turn down checkpoints that belong to something else.
+    """
+    for path in _newest_first(folder):
+        problem = _problem(path)
+        if problem is not None:
+            log.warning("%s is not usable (%s); looking for an earlier checkpoint", path, problem)
+            continue
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        checkpoint = Checkpoint(path, int(state["step"]), state)
+        if accept is None or accept(checkpoint):
+            return checkpoint
+    return None
+
+
+def load_checkpoint(checkpoint: Checkpoint, model: Any, optimizer: Any) -> None:
+    """Put the saved weights and optimizer state into `model` and `optimizer`, in place."""
+    device = next(model.parameters()).device
+    load_model(model, str(checkpoint.path / "model.safetensors"), device=str(device))
+    saved = torch.load(checkpoint.path / "optimizer.pt", map_location=device, weights_only=True)
+    optimizer.load_state_dict(saved)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    found = [path for path in folder.glob(f"{_PREFIX}*") if path.is_dir()]
+    return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+def _write_manifest(path: Path) -> None:
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    digests = {str(file.relative_to(path)): _sha256(file) for file in files}
+    (path / _MANIFEST).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
+
+
+def _problem(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        digests = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        for name, digest in digests.items():
+            if _sha256(path / name) != digest:
+                return f"{name} differs from what was saved"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError) as error:
+        return f"{_MANIFEST} or a file it names cannot be read: {error}"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _force_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

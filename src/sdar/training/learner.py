@@ -1,0 +1,198 @@
+"""The policy in training: playing, scoring and updating with one set of weights.
+
+Shape suffixes: S samples (turns of all episodes of a step), R response tokens.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from sdar.algorithms.aggregation import global_denominator
+from sdar.algorithms.execution import AdvantageSettings, LossSettings, training_loss
+from sdar.algorithms.methods import Method
+from sdar.clock import PhaseClock
+from sdar.config import ExperimentConfig
+from sdar.environments.base import Task
+from sdar.policy.batches import pad_batch, padding_share, plan_micro_batches, split_evenly
+from sdar.policy.log_probs import PolicyScorer, score_responses
+from sdar.rollout.collector import RolloutProgress, RolloutSettings, collect
+from sdar.rollout.engines.transformers import TransformersEngine
+from sdar.rollout.episode import Episode
+from sdar.training.batches import StepBatch, tasks_of_step
+from sdar.training.measures import UpdateMeasures
+from sdar.training.run import Parts, learning_rate_at, make_optimizer
+
+CPU_MICRO_BATCH_TOKENS = 4096
+"""Padded tokens of a pass on a CPU: what stays in its caches. On a GPU `micro_batch` alone cuts."""
+
+
+@dataclass
+class Learner:
+    """What a training step works with."""
+
+    parts: Parts
+    config: ExperimentConfig
+    method: Method
+    seed: int
+    accelerator: Any
+    scorer: Any
+    optimizer: Any
+    engine: TransformersEngine
+    reference: PolicyScorer | None
+    """The frozen policy the KL term holds the student to; None when that term is off."""
+
+    @classmethod
+    def prepare(
+        cls, parts: Parts, config: ExperimentConfig, method: Method, seed: int, accelerator: Any
+    ) -> "Learner":
+        """Put policy and optimizer on the device, and freeze the reference if it is needed."""
+        temperature, training = config.rollout.temperature, config.training
+        reference = None
+        if training.kl_coefficient != 0:
+            reference = PolicyScorer(_frozen_copy(parts.model), temperature=temperature)
+        optimizer = make_optimizer(parts.model, training.learning_rate, training.weight_decay)
+        scorer, optimizer = accelerator.prepare(
+            PolicyScorer(parts.model, temperature=temperature), optimizer
+        )
+        parts.model.eval()  # no dropout: what is sampled and what is trained are one policy
+        engine = TransformersEngine(parts.model, parts.tokenizer)
+        return cls(parts, config, method, seed, accelerator, scorer, optimizer, engine, reference)
+
+    def tasks(self, step: int) -> tuple[list[Task], list[int]]:
+        """The step's tasks, each as often as its group is large, and the group numbers."""
+        training = self.config.training
+        return tasks_of_step(
+            self.parts.tasks, training.tasks_per_step, training.group_size, self.seed, step
+        )
+
+    def rollout(self, step: int, clock: PhaseClock, bar: Any = None) -> list[Episode]:
+        """Play the step's episodes with the current weights."""
+
+        def show(progress: RolloutProgress) -> None:
+            if bar is not None:
+                bar.set_postfix_str(
+                    f"turn {progress.turn}, {progress.live} playing, {progress.won} won"
+                )
+
+        with_skill = self.method.rollout_with_skill
+        tasks, groups = self.tasks(step)
+        with self.accelerator.autocast():
+            return collect(
+                self.engine,
+                self.parts.tokenizer,
+                self.parts.pool,
+                tasks,
+                groups,
+                settings=RolloutSettings.from_config(self.config, skill=with_skill),
+                skills=self.parts.skills if with_skill else None,
+                seed=self.seed,
+                step=step,
+                on_progress=show,
+                clock=clock,
+            )
+
+    def score(self, batch: StepBatch, prompts: list[list[int]], scorer: Any = None) -> Tensor:
+        """Log-probs `[S, R]` of the sampled tokens after `prompts`, without gradient, on the CPU;
+        by the current weights, or by another scorer."""
+        with self.accelerator.autocast():
+            return score_responses(
+                self.scorer if scorer is None else scorer,
+                prompts,
+                batch.responses,
+                micro_batch=self.config.training.micro_batch,
+                micro_batch_tokens=self.micro_batch_tokens,
+                device=self.accelerator.device,
+            ).log_probs
+
+    @property
+    def micro_batch_tokens(self) -> int | None:
+        return CPU_MICRO_BATCH_TOKENS if self.accelerator.device.type == "cpu" else None
+
+    def update(
+        self,
+        step: int,
+        batch: StepBatch,
+        old_SR: Tensor,
+        teacher_SR: Tensor | None,
+        reference_SR: Tensor | None,
+        advantages_SR: Tensor,
+    ) -> UpdateMeasures:
+        """One pass over the samples, minibatch after minibatch, an optimizer step for each.
+
+        Micro-batches are a matter of memory and speed: the loss of each is divided by what the
+        whole minibatch is divided by.
+        """
+        training, accelerator = self.config.training, self.accelerator
+        settings = self.loss_settings()
+        measures = UpdateMeasures(len(batch), batch.response_mask_SR.shape[1])
+        lengths = batch.lengths()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, self.config)
+        for minibatch in split_evenly(len(batch), training.minibatch):
+            mask_SR = batch.response_mask_SR[minibatch.start : minibatch.stop]
+            denominator = float(global_denominator(mask_SR, training.loss_aggregation))
+            plan = plan_micro_batches(
+                [lengths[i] for i in minibatch], training.micro_batch, self.micro_batch_tokens
+            )
+            for rows in ([minibatch[i] for i in part] for part in plan):
+                tokens = pad_batch(
+                    [batch.prompts[i] for i in rows],
+                    [batch.responses[i] for i in rows],
+                    accelerator.device,
+                )
+                width = tokens.mask_SR.shape[1]
+
+                def of_rows(values_SR: Tensor, rows: Any = rows, width: int = width) -> Tensor:
+                    return values_SR[rows, :width].to(accelerator.device)
+
+                scores = self.scorer(tokens, entropy=True)
+                loss = training_loss(
+                    self.method,
+                    settings,
+                    log_probs=scores.log_probs,
+                    old_log_probs=of_rows(old_SR),
+                    advantages=of_rows(advantages_SR),
+                    response_mask=tokens.mask_SR,
+                    teacher_log_probs=None if teacher_SR is None else of_rows(teacher_SR),
+                    reference_log_probs=None if reference_SR is None else of_rows(reference_SR),
+                    entropy=scores.entropy,
+                    denominator=denominator,
+                )
+                accelerator.backward(loss.loss)
+                measures.micro_batch(rows, loss, scores.log_probs, int(tokens.mask_SR.sum()))
+            norm = accelerator.clip_grad_norm_(self.scorer.parameters(), training.gradient_clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            measures.minibatch(float(norm), padding_share([lengths[i] for i in minibatch], plan))
+        return measures
+
+    def advantage_settings(self) -> AdvantageSettings:
+        """The run's part of the advantages."""
+        training = self.config.training
+        return AdvantageSettings(
+            statistics_over=training.statistics_over,
+            normalize_by_std=training.normalize_by_std,
+            discount=training.discount,
+        )
+
+    def loss_settings(self) -> LossSettings:
+        """The run's part of the loss."""
+        training = self.config.training
+        return LossSettings(
+            clip_low=training.clip_low,
+            clip_high=training.clip_high,
+            dual_clip=training.dual_clip,
+            loss_agg=training.loss_aggregation,
+            kl_coefficient=training.kl_coefficient,
+            entropy_coefficient=training.entropy_coefficient,
+            distillation_coefficient=training.distillation.coefficient,
+            beta=training.distillation.beta,
+            gate=training.distillation.gate,
+        )
+
+
+def _frozen_copy(model: Any) -> Any:
+    frozen = copy.deepcopy(model).requires_grad_(False)
+    return frozen.eval()

@@ -1,0 +1,171 @@
+"""What is measured of a training step. Pure: everything is a function of the run alone.
+
+Keys of metrics.jsonl, flat, a section before the slash. Gate figures are over all response tokens
+of the step at once, as the loss saw them (METHOD 10, defect 7).
+
+Shape suffixes: S samples, R response tokens.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sdar.algorithms.execution import TrainingLoss
+from sdar.algorithms.gates import gate_by_position, gate_statistics
+from sdar.training.batches import StepBatch
+from sdar.training.teacher import TeacherPrompt
+
+Metrics = dict[str, float | int | str]
+
+
+def rollout_measures(batch: StepBatch, max_response_tokens: int) -> Metrics:
+    """Success, returns, turns, validity and lengths of a step's episodes."""
+    episodes, turns = batch.episodes, batch.turns
+    invalid = [not turn.valid for turn in turns]
+    found: Metrics = {
+        "train/success": _mean([e.won for e in episodes]),
+        "train/return": _mean([e.episode_return for e in episodes]),
+        "train/turns": _mean([len(e.turns) for e in episodes]),
+        "train/samples": len(turns),
+        "train/invalid_share": _mean(invalid),
+        "train/inadmissible_share": _mean([not turn.admissible for turn in turns]),
+        "train/prompt_tokens": _mean([len(turn.prompt_ids) for turn in turns]),
+        "train/response_tokens": _mean([len(turn.response_ids) for turn in turns]),
+        "train/response_limit_share": _mean(
+            [len(turn.response_ids) >= max_response_tokens for turn in turns]
+        ),
+        "train/dropped_history": sum(turn.dropped_history for turn in turns),
+    }
+    by_type: dict[str, list[bool]] = defaultdict(list)
+    for episode in episodes:
+        by_type[episode.task.task_type].append(episode.won)
+    for task_type, won in by_type.items():
+        found[f"success/{task_type}"] = _mean(won)
+    student_skills = {e.task.task_type: e.skill_digest for e in episodes if e.skill_digest}
+    return found | {f"student_skill/{kind}": digest for kind, digest in student_skills.items()}
+
+
+def teacher_measures(batch: StepBatch, prompts: Sequence[TeacherPrompt]) -> Metrics:
+    """Which skill each task type's samples were taught with, and how long the prompts were."""
+    found: Metrics = {
+        "teacher/prompt_tokens": _mean([len(prompt.prompt_ids) for prompt in prompts]),
+        "teacher/dropped_history": sum(prompt.dropped_history for prompt in prompts),
+    }
+    for owner, prompt in zip(batch.owners, prompts, strict=True):
+        key = f"skill_samples/{owner.task.task_type}"
+        found[key] = int(found.get(key, 0)) + 1
+        found[f"skill/{owner.task.task_type}"] = f"{prompt.skill}@{prompt.digest}"
+    return found
+
+
+@dataclass
+class UpdateMeasures:
+    """Collects the losses of a step's micro-batches, and gap, gate and log-prob of each token."""
+
+    samples: int
+    width: int
+    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    gradient_norms: list[float] = field(default_factory=list)
+    padding_shares: list[float] = field(default_factory=list)
+    tokens: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.log_probs_SR = torch.zeros(self.samples, self.width)
+        self.gap_SR: Tensor | None = None
+        self.gate_SR: Tensor | None = None
+
+    def micro_batch(
+        self, rows: Sequence[int], loss: TrainingLoss, log_probs_SR: Tensor, tokens: int
+    ) -> None:
+        """Take in one micro-batch: `rows` are its samples, `tokens` its response tokens."""
+        count = float(tokens)
+        self.tokens += count
+        for name, value in loss.statistics.items():
+            # Losses are shares of their minibatch and add up; the others are means over tokens.
+            share = 1.0 if name.endswith("loss") else count
+            self.sums[name] += share * float(value)
+        width = log_probs_SR.shape[1]
+        self.log_probs_SR[rows, :width] = log_probs_SR.detach().float().cpu()
+        self.gap_SR = self._keep(self.gap_SR, rows, loss.gap)
+        self.gate_SR = self._keep(self.gate_SR, rows, loss.gate)
+
+    def minibatch(self, gradient_norm: float, padding_share: float) -> None:
+        """Take in what an optimizer step did: the norm before clipping, and padding computed."""
+        self.gradient_norms.append(gradient_norm)
+        self.padding_shares.append(padding_share)
+
+    def measures(self) -> Metrics:
+        """Losses averaged over minibatches, the rest over tokens."""
+        minibatches = max(len(self.gradient_norms), 1)
+        found: Metrics = {}
+        for name, total in self.sums.items():
+            if name in _FROM_ALL_TOKENS:
+                continue
+            over = minibatches if name.endswith("loss") else self.tokens
+            found[_NAMES.get(name, f"loss/{name}")] = total / over
+        found["update/gradient_norm"] = _mean(self.gradient_norms)
+        found["update/padding_share"] = _mean(self.padding_shares)
+        found["update/minibatches"] = len(self.gradient_norms)
+        return found
+
+    def _keep(self, kept: Tensor | None, rows: Sequence[int], new: Tensor | None) -> Tensor | None:
+        if new is None:
+            return kept
+        if kept is None:
+            kept = torch.zeros(self.samples, self.width)
+        kept[rows, : new.shape[1]] = new.detach().float().cpu()
+        return kept
+
+
+_FROM_ALL_TOKENS = ("gate_mean", "gate_active_ratio", "teacher_gap_mean")
+_NAMES = {
+    "loss": "loss/total",
+    "policy_loss": "loss/policy",
+    "distillation_loss": "loss/distillation",
+    "entropy": "policy/entropy",
+    "reference_kl": "policy/reference_kl",
+    "approx_kl": "policy/approx_kl",
+    "clip_fraction": "policy/clip_share",
+    "dual_clip_fraction": "policy/dual_clip_share",
+}
+
+
+def gap_and_gate_measures(
+    batch: StepBatch, gap_SR: Tensor | None, gate_SR: Tensor | None
+) -> Metrics:
+    """Gate and gap over all response tokens, by place, by task type, and on failures."""
+    if gap_SR is None:
+        return {}
+    mask_SR = batch.response_mask_SR
+    has_gate = gate_SR is not None
+    weight_SR = gate_SR if gate_SR is not None else torch.zeros_like(gap_SR)
+    failed = torch.tensor([not owner.won for owner in batch.owners])[:, None]
+    invalid = torch.tensor([not turn.valid for turn in batch.turns])[:, None]
+    inadmissible = torch.tensor([not turn.admissible for turn in batch.turns])[:, None]
+    parts = {"failed": failed, "invalid": invalid, "inadmissible": inadmissible}
+    found: Metrics = {}
+    for name, value in gate_statistics(weight_SR, gap_SR, mask_SR, parts=parts).items():
+        if name.startswith("teacher_gap_"):
+            found["gap/" + name.removeprefix("teacher_gap_")] = value
+        elif name.startswith("gate_") and has_gate:
+            found["gate/" + name.removeprefix("gate_")] = value
+    for place, mean in gate_by_position(gap_SR, mask_SR).items():
+        found[f"gap/position/{place}"] = mean
+    if gate_SR is not None:
+        for place, mean in gate_by_position(gate_SR, mask_SR).items():
+            found[f"gate/position/{place}"] = mean
+    types = [owner.task.task_type for owner in batch.owners]
+    for task_type in dict.fromkeys(types):
+        rows_S = torch.tensor([kind == task_type for kind in types])
+        inside_SR = mask_SR & rows_S[:, None]
+        found[f"gap/task_type/{task_type}"] = float(gap_SR[inside_SR].double().mean())
+        if gate_SR is not None:
+            found[f"gate/task_type/{task_type}"] = float(gate_SR[inside_SR].double().mean())
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(sum(values) / len(values)) if values else 0.0

@@ -1,0 +1,203 @@
+"""One training run around its loop: what it needs, where it continues, what it leaves behind."""
+
+import hashlib
+import json
+import logging
+import os
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar
+
+from sdar.algorithms.methods import Method, get_method
+from sdar.config import ExperimentConfig, Layout
+from sdar.environments.base import EnvironmentPool, Task
+from sdar.errors import SdarError
+from sdar.policy.loading import load_policy
+from sdar.training.checkpoint import Checkpoint, latest_complete, write_folder
+
+log = logging.getLogger("sdar.training")
+
+
+@dataclass
+class Parts:
+    """What a run trains with. `inputs` names the data by digest, so that a checkpoint made from
+    other data is not continued."""
+
+    model: Any
+    tokenizer: Any
+    pool: EnvironmentPool
+    tasks: Sequence[Task]
+    skills: Any
+    inputs: dict[str, str]
+
+
+def open_parts(config: ExperimentConfig, layout: Layout, device: torch.device) -> Parts:
+    """Load policy, tasks and skills, and start the environment's workers.
+
+    Raises `SdarError` for whatever is missing, before any compute is spent.
+    """
+    from sdar.environments.alfworld.pool import make_pool
+    from sdar.environments.alfworld.tasks_stage import read_home, read_tasks
+    from sdar.skills.library import SkillLibrary
+
+    tasks = read_tasks(layout, "train")
+    if not tasks:
+        raise SdarError(
+            f"{layout.tasks}: no training tasks; run `sdar tasks` with this configuration"
+        )
+    skills = SkillLibrary(config.skills.library, read_home(layout))
+    digests = {kind: skills.lookup(kind).digest for kind in sorted({t.task_type for t in tasks})}
+    start = layout.warm_start / "policy" if config.warm_start.enabled else config.policy.model
+    model, tokenizer = load_policy(start, device, torch.float32)
+    inputs = {
+        "policy": policy_digest(model),
+        "tasks": _digest(json.dumps([task.id for task in tasks])),
+        "skills": _digest(json.dumps(digests)),
+    }
+    return Parts(model, tokenizer, make_pool(config.environment), tasks, skills, inputs)
+
+
+def make_accelerator(config: ExperimentConfig) -> Accelerator:
+    """Device and precision as configured: weights in float32, computing in `policy.dtype`."""
+    device = config.execution.device
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SdarError(
+            "execution.device is cuda, but PyTorch finds no CUDA device; set it to auto or cpu, or "
+            "mend the driver (see `sdar doctor`)"
+        )
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    mixed = "bf16" if config.policy.dtype == "bfloat16" else "no"
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=mixed)
+    if accelerator.num_processes > 1:
+        raise SdarError(
+            f"{accelerator.num_processes} processes were launched, one is supported: start "
+            "`sdar train` without accelerate launch"
+        )
+    return accelerator
+
+
+def make_reproducible(threads: int) -> None:
+    """Fix what results depend on besides seeds: thread count and the choice of kernels."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Nothing here reads memory it has not written; filling it would only cost time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def make_optimizer(model: Any, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW; weight decay on matrices alone."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
+            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        ],
+        lr=learning_rate,
+    )
+
+
+def learning_rate_at(step: int, config: ExperimentConfig) -> float:
+    """Constant after a linear warm-up over the first `warmup_ratio` of the steps."""
+    training = config.training
+    warmup = round(training.warmup_ratio * training.steps)
+    return training.learning_rate * min(1.0, (step + 1) / warmup if warmup else 1.0)
+
+
+def run_identity(
+    config: ExperimentConfig, method: Method, seed: int, inputs: dict[str, str]
+) -> str:
+    """Digest of everything a step's result depends on: a checkpoint belongs to one of these."""
+    training = config.training.model_dump(mode="json")
+    for harmless in (
+        "checkpoint_every",
+        "keep_checkpoints",
+        "record_tokens_every",
+        "recorded_episodes",
+    ):
+        training.pop(harmless)
+    if config.training.warmup_ratio == 0:
+        training.pop("steps")
+    decisive = {
+        "method": method.name,
+        "seed": seed,
+        "training": training,
+        "environment": config.environment.model_dump(mode="json", exclude={"workers", "data"}),
+        "policy": config.policy.model_dump(mode="json"),
+        "rollout": config.rollout.model_dump(mode="json"),
+        "inputs": inputs,
+    }
+    return _digest(json.dumps(decisive, sort_keys=True))
+
+
+def find_start(folder: Path, identity: str, steps: int) -> Checkpoint | None:
+    """The checkpoint to continue from, or None. Says so when one belongs to another run."""
+
+    def accept(checkpoint: Checkpoint) -> bool:
+        if checkpoint.state.get("identity") != identity:
+            log.warning(
+                "%s was made with another configuration or other data: it is not continued",
+                checkpoint.path,
+            )
+            return False
+        return checkpoint.step <= steps
+
+    return latest_complete(folder, accept) if folder.is_dir() else None
+
+
+def export_policy(folder: Path, model: Any, tokenizer: Any) -> None:
+    """Write the finished policy in Hugging Face format, in one step."""
+
+    def fill(path: Path) -> None:
+        model.save_pretrained(path)
+        tokenizer.save_pretrained(path)
+
+    disable_progress_bar()  # transformers' own, for one small file
+    try:
+        write_folder(folder, fill)
+    finally:
+        enable_progress_bar()
+
+
+def trained_method(name: str) -> Method:
+    """The declaration of a method that trains; `SdarError` for any other."""
+    method = get_method(name)
+    if not method.trained:
+        raise SdarError(
+            f"--method {name}: nothing to train; evaluate it with `sdar evaluate --method {name}`"
+        )
+    return method
+
+
+def peak_memory_gib() -> dict[str, float]:
+    """Most memory this process has held so far, and most GPU memory if it uses one."""
+    scale = 1 if sys.platform == "darwin" else 1024
+    peak = {"memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**30}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        peak["gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    return {name: round(value, 3) for name, value in peak.items()}
+
+
+def policy_digest(model: Any) -> str:
+    """SHA-256 over the names and values of the weights."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        flat = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        digest.update(flat.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def quiet() -> bool:
+    """No progress bar where nobody watches (a log file, a job) unless asked for."""
+    return not sys.stderr.isatty() and not os.environ.get("SDAR_PROGRESS")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

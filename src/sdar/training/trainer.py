@@ -1,0 +1,187 @@
+"""The training loop of every method, top to bottom.
+
+    rollout -> old log-probs -> teacher log-probs -> reference log-probs -> advantages -> update
+            -> records -> checkpoint
+
+What distinguishes a method is its declaration (`sdar.algorithms.methods`); nothing here asks for
+its name. Everything random is a function of (seed, step, slot, turn), so a run that is killed and
+started again ends with the same metrics and the same weights, byte for byte on a CPU.
+
+Shape suffixes: S samples (turns of all episodes of a step), R response tokens.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sdar.algorithms.execution import step_advantages
+from sdar.clock import PhaseClock
+from sdar.config import ExperimentConfig, Layout
+from sdar.tracking.provenance import write_provenance
+from sdar.tracking.recorder import RunRecorder
+from sdar.training.batches import StepBatch
+from sdar.training.checkpoint import load_checkpoint, save_checkpoint
+from sdar.training.learner import Learner
+from sdar.training.measures import gap_and_gate_measures, rollout_measures, teacher_measures
+from sdar.training.records import EpisodeLog
+from sdar.training.run import (
+    Parts,
+    export_policy,
+    find_start,
+    learning_rate_at,
+    make_accelerator,
+    make_reproducible,
+    open_parts,
+    quiet,
+    run_identity,
+    trained_method,
+)
+from sdar.training.step import StepResult
+from sdar.training.teacher import TeacherPrompt, teacher_prompts
+from sdar.training.token_records import drop_tokens, record_tokens
+
+
+def train(config: ExperimentConfig, layout: Layout, method: str, seed: int) -> None:
+    """Train one method with one seed; continue where an earlier start of the same run stopped.
+
+    Reads the tasks and the warm start (or `policy.model`); writes `layout.run(method, seed)`, the
+    policy last. Raises `SdarError` for what is missing or cannot be written.
+    """
+    trained_method(method)
+    make_reproducible(config.execution.threads)
+    accelerator = make_accelerator(config)
+    parts = open_parts(config, layout, accelerator.device)
+    try:
+        train_with(parts, config, layout, method, seed, accelerator)
+    finally:
+        parts.pool.close()
+
+
+def train_with(
+    parts: Parts,
+    config: ExperimentConfig,
+    layout: Layout,
+    method_name: str,
+    seed: int,
+    accelerator: Any,
+) -> None:
+    """`train` with its parts at hand: the loop over steps, with records and checkpoints."""
+    method, training = trained_method(method_name), config.training
+    folder = layout.run(method.name, seed)
+    learner = Learner.prepare(parts, config, method, seed, accelerator)
+    identity = run_identity(config, method, seed, parts.inputs)
+
+    start = 0
+    checkpoint = find_start(folder / "checkpoints", identity, training.steps)
+    if checkpoint is not None:
+        load_checkpoint(checkpoint, parts.model, learner.optimizer)
+        start = checkpoint.step
+
+    write_provenance(folder, config, layout, method=method.name, seed=seed, inputs=parts.inputs)
+    episode_log = EpisodeLog(folder / "episodes.parquet", start)
+    drop_tokens(folder / "tokens", start)
+    name = f"{method.name}/seed-{seed}"
+    with RunRecorder(folder, config=config, layout=layout, kind="train", name=name) as recorder:
+        recorder.truncate(start)
+        for step in (bar := _progress_bar(name, start, training.steps)):
+            last = step == training.steps - 1
+            done = training_step(learner, step, bar)
+            recorder.metrics(step, done.metrics)
+            with done.clock("records"):
+                episode_log.add(step, done.batch.episodes)
+                if step % training.record_tokens_every == 0 or last:
+                    record_tokens(recorder, folder / "tokens", done, learner)
+            with done.clock("checkpoint"):
+                if (step + 1) % training.checkpoint_every == 0 or last:
+                    episode_log.write()
+                    save_checkpoint(
+                        folder / "checkpoints",
+                        step + 1,
+                        model=parts.model,
+                        optimizer=learner.optimizer,
+                        state={"identity": identity, "method": method.name, "seed": seed},
+                        keep=training.keep_checkpoints,
+                    )
+            recorder.timings(step, done.timings())
+            bar.set_postfix(done.summary())
+        export_policy(folder / "policy", parts.model, parts.tokenizer)
+        recorder.policy(folder / "policy", training.steps)
+
+
+def training_step(learner: Learner, step: int, bar: Any = None) -> StepResult:
+    """One step, in METHOD's order. Every log-prob is that of a sampled token."""
+    clock, method, config = PhaseClock(), learner.method, learner.config
+
+    batch = StepBatch.from_episodes(learner.rollout(step, clock, bar))
+    # The environment loads the next tasks while the model computes.
+    learner.parts.pool.prefetch(list(dict.fromkeys(learner.tasks(step + 1)[0])))
+    metrics = rollout_measures(batch, config.policy.max_response_tokens)
+
+    with clock("old"):
+        old_SR = learner.score(batch, batch.prompts)
+
+    teacher: list[TeacherPrompt] = []
+    teacher_SR: Tensor | None = None
+    if method.needs_teacher:
+        with clock("teacher"):
+            teacher = teacher_prompts(
+                learner.parts.tokenizer,
+                batch.episodes,
+                learner.parts.skills,
+                environment=config.environment.name,
+                limit=config.policy.max_teacher_prompt_tokens,
+            )
+            teacher_SR = learner.score(batch, [prompt.prompt_ids for prompt in teacher])
+        metrics |= teacher_measures(batch, teacher)
+
+    reference_SR: Tensor | None = None
+    if learner.reference is not None:
+        with clock("reference"):
+            reference_SR = learner.score(batch, batch.prompts, learner.reference)
+
+    samples = batch.samples(old_SR, teacher_SR)
+    advantages_SR = step_advantages(method, samples, learner.advantage_settings(), step=step)
+    with clock("update"):
+        update = learner.update(step, batch, old_SR, teacher_SR, reference_SR, advantages_SR)
+
+    gap_SR = update.gap_SR
+    if gap_SR is None and teacher_SR is not None:
+        gap_SR = teacher_SR - old_SR
+    metrics |= update.measures()
+    metrics |= gap_and_gate_measures(batch, gap_SR, update.gate_SR)
+    metrics["policy/engine_difference"] = _engine_difference(batch, old_SR)
+    metrics["update/learning_rate"] = learning_rate_at(step, config)
+    return StepResult(
+        step=step,
+        batch=batch,
+        old_SR=old_SR,
+        student_SR=update.log_probs_SR,
+        teacher_SR=teacher_SR,
+        reference_SR=reference_SR,
+        advantages_SR=advantages_SR,
+        gap_SR=gap_SR,
+        gate_SR=update.gate_SR,
+        teacher=teacher,
+        metrics=metrics,
+        clock=clock,
+    )
+
+
+def _engine_difference(batch: StepBatch, old_SR: Tensor) -> float:
+    """Mean |log-prob by the engine - log-prob by the trainer|: large when weights went astray."""
+    sampled_N = torch.tensor([p for turn in batch.turns for p in turn.log_probs])
+    return float((sampled_N - old_SR[batch.response_mask_SR]).abs().double().mean())
+
+
+def _progress_bar(name: str, start: int, steps: int) -> Any:
+    return tqdm(
+        range(start, steps),
+        initial=start,
+        total=steps,
+        desc=name,
+        unit="step",
+        disable=quiet(),
+        dynamic_ncols=True,
+    )

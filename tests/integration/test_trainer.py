@@ -1,0 +1,139 @@
+"""The training loop: what it leaves behind, what changes its result, and what must not."""
+
+import json
+
+import polars as pl
+import pytest
+import trainer_world
+from safetensors.torch import load_file
+
+from sdar.algorithms.methods import METHODS
+from sdar.errors import SdarError
+from sdar.policy.loading import load_policy
+from sdar.tracking import records
+
+
+def metrics(folder):
+    return records.read(folder / "metrics.jsonl")
+
+
+def weights(folder):
+    return load_file(folder / "policy" / "model.safetensors")
+
+
+def distance(one, other):
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return trainer_world.run(tmp_path_factory.mktemp("finished"))
+
+
+def test_run_folder(finished):
+    for name in ("config.yaml", "provenance.json", "episodes.parquet", "policy/model.safetensors"):
+        assert (finished / name).is_file()
+    steps = metrics(finished)
+    assert [line["step"] for line in steps] == [0, 1, 2, 3, 4]
+    assert all(0 <= line["train/success"] <= 1 for line in steps)
+    assert all(0 < line["gate/mean"] < 1 for line in steps)
+    assert max(line["policy/engine_difference"] for line in steps) < 1e-5
+    # The teacher is another reader of the same tokens, so the gap is there from the first step.
+    assert abs(steps[0]["gap/mean"]) > 1e-4
+    timings = records.read(finished / "timings.jsonl")
+    phases = ("environment_s", "generation_s", "old_s", "teacher_s", "reference_s", "update_s")
+    assert all(line[phase] >= 0 for line in timings for phase in phases)
+    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == [
+        "step-00004",
+        "step-00005",
+    ]
+    episodes = pl.read_parquet(finished / "episodes.parquet")
+    assert episodes.height == 5 * 6
+    success = episodes.group_by("step", maintain_order=True).agg(pl.col("success").mean())
+    assert success["success"].to_list() == [line["train/success"] for line in steps]
+
+
+def test_token_records_agree_with_the_formulas(finished):
+    tokens = pl.read_parquet(finished / "tokens" / "step-00002.parquet")
+    assert tokens["episode"].n_unique() == 2
+    gap = tokens["teacher_log_prob"] - tokens["student_log_prob"]
+    assert (gap - tokens["gap"]).abs().max() < 1e-5
+    gate = 1 / (1 + (-5.0 * tokens["gap"]).exp())
+    assert (gate - tokens["gate"]).abs().max() < 1e-5
+    assert tokens["reference_log_prob"].null_count() == 0
+    assert tokens["teacher_prompt"].str.contains("usually in the fridge").all()
+    assert not tokens["student_prompt"].str.contains("usually in the fridge").any()
+    first = tokens.filter((pl.col("turn") == 0) & (pl.col("episode") == tokens["episode"][0]))
+    assert first["position"].to_list() == list(range(first.height))
+
+
+def test_exported_policy_loads_and_differs_from_the_start(finished):
+    model, _ = load_policy(finished / "policy")
+    started = trainer_world.parts().model.state_dict()
+    moved = distance({k: v for k, v in model.state_dict().items() if k in started}, started)
+    assert moved > 1e-4
+
+
+def test_micro_batches_and_pools_change_rounding_at_most(finished, tmp_path):
+    cut = trainer_world.run(tmp_path / "cut", micro_batch=1, steps=2)
+    whole = trainer_world.run(tmp_path / "whole", micro_batch=8, steps=2)
+    assert distance(weights(cut), weights(whole)) < 2e-5
+    for one, other in zip(metrics(cut), metrics(whole), strict=True):
+        for name, value in one.items():
+            # Padding is what micro-batches are about.
+            if isinstance(value, float) and name != "update/padding_share":
+                assert value == pytest.approx(other[name], abs=1e-4), name
+
+
+def test_equal_runs_have_equal_bytes_and_seeds_matter(finished, tmp_path):
+    again = trainer_world.run(tmp_path / "again")
+    assert (again / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+    other = trainer_world.run(tmp_path / "other", seed=1, steps=1)
+    assert metrics(other)[0] != metrics(finished)[0]
+
+
+def test_distillation_with_coefficient_0_trains_like_grpo(tmp_path):
+    coefficient = {"coefficient": 0.0}
+    sdar = trainer_world.run(tmp_path, "sdar", steps=2, distillation=coefficient)
+    grpo = trainer_world.run(tmp_path, "grpo", steps=2)
+    model = "policy/model.safetensors"
+    assert (sdar / model).read_bytes() == (grpo / model).read_bytes()
+    assert "gate/mean" not in metrics(grpo)[0]
+    assert pl.read_parquet(grpo / "tokens" / "step-00000.parquet")["gate"].null_count() > 0
+
+
+@pytest.mark.parametrize("method", sorted(name for name, m in METHODS.items() if m.trained))
+def test_every_method_trains(method, tmp_path):
+    folder = trainer_world.run(tmp_path, method, steps=2, checkpoint_every=2)
+    lines = metrics(folder)
+    assert len(lines) == 2
+    assert all(line["update/gradient_norm"] is not None for line in lines)
+    with_teacher = METHODS[method].needs_teacher
+    assert all(("gap/mean" in line) == with_teacher for line in lines)
+    skills = [name for name in lines[0] if name.startswith("student_skill/")]
+    assert bool(skills) == METHODS[method].rollout_with_skill
+
+
+def test_untrained_method_is_refused(tmp_path):
+    with pytest.raises(SdarError, match="nothing to train"):
+        trainer_world.run(tmp_path, "skill_prompt")
+
+
+def test_without_kl_there_is_no_reference_pass(tmp_path):
+    folder = trainer_world.run(tmp_path, "grpo", steps=1, kl_coefficient=0.0)
+    assert "reference_s" not in records.read(folder / "timings.jsonl")[0]
+    assert "policy/reference_kl" not in metrics(folder)[0]
+
+
+def test_next_tasks_are_prefetched(tmp_path):
+    parts = trainer_world.parts()
+    trainer_world.run(tmp_path, given=parts, steps=2)
+    seen = pl.read_parquet(tmp_path / "runs/world/sdar/seed-0/episodes.parquet")
+    second = seen.filter(pl.col("step") == 1)["task_id"].unique(maintain_order=True).to_list()
+    assert parts.pool.prefetched[0] == second
+
+
+def test_config_is_recorded_resolved(finished):
+    text = (finished / "config.yaml").read_text()
+    assert "clip_low: 0.2" in text
+    assert json.loads((finished / "provenance.json").read_text())["method"] == "sdar"

@@ -1,0 +1,99 @@
+"""A training run small enough for a test: random policy, scripted world. Also run as a script:
+
+python trainer_world.py ROOT METHOD SEED [--kill-at-call N]
+
+With `--kill-at-call N` the process kills itself (SIGKILL) in the Nth call of the world's `step`.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import scripted
+
+from sdar.config import ExperimentConfig, Layout, parse_config
+from sdar.training.run import Parts, make_accelerator, make_reproducible, policy_digest
+from sdar.training.trainer import train_with
+
+
+class Skills:
+    """A skill a task type, as `SkillLibrary` gives them."""
+
+    def lookup(self, task_type: str) -> Any:
+        text = f"The key of {task_type} is usually in the fridge."
+        return type("Skill", (), {"name": task_type, "text": text, "digest": str(len(text))})
+
+
+class MortalPool(scripted.ScriptedPool):
+    """Kills its process in the middle of a step."""
+
+    def __init__(self, kill_at_call: int | None) -> None:
+        super().__init__(modulus=3)
+        self.left = kill_at_call
+
+    def step(self, actions: dict[int, str]) -> dict[int, Any]:
+        if self.left is not None:
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(actions)
+
+
+def configuration(**training: Any) -> ExperimentConfig:
+    values = {
+        "steps": 5,
+        "tasks_per_step": 2,
+        "group_size": 3,
+        "minibatch": 8,
+        "micro_batch": 4,
+        "learning_rate": 1e-3,
+        "checkpoint_every": 2,
+        "record_tokens_every": 2,
+        "recorded_episodes": 2,
+    }
+    return parse_config(
+        {
+            "experiment": "world",
+            "environment": {"max_turns": 3},
+            "policy": {"max_prompt_tokens": 480, "max_response_tokens": 8},
+            "tracking": {"enabled": False},
+            "execution": {"device": "cpu"},
+            "training": {**values, **training},
+        }
+    )
+
+
+def parts(kill_at_call: int | None = None, seed: int = 0) -> Parts:
+    model = scripted.policy(seed=seed)
+    return Parts(
+        model=model,
+        tokenizer=scripted.tokenizer(),
+        pool=MortalPool(kill_at_call),
+        tasks=scripted.tasks(5),
+        skills=Skills(),
+        inputs={"policy": policy_digest(model)},
+    )
+
+
+def run(
+    root: Path,
+    method: str = "sdar",
+    seed: int = 0,
+    kill_at_call: int | None = None,
+    given: Parts | None = None,
+    **training: Any,
+) -> Path:
+    """Train in `root`; the run's folder."""
+    config = configuration(**training)
+    make_reproducible(config.execution.threads)
+    layout = Layout(root, config.experiment)
+    made = given or parts(kill_at_call)
+    train_with(made, config, layout, method, seed, make_accelerator(config))
+    return layout.run(method, seed)
+
+
+if __name__ == "__main__":
+    call = int(sys.argv[5]) if len(sys.argv) > 5 else None
+    run(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), call)
