@@ -1,6 +1,9 @@
 """Generated games: deterministic, in their splits' scenes, of the promised sizes."""
 
+import os
 import statistics
+import subprocess
+import sys
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -196,3 +199,31 @@ def test_reading_before_the_stage_names_the_remedy(tmp_path) -> None:
     _, layout = layout_of(tmp_path)
     with pytest.raises(SdarError, match="sdar tasks"):
         tasks_stage.read_tasks(layout, "train")
+
+
+def test_nothing_depends_on_hash_order(repository: Path) -> None:
+    program = (
+        "import hashlib\n"
+        "from sdar.config.models import ALFWORLD_TASK_TYPES as types\n"
+        "from sdar.environments.alfworld import pddl, generator\n"
+        "from sdar.environments.alfworld.home import Home\n"
+        "digest = hashlib.sha256()\n"
+        "for size in ('small', 'full'):\n"
+        "    home = Home.draw(4, size=size)\n"
+        "    for split in generator.SPLITS:\n"
+        "        for index in range(6):\n"
+        "            game = generator.abstract_game(1, split, index, home, types, 6)\n"
+        "            digest.update(pddl.problem_text(game).encode())\n"
+        "print(digest.hexdigest())\n"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(repository / "src")},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1

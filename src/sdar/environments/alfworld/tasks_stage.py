@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,16 +31,18 @@ def make_tasks(config: ExperimentConfig, layout: Layout) -> None:
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir()
     try:
-        _build(config.environment, building)
+        _build(config, building)
         shutil.rmtree(target, ignore_errors=True)
         building.rename(target)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _build(environment: AlfworldConfig, folder: Path) -> None:
+def _build(config: ExperimentConfig, folder: Path) -> None:
+    environment = config.environment
     if environment.data is not None:
-        tasks = list(find_tasks(environment.data, environment.task_types))
+        splits = dict.fromkeys(("train", *config.evaluation.panels))
+        tasks = list(find_tasks(environment.data, environment.task_types, splits))
         source = "real ALFWorld data"
     else:
         home = Home.draw(environment.home, environment.habit, environment.size)
@@ -73,22 +75,25 @@ def requests(environment: AlfworldConfig, home: Home, folder: Path) -> list[Requ
     ]
 
 
-def find_tasks(data: Path, task_types: Iterable[str]) -> Iterable[Task]:
-    """The games of a folder as `alfworld-download` leaves it, by ALFWorld's own filter.
+def find_tasks(
+    data: Path, task_types: Iterable[str], splits: Iterable[str] = SPLITS
+) -> Iterator[Task]:
+    """The games of these splits in a folder as `alfworld-download` leaves it, by ALFWorld's own filter.
 
     Skipped are unsolvable games and paths with `movable` or `Sliced`. Raises SdarError naming the
     folder or file when something is missing or unreadable.
     """
     wanted = set(task_types)
     root = data.expanduser().resolve() / "json_2.1.1"
-    for split in SPLITS:
+    splits = tuple(splits)
+    for split in splits:
         if not (root / split).is_dir():
             raise SdarError(
                 f"environment.data: {root / split} does not exist; run `alfworld-download` and "
                 "set environment.data to the folder it fills (it contains json_2.1.1/), or to null "
                 "to generate games"
             )
-    for split in SPLITS:
+    for split in splits:
         paths = sorted((root / split).glob("*/*/game.tw-pddl"))
         found = 0
         for path in paths:
@@ -128,7 +133,7 @@ def counts_table(tasks: list[Task], source: str) -> str:
         f"| split | games | {' | '.join(types)} |",
         f"|---|---|{'---|' * len(types)}",
     ]
-    for split in SPLITS:
+    for split in dict.fromkeys(task.split for task in tasks):
         cells = [str(counts[split, task_type]) for task_type in types]
         total = sum(task.split == split for task in tasks)
         rows.append(f"| {split} | {total} | {' | '.join(cells)} |")

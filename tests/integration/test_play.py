@@ -1,0 +1,55 @@
+"""`sdar play`: a person by numbers and words, and the expert."""
+
+from pathlib import Path
+
+import pytest
+
+from sdar.config.models import ALFWORLD_TASK_TYPES
+from sdar.environments.alfworld import pddl
+from sdar.environments.alfworld.generator import abstract_game
+from sdar.environments.alfworld.home import Home
+from sdar.environments.alfworld.solve import solve
+from sdar.environments.base import Task
+
+pytest.importorskip("textworld", reason="games are played on the TextWorld engine")
+
+HOME = Home.draw(0)
+
+
+@pytest.fixture
+def game(tmp_path: Path) -> tuple[Task, list[str]]:
+    made = abstract_game(0, "train", 0, HOME, ALFWORLD_TASK_TYPES, 6)
+    plan = solve(made)
+    path = pddl.write_game(made, plan, tmp_path)
+    return Task(made.id, "train", made.task_type, made.sentence, str(path)), plan
+
+
+def test_expert_plays_and_shows_its_thoughts(game, capsys) -> None:
+    from sdar.environments.alfworld.play import play
+
+    task, _ = game
+    assert play(task, expert=True, home=HOME)
+    shown = capsys.readouterr().out
+    assert f"Your task: {task.instruction}" in shown
+    assert "(find " in shown
+    assert "Won after" in shown
+
+
+def test_person_plays_by_word_and_number(game, capsys, monkeypatch) -> None:
+    from sdar.environments.alfworld.play import play
+
+    task, plan = game
+    typed = iter(["", "open sesame", "1", *plan])
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    assert play(task)
+    shown = capsys.readouterr().out
+    assert "Nothing happens." in shown
+    assert f"Won after {len(plan) + 2} turns." in shown
+
+
+def test_person_may_leave(game, capsys, monkeypatch) -> None:
+    from sdar.environments.alfworld.play import play
+
+    monkeypatch.setattr("builtins.input", lambda _: "q")
+    assert not play(game[0])
+    assert "Not won after 0 turns." in capsys.readouterr().out
