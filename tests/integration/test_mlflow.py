@@ -57,6 +57,9 @@ def test_a_killed_and_continued_run_is_the_same_run(tmp_path: Path) -> None:
     assert (broken / same).read_bytes() == (whole / same).read_bytes()
     run = runs(broken)["sdar/seed-0"]
     assert (run.info.run_id, run.info.status) == (before.info.run_id, "FINISHED")
+    spec = store.read_json(folder / "tracking.json")
+    assert run.info.start_time == int(1000 * spec["started"]) < before.info.end_time
+    assert before.info.end_time < run.info.end_time == int(1000 * spec["written"])
     assert len(run.data.metrics) == METRICS + 2
     truth = records.read(broken / same)
     for key in run.data.metrics:
@@ -147,3 +150,28 @@ def test_a_run_that_is_done_again_replaces_the_earlier_one(tmp_path: Path) -> No
     assert found["sdar/seed-0 (replaced)"].info.status == "FINISHED"
     steps = client(tmp_path).get_metric_history(found["sdar/seed-0"].info.run_id, "train/m00")
     assert len(steps) == STEPS
+
+
+@pytest.mark.slow
+def test_initialise_makes_store_and_parent_once(tmp_path: Path) -> None:
+    config, layout = parse_config({"experiment": "fake"}), Layout(tmp_path, "fake")
+    first = store.initialise(config, layout)
+    assert first is not None
+    assert store.initialise(config, layout) == first
+    assert sorted(runs(tmp_path)) == ["experiment fake"]
+    experiment = client(tmp_path).get_experiment_by_name("fake")
+    assert experiment.artifact_location == (tmp_path / "mlartifacts" / "fake").as_uri()
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_initialise_goes_on_without_a_store(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    layout = Layout(tmp_path, "fake")
+    down = parse_config({"experiment": "fake", "tracking": {"uri": "http://127.0.0.1:9"}})
+    assert store.initialise(down, layout) is None
+    assert len(caplog.messages) == 1
+    assert "cannot be written" in caplog.messages[0]
+    off = parse_config({"experiment": "fake", "tracking": {"enabled": False}})
+    assert store.initialise(off, layout) is None
+    assert not any(tmp_path.iterdir())

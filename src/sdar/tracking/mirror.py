@@ -57,9 +57,10 @@ class Mirror:
         for name in ("config.yaml", "provenance.json"):
             if (self.folder / name).is_file():
                 self.client.log_artifact(self.run_id, str(self.folder / name))
-        # A recorder that ended without a word was killed.
+        # A recorder that ended without a word was killed, some time after it last wrote.
+        ended = int(1000 * (time.time() if status == "RUNNING" else self.spec["written"]))
         status = "KILLED" if status == "RUNNING" else status
-        self.client.set_terminated(self.run_id, status)
+        self.client.set_terminated(self.run_id, status, ended)
         if self.spec["kind"] == "compare" and status == "FINISHED":
             self.client.set_terminated(self.state["parent_run_id"], status)
 
@@ -107,7 +108,8 @@ class Mirror:
             "folder": str(self.folder),
         }
         tags |= store.source_tags(f"sdar {self.spec['kind'].replace('_', '-')}", commit)
-        run = client.create_run(experiment, run_name=self.spec["name"], tags=tags)
+        began = int(1000 * self.spec["started"])
+        run = client.create_run(experiment, began, tags, run_name=self.spec["name"])
         parameters = [Param(key, value) for key, value in self.spec["parameters"].items()]
         for start in range(0, len(parameters), 100):
             client.log_batch(run.info.run_id, params=parameters[start : start + 100])

@@ -145,7 +145,7 @@ class RunRecorder:
         Keys of an episode and of its turns: see `sdar.tracking.traces.episode_record`.
         """
         for episode in episodes:
-            self._send({"do": "episode", "step": step, "episode": dict(episode)})
+            self._send({"do": "episode", "step": step, "at": time.time(), "episode": dict(episode)})
 
     def finish(self, status: Status = "FINISHED") -> None:
         """End the run and wait (two minutes at most) until MLflow has it. Repeated: no effect."""
@@ -182,14 +182,14 @@ class RunRecorder:
         earlier = store.read_json(self.folder / "tracking.json")
         same = earlier.get("digest") == self._spec["digest"]
         if same and earlier.get("status") != "FINISHED":
-            self._spec["attempt"] = earlier["attempt"]
+            self._spec |= {key: earlier[key] for key in ("attempt", "started")}
         else:
-            self._spec["attempt"] = uuid.uuid4().hex
+            self._spec |= {"attempt": uuid.uuid4().hex, "started": round(time.time(), 3)}
             (self.folder / "outbox.jsonl").unlink(missing_ok=True)
         self._write_spec("RUNNING")
 
     def _write_spec(self, status: str) -> None:
-        self._spec["status"] = status
+        self._spec |= {"status": status, "written": round(time.time(), 3)}
         text = json.dumps(self._spec, indent=1, ensure_ascii=False) + "\n"
         records.replace(self.folder / "tracking.json", text.encode())
 

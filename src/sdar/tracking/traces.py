@@ -1,6 +1,5 @@
 """Episodes as MLflow traces: a span for the episode, below it one for each turn."""
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,7 +60,7 @@ def log_episode(
     if "task_type" in episode:
         tags["task_type"] = str(episode["task_type"])
     shown = ("turns", "instruction")
-    clock = time.time_ns()
+    clock = int(1e9 * message["at"])
     root = client.start_trace(
         "episode",
         span_type=SpanType.AGENT,

@@ -35,6 +35,7 @@ def serve_ui(
         say(f"tracking.uri is a server of its own; open {uri}")
         return 0
     command = server_command(where, port)
+    say("Starting MLflow's pages (some seconds) ...")
     # Being terminated must end the server too, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     server = subprocess.Popen(command, env=_environment())
@@ -119,6 +120,7 @@ def _first_page(address: str, where: dict[str, str | None]) -> str:
             row = database.execute(query, (where["experiment"],)).fetchone()
     except sqlite3.Error:
         row = None
-    return (
-        f"{address}/#/experiments/{row[0]}/runs?viewStateShareKey={store.VIEW}" if row else address
-    )
+    if not row:
+        return address
+    view = f"workflowType=machine_learning&viewStateShareKey={store.VIEW}"
+    return f"{address}/#/experiments/{row[0]}/runs?{view}"
