@@ -78,9 +78,9 @@ def requests(environment: AlfworldConfig, home: Home, folder: Path) -> list[Requ
 def find_tasks(
     data: Path, task_types: Iterable[str], splits: Iterable[str] = SPLITS
 ) -> Iterator[Task]:
-    """The games of these splits in a folder as `alfworld-download` leaves it, by ALFWorld's own filter.
+    """The games of these splits in a folder as `alfworld-download` leaves it.
 
-    Skipped are unsolvable games and paths with `movable` or `Sliced`. Raises SdarError naming the
+    As in ALFWorld itself, unsolvable games and paths with `movable` or `Sliced` are left out. Raises SdarError naming the
     folder or file when something is missing or unreadable.
     """
     wanted = set(task_types)
