@@ -80,8 +80,8 @@ def find_tasks(
 ) -> Iterator[Task]:
     """The games of these splits in a folder as `alfworld-download` leaves it.
 
-    As in ALFWorld itself, unsolvable games and paths with `movable` or `Sliced` are left out. Raises SdarError naming the
-    folder or file when something is missing or unreadable.
+    As in ALFWorld itself, unsolvable games and paths with `movable` or `Sliced` are left out.
+    Raises SdarError naming the folder or file when something is missing or unreadable.
     """
     wanted = set(task_types)
     root = data.expanduser().resolve() / "json_2.1.1"
