@@ -157,8 +157,10 @@ def report(config: ConfigOption = Path("config/config.yaml"), root: RootOption =
     make_report(experiment, layout)
 
 
-for command in (doctor, play, view, replay, bench, ui):
+for command in (doctor, play, view, replay):
     app.command()(command)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
+app.command()(ui)
 app.add_typer(config_app, name="config")
 
 

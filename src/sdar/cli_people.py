@@ -19,17 +19,15 @@ class EnvironmentName(StrEnum):
     searchqa = "searchqa"
 
 
+class Colour(StrEnum):
+    gap = "gap"
+    gate = "gate"
+
+
 class Benchmark(StrEnum):
     environment = "environment"
     rollout = "rollout"
     update = "update"
-
-
-BENCHMARK_SCRIPTS = {
-    Benchmark.environment: ["environment_speed.py"],
-    Benchmark.rollout: ["rollout_speed.py"],
-    Benchmark.update: ["update_speed.py"],
-}
 
 
 @friendly
@@ -49,15 +47,56 @@ def doctor(config: ConfigOption = Path("config/config.yaml"), root: RootOption =
 
 
 @friendly
-def play(config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()) -> None:
-    """Play."""
-    prepare(config, root)
+def play(
+    task: Annotated[
+        str | None,
+        typer.Option(help="Part of a task's id, such as Tomato; else the first."),
+    ] = None,
+    expert: Annotated[
+        bool, typer.Option("--expert", help="Watch the expert, who knows this home's habits.")
+    ] = False,
+    config: ConfigOption = Path("config/config.yaml"),
+    root: RootOption = Path(),
+) -> None:
+    """Play a game in the terminal, as a person or watching the expert.
+
+    Reads data/EXPERIMENT/tasks (make them with `sdar tasks`). Ctrl-D or q ends the game.
+
+    Example: sdar play --task valid_seen/look_at --expert
+    """
+    _, layout = prepare(config, root)
+    from sdar.environments.alfworld.play import play as stage
+    from sdar.environments.alfworld.tasks_stage import read_home, read_tasks
+
+    panels = ("valid_seen", "valid_unseen", "train")
+    known = [candidate for panel in panels for candidate in read_tasks(layout, panel)]
+    chosen = next((found for found in known if task is None or task in found.id), None)
+    if chosen is None:
+        raise SdarError(f"--task {task}: no task id in {layout.tasks} has that; see games.md there")
+    typer.echo(chosen.id)
+    stage(chosen, expert, read_home(layout))
 
 
 @friendly
-def view(config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()) -> None:
-    """View."""
-    prepare(config, root)
+def view(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, or one file of tokens.")],
+    episode: Annotated[
+        str | None, typer.Argument(help="A number of the list, or part of a task's id.")
+    ] = None,
+    colour_by: Annotated[Colour, typer.Option(help="What colours the tokens.")] = Colour.gap,
+    prompts: Annotated[
+        bool, typer.Option("--prompts", help="Show the student's and the teacher's prompt too.")
+    ] = False,
+) -> None:
+    """Show a recorded episode turn by turn; without EPISODE, list those there are.
+
+    Reads the evaluation and the recorded training steps of a run.
+
+    Example: sdar view runs/alfworld-tiny/sdar/seed-0 1 --colour-by gate
+    """
+    from sdar.report.view import view as stage
+
+    stage(folder, episode, colour_by=colour_by.value, prompts=prompts)
 
 
 @friendly
@@ -83,19 +122,22 @@ def replay(
 
 @friendly
 def bench(
+    context: typer.Context,
     what: Annotated[Benchmark, typer.Argument(help="What to time.")],
     root: RootOption = Path(),
 ) -> None:
     """Time the environment, the rollouts or the update. Needs a checkout: it runs benchmarks/.
 
-    Example: sdar bench environment
+    What follows goes to the benchmark; --help after -- lists its options.
+
+    Example: sdar bench environment -- --games 4
     """
-    script = root / "benchmarks" / BENCHMARK_SCRIPTS[what][0]
+    script = root / "benchmarks" / f"{what.value}_speed.py"
     if not script.is_file():
         raise SdarError(f"{script}: no such benchmark; run from a checkout, or give --root")
-    code = subprocess.run([sys.executable, str(script)], check=False).returncode
-    if code:
-        raise typer.Exit(code)
+    done = subprocess.run([sys.executable, str(script), *context.args], check=False)
+    if done.returncode:
+        raise typer.Exit(done.returncode)
 
 
 @friendly

@@ -149,7 +149,9 @@ def pretended(project: Path) -> Path:
         layout.evaluation(m, s) / f"{n}.parquet" for m, s in runs for n in ("episodes", "tokens")
     ]
     files += [layout.results / name for name in ("comparison.md", "comparison.json")]
-    files += [layout.results / name for name in ("episodes.parquet", "episodes.html")]
+    files += [
+        layout.results / name for name in ("episodes.parquet", "episodes.html", "comparison.html")
+    ]
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()

@@ -69,7 +69,7 @@ def test_the_report_is_one_file(finished: Path) -> None:
     done = snakemake(finished, "--configfile", CONFIG, "--report", str(target))
     assert done.returncode == 0, done.stdout[-3000:]
     html = target.read_text()
-    for name in ("comparison.md", "learning_curves.svg", "episodes.html"):
+    for name in ("comparison.html", "learning_curves.svg", "episodes.html"):
         assert name in html
 
 

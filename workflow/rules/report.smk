@@ -1,17 +1,14 @@
 # The comparison, its figures and the episode pages; `--report` binds them into one HTML file.
 EPISODE_PAGE = LAYOUT.results / "episodes.html"
-RESULTS = [LAYOUT.results / "comparison.md", EPISODE_PAGE]
+TABLE_PAGE = LAYOUT.results / "comparison.html"
+RESULTS = [LAYOUT.results / "comparison.md", TABLE_PAGE, EPISODE_PAGE]
 
 
 rule compare:
     input:
         rules.evaluations.input,
     output:
-        table=report(
-            LAYOUT.results / "comparison.md",
-            caption="../report/comparison.rst",
-            category="Comparison",
-        ),
+        table=LAYOUT.results / "comparison.md",
         values=LAYOUT.results / "comparison.json",
         episodes=LAYOUT.results / "episodes.parquet",
     log:
@@ -33,8 +30,14 @@ rule compare:
 rule report:
     input:
         rules.compare.output.values,
+        rules.compare.output.table,
         rules.evaluations.input,
     output:
+        table=report(
+            TABLE_PAGE,
+            caption="../report/comparison.rst",
+            category="Comparison",
+        ),
         figures=report(
             directory(LAYOUT.results / "figures"),
             patterns=["{name}.svg"],

@@ -16,14 +16,19 @@ from sdar.report import colours
 from sdar.report.compare import draw_figures
 from sdar.report.episodes import TokenEpisode, read_all
 from sdar.report.style import type_label
+from sdar.report.table_page import table_page
 
 MAX_TOKENS = 300_000
 """Response tokens in one page, about 20 MB; episodes beyond are left out, and the page says so."""
 
 
 def make_report(config: ExperimentConfig, layout: Layout) -> None:
-    """The report stage: figures and the page of sample episodes, into `layout.results`."""
+    """The report stage: figures, tables and sample episodes as pages, into `layout.results`."""
     draw_figures(config, layout)
+    write_text(
+        layout.results / "comparison.html",
+        table_page((layout.results / "comparison.md").read_text("utf-8"), config.experiment),
+    )
     episode_pages(config, layout)
 
 

@@ -1,0 +1,21 @@
+"""The comparison as a page: Snakemake's report shows HTML in place, but only downloads markdown."""
+
+from markdown_it import MarkdownIt
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 2rem auto;
+       max-width: 75rem; padding: 0 1rem; }
+table { border-collapse: collapse; display: block; overflow-x: auto;
+        font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .75rem; border-bottom: 1px solid #ddd; white-space: nowrap; }
+th { border-bottom: 2px solid #888; text-align: left; }
+"""
+
+
+def table_page(markdown: str, title: str) -> str:
+    """A self-contained HTML page of a markdown document with tables; no raw HTML passes through."""
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
+    )
