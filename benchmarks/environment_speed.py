@@ -2,8 +2,8 @@
 
     python benchmarks/environment_speed.py [--data DIR] [--stock-steps N] [--output FILE]
 
-One process, one thread, a seeded random player. Small games are generated here; full-size ones
-are real and come from --data (a folder with json_2.1.1/). Wall seconds are what a user waits; CPU
+One process, one thread, a seeded random player. Games of both sizes are generated here; real ones
+come from --data (a folder with json_2.1.1/). Wall seconds are what a user waits; CPU
 seconds do not depend on what else the machine does. The engine patches nothing, so both engines
 run in the same process and see the same games, states and actions.
 
@@ -25,7 +25,7 @@ from pathlib import Path
 from sdar.config.models import ALFWORLD_TASK_TYPES
 from sdar.environments.alfworld.engine import AlfworldEnvironment, GameCache
 from sdar.environments.alfworld.generator import Request, make_game
-from sdar.environments.alfworld.home import Home
+from sdar.environments.alfworld.home import Home, Size
 from sdar.environments.alfworld.loader import load_tasks
 from sdar.environments.base import Task
 
@@ -94,8 +94,8 @@ def measure(name: str, tasks: Sequence[Task], stock: bool, steps: int, turns: in
     )
 
 
-def small_games(folder: Path, count: int) -> list[Task]:
-    home = Home.draw(0)
+def generated_games(folder: Path, size: Size, count: int) -> list[Task]:
+    home = Home.draw(0, size=size)
     games = [
         make_game(Request(0, "train", i, home, ALFWORLD_TASK_TYPES, count, folder))
         for i in range(count)
@@ -119,7 +119,7 @@ def table(speeds: Sequence[Speed]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder with json_2.1.1/: real full-size games")
+    parser.add_argument("--data", type=Path, help="folder with json_2.1.1/: real games too")
     parser.add_argument("--games", type=int, default=12, help="games of each size")
     parser.add_argument("--steps", type=int, default=6000, help="steps on the fast engine")
     parser.add_argument("--stock-steps", type=int, default=120, help="and on the stock one")
@@ -128,11 +128,14 @@ def main() -> None:
 
     speeds = []
     with tempfile.TemporaryDirectory() as folder:
-        sizes = [("small", small_games(Path(folder), arguments.games), 14)]
+        sizes = [
+            ("small", generated_games(Path(folder) / "small", "small", arguments.games), 14),
+            ("full", generated_games(Path(folder) / "full", "full", arguments.games), 50),
+        ]
         if arguments.data is not None:
             tasks = load_tasks(arguments.data, "valid_seen")
             chosen = random.Random(0).sample(tasks, min(arguments.games, len(tasks)))
-            sizes.append(("full", chosen, 50))
+            sizes.append(("real", chosen, 50))
         for name, tasks, turns in sizes:
             speeds.append(measure(name, tasks, False, arguments.steps, turns))
             if arguments.stock_steps:

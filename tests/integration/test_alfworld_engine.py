@@ -64,8 +64,8 @@ def test_small_games_equal_the_stock_engine(games: list[Task]) -> None:
 def test_full_size_games_equal_the_stock_engine(shared: Path, tmp_path: Path) -> None:
     data = unpack(shared, tmp_path)
     tasks = load_tasks(data, "train")
-    for seed, task in enumerate(random.Random(0).sample(tasks, 4)):
-        play_side_by_side(task, 30, seed)
+    for seed, task in enumerate(random.Random(0).sample(tasks, 3)):
+        play_side_by_side(task, 15, seed)
 
 
 def unpack(shared: Path, folder: Path) -> Path:

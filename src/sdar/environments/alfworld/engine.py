@@ -7,7 +7,6 @@ library underneath.
 Not thread-safe, because the engine's parser is not: use processes (`pool`).
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +22,7 @@ from sdar.environments.base import Observation, Task
 from sdar.errors import SdarError
 
 GAME_CACHE_BYTES = 256 * 2**20
-"""Games kept loaded in one process: about 1,500 small ones or 120 full-size ones."""
+"""Games kept loaded in one process: about 1,200 small ones or 150 full-size ones."""
 
 
 class GameCache:
@@ -148,11 +147,3 @@ class AlfworldEnvironment:
     def _observe(self, text: str) -> Observation:
         shown = tuple(command for command in self._engine.admissible if command != "help")
         return Observation(text, shown, self._engine.won, self._engine.won)
-
-
-def start_from_data(player: Player, data: Mapping[str, Any], name: str) -> str:
-    """Start a game that is not on disk (a generator's candidate); returns the first observation.
-
-    `data` has the keys of `game.tw-pddl`; `name` is what errors call it.
-    """
-    return player.reset(load_game(name, data))

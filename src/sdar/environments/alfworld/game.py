@@ -116,12 +116,12 @@ def corrupt_game(location: str | Path, error: BaseException) -> SdarError:
     )
 
 
-def load_game(location: str | Path, data: Mapping[str, Any] | None = None) -> LoadedGame:
-    """Load a game from its file, or from `data` under the name `location`.
+def load_game(location: str | Path) -> LoadedGame:
+    """Load a game from its file.
 
     Raises SdarError naming the file when it is missing, cut short or not understood.
     """
-    game = read_game(location) if data is None else data
+    game = read_game(location)
     try:
         with paused_collector():
             return _load(str(location), game)
