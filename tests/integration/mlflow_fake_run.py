@@ -39,6 +39,8 @@ def main() -> None:
             run.metrics(step, {f"train/m{k:02}": math.sin(step + k) / 3 for k in range(METRICS)})
             run.timings(step, {"rollout_s": 0.1, "tokens/per_s": 1000.0})
             run.episodes([_episode(step)], step=step) if step % 10 == 0 else None
+        # As an evaluation does: no step, slots that repeat from panel to panel.
+        run.episodes([{**_episode(99), "task": panel} for panel in ("seen", "unseen", "seen")])
 
 
 def _episode(step: int) -> dict[str, object]:

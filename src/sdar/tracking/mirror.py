@@ -10,6 +10,7 @@ steps are asked of MLflow itself), so it may be killed, run twice or run much la
 import argparse
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -184,8 +185,7 @@ class Mirror:
         if message["do"] == "episode":
             from sdar.tracking.traces import log_episode
 
-            # A resumed run repeats steps, and their episodes with them.
-            identity = f"{message['step']}/{message['episode'].get('slot')}"
+            identity = _episode_identity(message)
             seen = self.state.setdefault("episodes", [])
             if identity not in seen:
                 log_episode(self.client, self.state, self.spec, message)
@@ -219,6 +219,14 @@ class Mirror:
 
     def _save(self) -> None:
         records.replace(self.folder / "mlflow.json", (json.dumps(self.state) + "\n").encode())
+
+
+def _episode_identity(message: dict[str, Any]) -> str:
+    """A resumed run repeats steps, an evaluation begun again its episodes: show each once."""
+    episode = message["episode"]
+    if message["step"] is not None and "slot" in episode:
+        return f"{message['step']}/{episode['slot']}"
+    return hashlib.sha256(json.dumps(episode, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _architecture(path: Path) -> dict[str, str]:
