@@ -60,9 +60,9 @@ def situation(config: ExperimentConfig, index: int) -> Situation:
     game = abstract_game(
         demonstrations.seed, "train", index, home, environment.task_types, train_games=1
     )
-    share = demonstrations.hinted
-    hinted = int((index + 1) * share) > int(index * share)
-    return Situation(index, game, home, hinted)
+    # Drawn, not alternated: neither a task type nor a home may go with the hint.
+    draw = random.Random(f"hinted/{demonstrations.seed}/{index}").random()
+    return Situation(index, game, home, hinted=draw < demonstrations.hinted)
 
 
 class Player:
