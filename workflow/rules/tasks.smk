@@ -28,7 +28,9 @@ rule demonstrations:
         f"{BENCHMARKS}/demonstrations.tsv"
     params:
         config=RESOLVED,
-        depends_on=keys("environment", "skills", "policy", "warm_start.demonstrations"),
+        depends_on=keys(
+            "environment", "skills", "policy.tiny", "warm_start.demonstrations"
+        ),
     threads: 1
     resources:
         mem_mb=2000,
