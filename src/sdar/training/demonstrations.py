@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from tqdm import tqdm
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.environments.alfworld.abstract import Game
@@ -24,6 +23,7 @@ from sdar.environments.alfworld.prompt import Message, build_messages
 from sdar.environments.alfworld.simulator import SimulatedEnvironment
 from sdar.environments.base import Observation, PastTurn
 from sdar.errors import SdarError
+from sdar.progress import Progress
 from sdar.skills.library import SkillLibrary
 
 # Homes of demonstrations are numbered from here, far from any home one would train in.
@@ -152,7 +152,7 @@ def make_demonstrations(config: ExperimentConfig, layout: Layout) -> None:
     skills = library_of(config)
     count = config.warm_start.demonstrations.episodes
     turns: list[Demonstration] = []
-    for index in tqdm(range(count), desc="demonstrations", unit="episode", smoothing=0.05):
+    for index in Progress(range(count), desc="demonstrations", unit="episode"):
         turns.extend(expert_episode(config, index, skills))
     folder = layout.demonstrations
     folder.mkdir(parents=True, exist_ok=True)

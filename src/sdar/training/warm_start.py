@@ -5,6 +5,8 @@ al. 2011): the policy plays, half of its episodes with the hint, and the expert 
 have done at every state the policy got itself into. A continued warm start is the same warm start.
 """
 
+import hashlib
+import json
 import logging
 import random
 import time
@@ -14,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.environments.alfworld.home import Home
@@ -22,16 +23,12 @@ from sdar.environments.parsing import parse_action
 from sdar.errors import SdarError
 from sdar.policy.loading import render_prompt
 from sdar.policy.tiny import make_tiny_policy
+from sdar.progress import Progress
 from sdar.rollout.engines.transformers import TransformersEngine
 from sdar.skills.library import SkillLibrary
 from sdar.tracking.provenance import write_provenance
 from sdar.tracking.recorder import RunRecorder
-from sdar.training.checkpoint import (
-    latest_complete,
-    load_checkpoint,
-    save_checkpoint,
-    write_folder,
-)
+from sdar.training.checkpoint import load_checkpoint, save_checkpoint
 from sdar.training.demonstrations import (
     Demonstration,
     Player,
@@ -41,6 +38,7 @@ from sdar.training.demonstrations import (
     write_demonstrations,
 )
 from sdar.training.muon import MuonWithAdamW
+from sdar.training.run import export_policy, find_start, make_reproducible, policy_digest
 from sdar.training.sft import Sample, Schedule, fine_tune
 
 log = logging.getLogger("sdar.training")
@@ -75,7 +73,7 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
 
     settings = config.warm_start
     folder = layout.warm_start
-    torch.set_num_threads(config.execution.warm_start_threads)
+    make_reproducible(config.execution.warm_start_threads)
     turns = read_demonstrations(layout.demonstrations / "demonstrations.parquet")
     tokenizer = AutoTokenizer.from_pretrained(layout.demonstrations / "tokenizer")
     model = make_tiny_policy(config.policy.tiny, tokenizer, settings.seed)
@@ -86,7 +84,9 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
         weight_decay=settings.weight_decay,
     )
     done = 0
-    checkpoint = latest_complete(folder / "checkpoints")
+    identity = warm_start_identity(config, model, turns)
+    last = settings.updates + settings.dagger.rounds * settings.dagger.updates
+    checkpoint = find_start(folder / "checkpoints", identity, last)
     if checkpoint is not None:
         load_checkpoint(checkpoint, model, optimizer)
         done = checkpoint.step
@@ -102,9 +102,9 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
         RunRecorder(
             folder, config=config, layout=layout, kind="warm_start", name="warm start"
         ) as run,
-        tqdm(total=total, initial=done, desc="warm start", unit="update", smoothing=0.05) as bar,
+        Progress(total=total, initial=done, desc="warm start", unit="update") as bar,
     ):
-        run.truncate(done)
+        run.truncate(done + 1)
 
         def after(update: int, loss: float, phase: Phase) -> None:
             nonlocal began
@@ -128,7 +128,7 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
                     number,
                     model=model,
                     optimizer=optimizer,
-                    state={"round": phase.round},
+                    state={"identity": identity, "round": phase.round},
                     keep=2,
                 )
 
@@ -151,11 +151,18 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
             )
         run.finish()
 
-    def export(path: Path) -> None:
-        model.save_pretrained(path)
-        tokenizer.save_pretrained(path)
+    export_policy(folder / "policy", model, tokenizer)
 
-    write_folder(folder / "policy", export)
+
+def warm_start_identity(
+    config: ExperimentConfig, model: torch.nn.Module, turns: Sequence[Demonstration]
+) -> str:
+    """Digest of all the warm start depends on; another one's checkpoint is not continued."""
+    told = [(turn.messages, turn.response) for turn in turns]
+    settings = config.warm_start.model_dump(mode="json", exclude={"checkpoint_every"})
+    environment = config.environment.model_dump(mode="json", exclude={"workers", "data"})
+    decisive = [policy_digest(model), told, settings, environment, config.rollout.temperature]
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def mixture(
@@ -223,7 +230,7 @@ def play_and_relabel(
     engine = TransformersEngine(model, tokenizer)
     turns: list[Demonstration] = []
     live = list(range(len(players)))
-    for index in tqdm(range(config.environment.max_turns), desc="own episodes", leave=False):
+    for index in range(config.environment.max_turns):
         turns += [players[slot].demonstrate()[0] for slot in live]
         still = []
         for start in range(0, len(live), config.rollout.batch):

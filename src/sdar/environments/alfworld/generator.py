@@ -15,14 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from sdar.environments.alfworld import full, pddl, small
 from sdar.environments.alfworld.abstract import Game
 from sdar.environments.alfworld.home import Home
 from sdar.environments.alfworld.solve import solve
 from sdar.environments.base import Task
 from sdar.errors import SdarError
+from sdar.progress import Progress
 
 SPLITS = ("train", "valid_seen", "valid_unseen")
 ATTEMPTS = 20
@@ -131,7 +130,7 @@ def _refused(task: Task, path: str, walkthrough: list[str]) -> str | None:
 
 def make_games(requests: Sequence[Request], workers: int = 2) -> list[Task]:
     """All games in the order of the requests, whatever the number of processes."""
-    bar = functools.partial(tqdm, total=len(requests), desc="games", unit="game", smoothing=0.05)
+    bar = functools.partial(Progress, total=len(requests), desc="games", unit="game")
     if workers < 2:
         return list(bar(map(make_game, requests)))
     # spawn: the engine's libraries and any threads of the caller do not survive a fork.
