@@ -106,6 +106,7 @@ def test_results_are_functions_of_their_inputs(made, tmp_path):
     assert {path.name for path in files} == {
         "comparison.json",
         "comparison.md",
+        "comparison.html",
         "episodes.parquet",
         "episodes.html",
         *(f"{name}.{kind}" for name in FIGURES for kind in ("svg", "png")),

@@ -78,6 +78,8 @@ def evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -
             recorder,
         )
         with closing(player):
+            if not all(partial.has(chunk.name) for chunk in chunks):
+                player.open()
             episodes, tokens = play_all(chunks, player.play, partial, name, player.max_turns)
         summary = summarise(
             episodes,
@@ -137,7 +139,7 @@ def play_all(
 
 
 class Player:
-    """Plays chunks with a policy on the real environment. Loads both when first needed."""
+    """Plays chunks with a policy on the real environment."""
 
     def __init__(
         self,
@@ -153,8 +155,29 @@ class Player:
         self.recorded = recorded
         self.recorder = recorder
         self.max_turns = config.environment.max_turns
-        self._pool: EnvironmentPool | None = None
-        self._policy: tuple[Any, Any, Any] | None = None
+        self.pool: EnvironmentPool
+        self.model: Any
+        self.tokenizer: Any
+        self.engine: Any
+
+    def open(self) -> None:
+        """Load the policy and start the environment."""
+        import torch
+
+        from sdar.environments.alfworld.pool import make_pool
+        from sdar.policy.loading import load_policy
+        from sdar.rollout.engines.transformers import TransformersEngine
+        from sdar.training.run import make_reproducible
+
+        make_reproducible(self.config.execution.threads)
+        device = self.config.execution.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model, self.tokenizer = load_policy(
+            self.subject.policy, device, self.config.policy.dtype
+        )
+        self.engine = TransformersEngine(self.model, self.tokenizer)
+        self.pool = make_pool(self.config.environment)
 
     def play(
         self,
@@ -163,12 +186,11 @@ class Player:
         report: Callable[[RolloutProgress], None],
     ) -> Played:
         """Play one chunk, score its recorded episodes."""
-        pool, (engine, _, tokenizer) = self._open_pool(), self._load()
-        pool.prefetch(list(following))
+        self.pool.prefetch(list(following))
         episodes = collect(
-            engine,
-            tokenizer,
-            pool,
+            self.engine,
+            self.tokenizer,
+            self.pool,
             chunk.tasks,
             range(len(chunk.tasks)),
             settings=RolloutSettings.from_config(
@@ -187,8 +209,9 @@ class Player:
         return Played(episodes_frame(rows), tokens_frame(tokens))
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.close()
+        """End the environment, if it was started."""
+        if hasattr(self, "pool"):
+            self.pool.close()
 
     def _token_rows(self, episode: Episode, chunk: Chunk) -> list[dict[str, Any]]:
         first = chunk.evaluation_seed == self.config.evaluation.seeds[0]
@@ -198,9 +221,13 @@ class Player:
         from sdar.evaluation.scoring import score_episode
         from sdar.tracking.traces import episode_record
 
-        _, model, tokenizer = self._load()
         scored = score_episode(
-            model, tokenizer, episode, self.skills, self.config, device=model.device
+            self.model,
+            self.tokenizer,
+            episode,
+            self.skills,
+            self.config,
+            device=self.model.device,
         )
         rows = token_rows(
             episode,
@@ -221,27 +248,3 @@ class Player:
         gates = [turn.gates for turn in scored]
         self.recorder.episodes([episode_record(episode, gaps=gaps, gates=gates)])
         return rows
-
-    def _open_pool(self) -> EnvironmentPool:
-        if self._pool is None:
-            from sdar.environments.alfworld.pool import make_pool
-
-            self._pool = make_pool(self.config.environment)
-        return self._pool
-
-    def _load(self) -> tuple[Any, Any, Any]:
-        """(engine, model, tokenizer)."""
-        if self._policy is None:
-            import torch
-
-            from sdar.policy.loading import load_policy
-            from sdar.rollout.engines.transformers import TransformersEngine
-            from sdar.training.run import make_reproducible
-
-            make_reproducible(self.config.execution.threads)
-            device = self.config.execution.device
-            if device == "auto":
-                device = "cuda" if torch.cuda.is_available() else "cpu"
-            model, tokenizer = load_policy(self.subject.policy, device, self.config.policy.dtype)
-            self._policy = (TransformersEngine(model, tokenizer), model, tokenizer)
-        return self._policy

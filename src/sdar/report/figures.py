@@ -73,8 +73,9 @@ def success_by_panel(comparison: Comparison) -> Figure:
         for row, variant in enumerate(variants):
             result = comparison.result(variant, panel)
             rate, shade = result.rate, colour(variant.method)
-            axis.plot([100 * rate.low, 100 * rate.high], [row, row], color=shade, linewidth=2.5)
-            axis.plot(100 * rate.rate, row, "o", color=shade, markersize=8)
+            ends = [100 * rate.low, 100 * rate.high]
+            axis.plot(ends, [row, row], color=shade, linewidth=2.5, clip_on=False)
+            axis.plot(100 * rate.rate, row, "o", color=shade, markersize=8, clip_on=False)
             if len(result.by_seed) > 1:
                 singles = [100 * single.rate for single in result.by_seed.values()]
                 axis.plot(singles, [row - 0.22] * len(singles), "|", color=shade, markersize=8)
@@ -88,7 +89,7 @@ def success_by_panel(comparison: Comparison) -> Figure:
             )
         tasks = comparison.result(variants[0], panel).rate.tasks
         axis.set(title=f"{panel} ({tasks} tasks)", xlabel="success (%), 95% interval over tasks")
-        axis.set_xlim(0, 100)
+        axis.set_xlim(-3, 103)
         axis.set_ylim(-0.6, len(variants) - 0.4)
         axis.set_yticks(range(len(variants)), [variant.label for variant in variants])
         axis.grid(axis="y", visible=False)
@@ -234,6 +235,8 @@ def _bar_look(variant: Variant) -> dict[str, Any]:
 
 def _legend_note(runs: Sequence[Run]) -> str:
     seeds = len({run.seed for run in runs})
+    if seeds == 1:
+        return f"thin: the run\nthick: its mean over {SMOOTHING} steps"
     return f"thin: each of {seeds} runs\nthick: mean over runs, {SMOOTHING} steps"
 
 
@@ -260,6 +263,7 @@ def _before_after(axis: Axes, comparison: Comparison) -> None:
                 markersize=8,
                 linewidth=2,
                 capsize=3,
+                clip_on=False,
                 label=variant.label if group == 0 else None,
             )
         level = 100 * comparison.result(skilled, panel).rate.rate
