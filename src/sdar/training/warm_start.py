@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,9 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
         Progress(total=total, initial=done, desc="warm start", unit="update") as bar,
     ):
         run.truncate(done + 1)
+        began = time.perf_counter()
 
-        def after(update: int, loss: float, phase: Phase) -> None:
+        def after(phase: Phase, update: int, loss: float) -> None:
             nonlocal began
             number = phase.first_update + update + 1
             bar.update()
@@ -147,7 +149,7 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
                 batch=settings.batch,
                 seed=settings.seed * 1000 + phase.round,
                 start=max(0, done - phase.first_update),
-                on_update=lambda update, loss, phase=phase: after(update, loss, phase),
+                on_update=partial(after, phase),
             )
         run.finish()
 
