@@ -4,7 +4,12 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+# The first of these that runs and is 3.11 or later; the lock was tested on 3.11.
+ifndef PYTHON
+PYTHON := $(shell for python in python3.11 python3.12 python3.13 python3; do \
+  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
+  command -v $$python && break; done)
+endif
 VENV ?= .venv
 # An experiment file: make demo CONFIG=config/experiments/minute.yaml
 CONFIG ?=
@@ -55,7 +60,7 @@ demo: $(STAMP) ## The main job: games, warm start, GRPO and SDAR, evaluation, co
 	echo "report   $$results/report.html (open it in a browser)"; \
 	echo "runs     make ui"
 
-report: $(STAMP)
+report: $(STAMP) ## Bind the results into results/EXPERIMENT/report.html
 	@$(SNAKEMAKE) --quiet all --report $(RESULTS)/report.html
 
 test: $(STAMP) ## All tests (FAST=1: without the slow ones)

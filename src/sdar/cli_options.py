@@ -3,6 +3,7 @@
 Exit codes: 0 done, 2 a problem the user can mend, 130 Ctrl-C, 143 SIGTERM.
 """
 
+import errno
 import functools
 import os
 import shlex
@@ -82,6 +83,15 @@ def friendly(command: Command) -> Command:
             return command(*args, **kwargs)
         except SdarError as error:
             _end(2, f"sdar: {error}")
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            where = f" for {error.filename}" if error.filename else ""
+            _end(
+                2,
+                f"sdar: no space left on the disk{where}; what was complete is unharmed. Free "
+                f"some, then go on: {_again()}",
+            )
         except KeyboardInterrupt:
             _end(130, f"sdar: interrupted; what is complete is kept. To go on: {_again()}")
         except Terminated:

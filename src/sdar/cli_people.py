@@ -155,4 +155,6 @@ def ui(
     experiment = load_config(config)
     from sdar.tracking.ui import serve_ui
 
-    serve_ui(experiment, Layout(root, experiment.experiment), port)
+    code = serve_ui(experiment, Layout(root, experiment.experiment), port)
+    if code:
+        raise typer.Exit(code)

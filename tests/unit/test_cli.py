@@ -158,6 +158,16 @@ def test_a_stopped_stage_says_how_to_go_on(
     assert "Traceback" not in stderr
 
 
+def test_a_full_disk_is_one_sentence(repository: Path) -> None:
+    code = SLOW_STAGE.replace("time.sleep(60)", "raise OSError(28, 'No space', 'policy/x')")
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=repository
+    )
+    assert done.returncode == 2
+    assert "no space left on the disk for policy/x" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_forked_worker_dies_of_sigterm_without_a_word(repository: Path) -> None:
     """Pools end their workers so; the parent's last words are not the worker's to say."""
     code = (
