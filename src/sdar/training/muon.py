@@ -51,12 +51,14 @@ class Muon(torch.optim.Optimizer):
             for shape, parameters in by_shape.items():
                 directions = []
                 for parameter in parameters:
+                    gradient = parameter.grad
+                    assert gradient is not None
                     state = self.state[parameter]
                     if "momentum" not in state:
                         state["momentum"] = torch.zeros_like(parameter)
                     momentum = state["momentum"]
-                    momentum.lerp_(parameter.grad, 1 - group["momentum"])
-                    directions.append(parameter.grad.lerp(momentum, group["momentum"]))
+                    momentum.lerp_(gradient, 1 - group["momentum"])
+                    directions.append(gradient.lerp(momentum, group["momentum"]))
                 updates = orthogonalise(torch.stack(directions))
                 scale = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
                 for parameter, update in zip(parameters, updates, strict=True):
