@@ -2,8 +2,9 @@
 
 Search order: with a hint, the usual places first; then (or without one) either the next receptacle
 in admissible order after where it stands (`sweep`: what a policy that remembers two turns can
-follow) or an order of the episode's own (`random`). Its thoughts name subgoal and place before the
-action, for there a hint can act. `solve`, which sees everything, is in solve.py.
+follow) or an order of the episode's own (`random`). Its thoughts first say where it stands and what
+it sees or holds, so that a small policy learns to look before it acts; then they name subgoal and
+place, for there a hint can act. `solve`, which sees everything, is in solve.py.
 """
 
 import random
@@ -32,6 +33,11 @@ class ExplorerExpert:
 
         The action is always admissible, unless nothing is left to do.
         """
+        thought, action = self._decide(seen)
+        return f"{describe(seen)}; {thought}", action
+
+    def _decide(self, seen: Observed) -> Decision:
+        """The subgoal and the action."""
         if seen.held is not None:
             if kind_of(seen.held) != seen.target:
                 return self._put_back(seen, seen.held)
@@ -119,15 +125,27 @@ class ExplorerExpert:
         return opening if opening in seen.admissible else f"examine {place}"
 
 
+def describe(seen: Observed) -> str:
+    """Where the agent stands, and what it sees or holds: "at shelf 1, see no pen"."""
+    here = seen.location
+    if here is None:
+        return "at start"
+    parts = [f"at {here}"]
+    if here in seen.closed:
+        parts.append("closed")
+    if seen.held is not None:
+        parts.append(f"hold {seen.held}")
+    elif here not in seen.closed:
+        wanted = _wanted(seen, here)
+        parts.append(f"see {wanted[0]}" if wanted else f"see no {seen.target}")
+    return ", ".join(parts)
+
+
 def _cycle(seen: Observed, start: str | None) -> list[str]:
     """Receptacles in admissible order from `start` on, once around."""
     names = list(seen.receptacles)
     first = names.index(start) if start in names else 0
     return names[first:] + names[:first]
-
-
-def _from(seen: Observed, start: str | None) -> list[str]:
-    return _cycle(seen, start)
 
 
 def _wanted(seen: Observed, place: str | None) -> list[str]:
