@@ -11,7 +11,6 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 import polars as pl
-from tqdm import tqdm
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.environments.base import EnvironmentPool, Task
@@ -27,6 +26,7 @@ from sdar.evaluation.records import (
 )
 from sdar.evaluation.subject import Subject, evaluation_key, subject_of
 from sdar.evaluation.summary import flat_metrics, summarise
+from sdar.progress import Progress
 from sdar.rollout.collector import RolloutProgress, RolloutSettings, collect
 from sdar.rollout.episode import Episode
 
@@ -113,10 +113,7 @@ def play_all(
             solved += int(partial.read(chunk.name)[0]["success"].sum())
     if done:
         print(f"evaluate {name}: {done} of {total} episodes are kept from before", file=sys.stderr)
-    interval = 0.5 if sys.stderr.isatty() else 15.0
-    with tqdm(
-        total=total, initial=done, unit="episode", desc=f"evaluate {name}", mininterval=interval
-    ) as bar:
+    with Progress(total=total, initial=done, unit="episode", desc=f"evaluate {name}") as bar:
         for position, chunk in enumerate(left):
             following = left[position + 1].tasks if position + 1 < len(left) else ()
 
@@ -124,7 +121,7 @@ def play_all(
                 # Live episodes count by their turns: steady, and right at the end.
                 share = progress.finished + progress.live * progress.turn / max_turns
                 bar.update(int(base + share) - bar.n)
-                bar.set_postfix(solved=won + progress.won, refresh=False)
+                bar.set_postfix(solved=won + progress.won)
 
             played = play(chunk, following, report)
             partial.write(chunk.name, played.episodes, played.tokens)
