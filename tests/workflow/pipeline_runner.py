@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,24 +18,33 @@ def copy_workflow(repository: Path, folder: Path) -> Path:
 
 
 def run(
-    folder: Path, program: str, *arguments: str, seconds: float = 600
+    folder: Path, program: str, *arguments: str, seconds: float = 1800
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program of this environment in a folder; stdout and stderr come together."""
-    return subprocess.run(
-        [str(Path(sys.executable).parent / program), *arguments],
+    """Run a program of this environment in a folder; stdout and stderr come together.
+
+    After `seconds` it is ended with all that it started, and TimeoutExpired raised.
+    """
+    here = Path(sys.executable).parent
+    command = [str(here / program), *arguments]
+    process = subprocess.Popen(
+        command,
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        check=False,
-        timeout=seconds,
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        start_new_session=True,
+        env=os.environ | {"PATH": f"{here}{os.pathsep}{os.environ['PATH']}"},
     )
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    return subprocess.CompletedProcess(command, process.returncode, output)
 
 
-def snakemake(
-    folder: Path, *arguments: str, seconds: float = 600
-) -> subprocess.CompletedProcess[str]:
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Snakemake with the local profile."""
-    return run(folder, "snakemake", "--profile", "profiles/local", *arguments, seconds=seconds)
+    return run(folder, "snakemake", "--profile", "profiles/local", *arguments)
