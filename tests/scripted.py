@@ -93,8 +93,10 @@ class ScriptedPool:
         self.tasks: dict[int, Task] = {}
         self.steps: dict[int, int] = {}
         self.prefetched: list[list[str]] = []
+        self.resets = 0
 
     def reset(self, tasks: dict[int, Task]) -> dict[int, Observation]:
+        self.resets += 1
         self.tasks = dict(tasks)
         self.steps = dict.fromkeys(tasks, 0)
         return {slot: self._see(slot, f"You see a {PLACES[slot % 4]}.", False) for slot in tasks}

@@ -130,7 +130,7 @@ def test_next_tasks_are_prefetched(tmp_path):
     trainer_world.run(tmp_path, given=parts, steps=2)
     seen = pl.read_parquet(tmp_path / "runs/world/sdar/seed-0/episodes.parquet")
     second = seen.filter(pl.col("step") == 1)["task_id"].unique(maintain_order=True).to_list()
-    assert parts.pool.prefetched[0] == second
+    assert parts.pool.prefetched == [second], "nothing comes after the last step"
 
 
 def test_config_is_recorded_resolved(finished):

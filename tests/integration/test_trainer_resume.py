@@ -51,7 +51,7 @@ def test_finished_run_is_exported_again_without_training(finished, tmp_path):
     parts = trainer_world.parts()
     trainer_world.run(tmp_path, given=parts)
     assert_same_run(folder, finished)
-    assert not parts.pool.prefetched, "nothing was left to play"
+    assert parts.pool.resets == 0, "nothing was left to play"
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "missing", "no manifest"])
@@ -75,7 +75,7 @@ def test_damaged_checkpoint_falls_back_to_the_previous_and_says_so(
     with caplog.at_level(logging.WARNING, logger="sdar.training"):
         trainer_world.run(tmp_path, given=parts)
     assert "step-00005 is not usable" in caplog.text
-    assert len(parts.pool.prefetched) == 1, "one step was left to run"
+    assert parts.pool.resets == 1, "one step was left to run"
     assert_same_run(folder, finished)
 
 
@@ -94,7 +94,7 @@ def test_more_steps_continue_a_finished_run(finished, tmp_path):
     shutil.copytree(finished, folder)
     parts = trainer_world.parts()
     trainer_world.run(tmp_path, given=parts, steps=6)
-    assert len(parts.pool.prefetched) == 1
+    assert parts.pool.resets == 1
     before = (finished / "metrics.jsonl").read_bytes()
     assert (folder / "metrics.jsonl").read_bytes().startswith(before)
 

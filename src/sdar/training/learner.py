@@ -4,6 +4,7 @@ Shape suffixes: S samples (turns of all episodes of a step), R response tokens.
 """
 
 import copy
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,9 +73,8 @@ class Learner:
 
         def show(progress: RolloutProgress) -> None:
             if bar is not None:
-                bar.set_postfix_str(
-                    f"turn {progress.turn}, {progress.live} playing, {progress.won} won"
-                )
+                playing = f"{progress.live} playing, {progress.won} won"
+                bar.set_postfix_str(f"turn {progress.turn}, {playing}", refresh=sys.stderr.isatty())
 
         with_skill = self.method.rollout_with_skill
         tasks, groups = self.tasks(step)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import resource
 import sys
 from collections.abc import Sequence
@@ -192,11 +191,6 @@ def policy_digest(model: Any) -> str:
         flat = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
         digest.update(flat.numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def quiet() -> bool:
-    """No progress bar where nobody watches (a log file, a job) unless asked for."""
-    return not sys.stderr.isatty() and not os.environ.get("SDAR_PROGRESS")
 
 
 def _digest(text: str) -> str:

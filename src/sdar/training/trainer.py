@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from sdar.algorithms.execution import step_advantages
 from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig, Layout
+from sdar.progress import Progress
 from sdar.tracking.provenance import write_provenance
 from sdar.tracking.recorder import RunRecorder
 from sdar.training.batches import StepBatch
@@ -34,7 +34,6 @@ from sdar.training.run import (
     make_accelerator,
     make_reproducible,
     open_parts,
-    quiet,
     run_identity,
     trained_method,
 )
@@ -115,8 +114,9 @@ def training_step(learner: Learner, step: int, bar: Any = None) -> StepResult:
     clock, method, config = PhaseClock(), learner.method, learner.config
 
     batch = StepBatch.from_episodes(learner.rollout(step, clock, bar))
-    # The environment loads the next tasks while the model computes.
-    learner.parts.pool.prefetch(list(dict.fromkeys(learner.tasks(step + 1)[0])))
+    if step + 1 < config.training.steps:
+        # The environment loads the next tasks while the model computes.
+        learner.parts.pool.prefetch(list(dict.fromkeys(learner.tasks(step + 1)[0])))
     metrics = rollout_measures(batch, config.policy.max_response_tokens)
 
     with clock("old"):
@@ -175,13 +175,5 @@ def _engine_difference(batch: StepBatch, old_SR: Tensor) -> float:
     return float((sampled_N - old_SR[batch.response_mask_SR]).abs().double().mean())
 
 
-def _progress_bar(name: str, start: int, steps: int) -> Any:
-    return tqdm(
-        range(start, steps),
-        initial=start,
-        total=steps,
-        desc=name,
-        unit="step",
-        disable=quiet(),
-        dynamic_ncols=True,
-    )
+def _progress_bar(name: str, start: int, steps: int) -> Progress:
+    return Progress(range(start, steps), initial=start, total=steps, desc=name, unit="step")
