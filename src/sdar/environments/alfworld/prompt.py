@@ -38,7 +38,7 @@ def build_messages(
         f"You have taken {turn} actions.",
     ]
     for past in history:
-        lines.append(f"You saw: {past.observation} You did: {past.action}")
+        lines.append(f"You saw: {room_description(past.observation)} You did: {past.action}")
     actions = ", ".join(f"'{action}'" for action in admissible_actions)
     lines += [
         f"Now, at turn {turn + 1}, you see: {room_description(observation)}",
