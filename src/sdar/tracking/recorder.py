@@ -22,6 +22,7 @@ import importlib.util
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -224,6 +225,8 @@ def _start_mirror(folder: Path) -> "subprocess.Popen[bytes] | None":
     paths = [source, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "sdar.tracking.mirror", "--follow", str(folder.resolve())]
+    # Ctrl-C reaches it too, from its first import on: it inherits the block, and ends after us.
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         # Its standard input is how it knows that we live: the pipe closes when this process ends.
         return subprocess.Popen(
@@ -232,6 +235,8 @@ def _start_mirror(folder: Path) -> "subprocess.Popen[bytes] | None":
     except OSError as error:
         log.warning("MLflow's mirror does not start (%s); %s has the records", error, folder)
         return None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 
 
 def _await_mirror(mirror: "subprocess.Popen[bytes]", folder: Path) -> None:
