@@ -122,7 +122,7 @@ class PolicyConfig(Section):
     """Context length of `model` in tokens; null: `tiny.context`, or read from the model."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     max_prompt_tokens: PositiveInt = 448
-    max_response_tokens: PositiveInt = 24
+    max_response_tokens: PositiveInt = 32
     max_teacher_prompt_tokens: PositiveInt = 704
     """The teacher's own limit: its prompt holds the skill as well."""
 

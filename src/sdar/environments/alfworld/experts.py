@@ -2,9 +2,10 @@
 
 Search order: with a hint, the usual places first; then (or without one) either the next receptacle
 in admissible order after where it stands (`sweep`: what a policy that remembers two turns can
-follow) or an order of the episode's own (`random`). Its thoughts first say where it stands and what
-it sees or holds, so that a small policy learns to look before it acts; then they name subgoal and
-place, for there a hint can act. `solve`, which sees everything, is in solve.py.
+follow) or an order of the episode's own (`random`). Its thoughts first name what the task needs and
+then whether it is here, so that a small policy learns to look before it acts; a search names class
+and place as a hint does ("pen in drawer"), for there a hint can act. `solve`, which sees all, is in
+solve.py.
 """
 
 import random
@@ -53,7 +54,7 @@ class ExplorerExpert:
         known = [(place, item) for place in _cycle(seen, here) for item in _wanted(seen, place)]
         if known:
             place, item = known[0]
-            return f"find {seen.target}: {place}", self._approach(seen, place)
+            return _try(seen.target, place), self._approach(seen, place)
         return self._search(seen, seen.target)
 
     def _carry(self, seen: Observed, item: str) -> Decision:
@@ -62,12 +63,12 @@ class ExplorerExpert:
         verb = VERBS.get(seen.task_type)
         if verb is not None and item not in seen.treated:
             appliance = _nearest(seen, _APPLIANCES[verb])
-            thought = f"{verb} {item}: {appliance}"
+            thought = f"{verb} at {appliance}"
             if seen.location == appliance:
                 return thought, f"{verb} {item} with {appliance}"
             return thought, f"go to {appliance}"
         goal = _goal(seen)
-        thought = f"put {item}: {goal}"
+        thought = f"put in {seen.goal}: {goal}"
         move = f"move {item} to {goal}"
         return thought, move if move in seen.admissible else self._approach(seen, goal)
 
@@ -78,22 +79,22 @@ class ExplorerExpert:
             return f"use {here[0].removeprefix('use ')}", here[0]
         for place in _cycle(seen, seen.location):
             if any(kind_of(item) == lamp for item in seen.contents.get(place, ())):
-                return f"find {lamp}: {place}", self._approach(seen, place)
+                return _try(lamp, place), self._approach(seen, place)
         return self._search(seen, lamp)
 
     def _put_back(self, seen: Observed, item: str) -> Decision:
         for action in seen.admissible:
             if action.startswith(f"move {item} to "):
-                return f"put back {item}: {seen.location}", action
+                return f"put back: {seen.location}", action
         if f"open {seen.location}" in seen.admissible and seen.location == seen.taken_from:
-            return f"put back {item}: {seen.location}", f"open {seen.location}"
+            return f"put back: {seen.location}", f"open {seen.location}"
         place = seen.taken_from or seen.receptacles[0]
-        return f"put back {item}: {place}", f"go to {place}"
+        return f"put back: {place}", f"go to {place}"
 
     def _search(self, seen: Observed, kind: str) -> Decision:
         """Look into the next place; a closed one it stands at is opened first."""
         place = self._next_place(seen, kind)
-        return f"find {kind}: {place}", self._approach(seen, place)
+        return _try(kind, place), self._approach(seen, place)
 
     def _next_place(self, seen: Observed, kind: str) -> str:
         here = seen.location
@@ -125,20 +126,23 @@ class ExplorerExpert:
         return opening if opening in seen.admissible else f"examine {place}"
 
 
+def _try(kind: str, place: str) -> str:
+    """The thought of a search, in the words in which a skill tells usual places."""
+    return f"try {kind} in {kind_of(place)}: {place}"
+
+
 def describe(seen: Observed) -> str:
-    """Where the agent stands, and what it sees or holds: "at shelf 1, see no pen"."""
-    here = seen.location
-    if here is None:
-        return "at start"
-    parts = [f"at {here}"]
+    """What is needed, and whether it is here or in hand: "need pen, none at shelf 1"."""
+    here, need = seen.location, f"need {seen.target}"
+    where = "at start" if here is None else f"at {here}"
     if here in seen.closed:
-        parts.append("closed")
+        where += " closed"
     if seen.held is not None:
-        parts.append(f"hold {seen.held}")
-    elif here not in seen.closed:
-        wanted = _wanted(seen, here)
-        parts.append(f"see {wanted[0]}" if wanted else f"see no {seen.target}")
-    return ", ".join(parts)
+        return f"{need}, hold {seen.held} {where}"
+    if here is None or here in seen.closed:
+        return f"{need}, {where}"
+    wanted = _wanted(seen, here)
+    return f"{need}, {wanted[0] if wanted else 'none'} {where}"
 
 
 def _cycle(seen: Observed, start: str | None) -> list[str]:
