@@ -21,6 +21,7 @@ class Progress(tqdm):
     def __init__(self, iterable: Iterable[Any] | None = None, **options: Any) -> None:
         self._lines = not sys.stderr.isatty()
         self._last_line = float("-inf")
+        self._shown: float | None = None
         if self._lines:
             options |= {"mininterval": EVERY, "maxinterval": EVERY, "miniters": 1, "ascii": True}
             options["bar_format"] = (
@@ -34,19 +35,25 @@ class Progress(tqdm):
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
         if not self._lines:
             return super().display(msg, pos)
-        now, finished = time.monotonic(), self.total is not None and self.n >= self.total
-        if self.n and (finished or now - self._last_line >= EVERY):
-            self._last_line = now
+        now = time.monotonic()
+        news = self._finished() and self.n != self._shown
+        if self.n and (news or now - self._last_line >= EVERY):
+            self._last_line, self._shown = now, self.n
             print(msg or str(self), file=sys.stderr, flush=True)
         return True
 
     def close(self) -> None:
         if self._lines:
-            # Nothing to wipe; the last line stands already.
+            if not self.disable and self._finished() and self.n != self._shown:
+                # Whatever ends within EVERY of a line has not been shown as finished yet.
+                self.display()
             self.disable = True
             type(self)._instances.discard(self)
             return
         super().close()
+
+    def _finished(self) -> bool:
+        return self.total is not None and self.n >= self.total
 
     def set_postfix(
         self,

@@ -16,6 +16,8 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
+from sdar.errors import SdarError
+
 TAGS = ("<think>", "</think>", "<action>", "</action>")
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
@@ -80,13 +82,20 @@ def train_tokenizer(corpus: list[str], vocabulary: int, context: int) -> PreTrai
     """Train on whole conversations (chat markers included); at most `vocabulary` tokens."""
     alphabet = sorted(ByteLevel.alphabet())
     size = vocabulary - len(alphabet) - len(TAGS) - len(SPECIAL)
+    if size < 0:
+        raise SdarError(
+            f"policy.tiny.vocabulary: {vocabulary} is too small, bytes and markers alone take "
+            f"{vocabulary - size}: raise it"
+        )
     units = learn_units(corpus, size)
     to_bytes = ByteLevel(add_prefix_space=False, use_regex=False)
     spelled = [to_bytes.pre_tokenize_str(unit)[0][0] for unit in units]
     vocab = {token: index for index, token in enumerate(dict.fromkeys(alphabet + spelled))}
     tokenizer = Tokenizer(BPE(vocab=vocab, merges=[], ignore_merges=True))
     phrases = sorted((u for u in units if len(_ATOM.findall(u)) > 1), key=lambda u: (-len(u), u))
-    pattern = "|".join([*(re.escape(phrase) for phrase in phrases), _ATOM.pattern])
+    # A phrase ends where its last word does: ", a" is no part of ", apple".
+    ends = (re.escape(u) + (r"(?!\w)" if re.search(r"\w$", u) else "") for u in phrases)
+    pattern = "|".join([*ends, _ATOM.pattern])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(pattern), behavior="isolated"), to_bytes]
     )

@@ -47,7 +47,7 @@ def save_checkpoint(
     keep: int,
     extra: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Write `folder/step-<step>`, then remove all but the newest `keep`.
+    """Write `folder/step-<step>`, then remove all but it and the `keep - 1` before it.
 
     `extra` may write more files into the new checkpoint. Raises `SdarError` when it cannot be
     written (no space, no permission); what was there before is unharmed then.
@@ -65,7 +65,10 @@ def save_checkpoint(
 
     target = folder / f"{_PREFIX}{step:05d}"
     write_folder(target, fill)
-    for old in _newest_first(folder)[keep:]:
+    found = _newest_first(folder)
+    mine = found.index(target)
+    # Later ones were not continued: they belong to another run, whose records are gone by now.
+    for old in [*found[:mine], *found[mine + keep :]]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 
@@ -130,7 +133,7 @@ def load_checkpoint(checkpoint: Checkpoint, model: Any, optimizer: Any) -> None:
 
 def _newest_first(folder: Path) -> list[Path]:
     found = [path for path in folder.glob(f"{_PREFIX}*") if path.is_dir()]
-    return sorted(found, key=lambda path: path.name, reverse=True)
+    return sorted(found, key=lambda path: (len(path.name), path.name), reverse=True)
 
 
 def _write_manifest(path: Path) -> None:

@@ -28,6 +28,7 @@ from sdar.skills.library import SkillLibrary
 
 # Homes of demonstrations are numbered from here, far from any home one would train in.
 FIRST_HOME = 1_000_000
+_COLUMNS = ("episode", "turn", "task_type", "hinted", "system", "user", "response")
 
 
 @dataclass(frozen=True)
@@ -189,14 +190,15 @@ def write_demonstrations(path: Path, turns: list[Demonstration]) -> None:
     partial.replace(path)
 
 
-def read_demonstrations(path: Path) -> list[Demonstration]:
+def read_demonstrations(
+    path: Path, remedy: str = "make it with `sdar demonstrations`"
+) -> list[Demonstration]:
     """What `write_demonstrations` wrote. Raises `SdarError` when the file is missing or broken."""
     try:
-        rows = pl.read_parquet(path).to_dicts()
+        rows = pl.read_parquet(path).select(_COLUMNS).to_dicts()
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise SdarError(
-            f"{path} cannot be read ({error}): make it with `sdar demonstrations`"
-        ) from None
+        reason = " ".join(str(error).split())[:200]
+        raise SdarError(f"{path} cannot be read ({reason}): {remedy}") from None
     turns = []
     for row in rows:
         messages = [{"role": "user", "content": row["user"]}]

@@ -70,13 +70,11 @@ def phases(config: ExperimentConfig) -> list[Phase]:
 
 def warm_start(config: ExperimentConfig, layout: Layout) -> None:
     """Write `policy/` (Hugging Face format) into `layout.warm_start`, from the demonstrations."""
-    from transformers import AutoTokenizer
-
     settings = config.warm_start
     folder = layout.warm_start
     make_reproducible(config.execution.warm_start_threads)
     turns = read_demonstrations(layout.demonstrations / "demonstrations.parquet")
-    tokenizer = AutoTokenizer.from_pretrained(layout.demonstrations / "tokenizer")
+    tokenizer = load_tokenizer(layout.demonstrations / "tokenizer")
     model = make_tiny_policy(config.policy.tiny, tokenizer, settings.seed)
     optimizer = MuonWithAdamW(
         model,
@@ -156,6 +154,19 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
     export_policy(folder / "policy", model, tokenizer)
 
 
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of the demonstrations. Raises `SdarError` when it is missing or broken."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SdarError(
+            f"{folder} cannot be read ({reason}): make it with `sdar demonstrations`"
+        ) from None
+
+
 def warm_start_identity(
     config: ExperimentConfig, model: torch.nn.Module, turns: Sequence[Demonstration]
 ) -> str:
@@ -163,7 +174,8 @@ def warm_start_identity(
     told = [(turn.messages, turn.response) for turn in turns]
     settings = config.warm_start.model_dump(mode="json", exclude={"checkpoint_every"})
     environment = config.environment.model_dump(mode="json", exclude={"workers", "data"})
-    decisive = [policy_digest(model), told, settings, environment, config.rollout.temperature]
+    rollout = [config.rollout.temperature, config.policy.max_response_tokens]
+    decisive = [policy_digest(model), told, settings, environment, rollout]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -207,7 +219,9 @@ def own_episodes(
     """
     path = folder / "relabelled" / f"round-{phase.round}.parquet"
     if done > phase.first_update:
-        return read_demonstrations(path)
+        checkpoints = folder / "checkpoints"
+        remedy = f"remove {checkpoints} and run the warm start again, it then begins anew"
+        return read_demonstrations(path, remedy)
     dagger = config.warm_start.dagger
     first = FIRST_OWN_EPISODE + (phase.round - 1) * dagger.episodes
     players = [
