@@ -130,10 +130,12 @@ class PolicyConfig(Section):
 class DemonstrationsConfig(Section):
     """Expert episodes from many homes, each with its own habits, for the warm start."""
 
-    homes: PositiveInt = 200
-    episodes: PositiveInt = 3000
+    homes: PositiveInt = 1000
+    episodes: PositiveInt = 2500
     hinted: Fraction = 0.5
     """Share of episodes whose prompt contains the skill (with that home's habits)."""
+    openings: Annotated[int, Field(ge=0)] = 5000
+    """Hinted first turns of further games, each in a home of its own: hints are followed there."""
     mistakes: Fraction = 0.05
     """Share of turns at which a random action is carried out, so that recovery is shown too."""
     seed: int = 1000

@@ -28,6 +28,7 @@ from sdar.skills.library import SkillLibrary
 
 # Homes of demonstrations are numbered from here, far from any home one would train in.
 FIRST_HOME = 1_000_000
+FIRST_OPENING = 100_000_000
 _COLUMNS = ("episode", "turn", "task_type", "hinted", "system", "user", "response")
 
 
@@ -64,6 +65,15 @@ def situation(config: ExperimentConfig, index: int) -> Situation:
     # Drawn, not alternated: neither a task type nor a home may go with the hint.
     draw = random.Random(f"hinted/{demonstrations.seed}/{index}").random()
     return Situation(index, game, home, hinted=draw < demonstrations.hinted)
+
+
+def opening(config: ExperimentConfig, number: int) -> Situation:
+    """A further game, hinted, in a home that no other game is set in."""
+    index, environment = FIRST_OPENING + number, config.environment
+    home = Home.draw(FIRST_HOME + index, environment.habit, environment.size)
+    seed = config.warm_start.demonstrations.seed
+    game = abstract_game(seed, "train", index, home, environment.task_types, train_games=1)
+    return Situation(index, game, home, hinted=True)
 
 
 class Player:
@@ -155,6 +165,12 @@ def make_demonstrations(config: ExperimentConfig, layout: Layout) -> None:
     turns: list[Demonstration] = []
     for index in Progress(range(count), desc="demonstrations", unit="episode"):
         turns.extend(expert_episode(config, index, skills))
+    openings = range(config.warm_start.demonstrations.openings)
+    for number in Progress(openings, desc="openings", unit="game"):
+        case = opening(config, number)
+        turns.append(
+            Player(config, case, SkillLibrary(config.skills.library, case.home)).demonstrate()[0]
+        )
     folder = layout.demonstrations
     folder.mkdir(parents=True, exist_ok=True)
     tiny = config.policy.tiny
