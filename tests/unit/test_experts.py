@@ -131,7 +131,7 @@ def test_sweep_goes_on_from_where_it_stands() -> None:
     later = [p for p in seen.receptacles[3:] if not p.startswith(f"{seen.goal} ")]
     thought, action = ExplorerExpert(0).act(seen)
     place = later[0].rsplit(" ", 1)[0]
-    assert thought.endswith(f"; try {seen.target} in {place}: {later[0]}")
+    assert thought.endswith(f"; try {seen.target}: {place}, {later[0]}")
     assert action == f"go to {later[0]}"
 
 

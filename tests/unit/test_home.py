@@ -63,10 +63,10 @@ def test_unreadable_home_names_the_file(tmp_path) -> None:
 def test_habits_text_is_one_short_regular_line(task_type: str) -> None:
     home = Home.draw(0)
     text = home.habits_text(task_type)
-    assert text.startswith("Usual places: ")
+    assert text.startswith("Usual places are ")
     assert text.endswith(".")
     assert text == text.replace("\n", "")
-    told = dict(part.split(" in ") for part in text[len("Usual places: ") : -1].split(", "))
+    told = dict(part.split(": ") for part in text[len("Usual places are ") : -1].split("; "))
     assert {kind: (place,) for kind, place in told.items()} == home.usual_places(task_type)
     assert len(told) <= 10
 

@@ -74,7 +74,7 @@ class AlfworldConfig(Section):
     """Which home the games are set in: its habits say where each object class is usually kept."""
     habit: Fraction = 0.85
     """Probability that an object is in its class's usual place."""
-    max_turns: PositiveInt = 14
+    max_turns: PositiveInt = 10
     history: Annotated[int, Field(ge=0)] = 2
     """Past (observation, action) pairs shown in the prompt."""
     success_reward: PositiveFloat = 10.0
@@ -144,12 +144,13 @@ class DemonstrationsConfig(Section):
 class DaggerConfig(Section):
     """Rounds in which the policy plays and the expert relabels every state it reached."""
 
-    rounds: Annotated[int, Field(ge=0)] = 3
-    episodes: PositiveInt = 400
+    rounds: Annotated[int, Field(ge=0)] = 4
+    episodes: PositiveInt = 300
     updates: PositiveInt = 500
-    learning_rate_scale: PositiveFloat = 0.3
-    """Learning rates of the first round, relative to fine-tuning's; each round has 0.7 of the
-    round before."""
+    learning_rate_scale: PositiveFloat = 0.5
+    """Learning rates of the first round, relative to fine-tuning's."""
+    decay: PositiveFloat = 0.75
+    """Each later round has this share of the learning rates of the round before."""
 
 
 class WarmStartConfig(Section):
@@ -157,7 +158,7 @@ class WarmStartConfig(Section):
 
     enabled: bool = True
     seed: int = 0
-    updates: PositiveInt = 1500
+    updates: PositiveInt = 1200
     batch: PositiveInt = 16
     learning_rate: PositiveFloat = 3e-3
     """AdamW's, for embeddings and norms."""

@@ -55,8 +55,8 @@ def _relate_entities(embeddings_VD: torch.Tensor, tokenizer: PreTrainedTokenizer
     numbers: dict[str, torch.Tensor] = {}
     classes: dict[str, torch.Tensor] = {}
     for index, text in texts.items():
-        if re.fullmatch(r"\s?[a-z]+", text):
-            vector = classes.setdefault(text.strip(), embeddings_VD[index].clone())
+        if re.fullmatch(r"\s?[a-z]+:?", text):
+            vector = classes.setdefault(text.strip(" :"), embeddings_VD[index].clone())
             embeddings_VD[index] = vector + 0.3 * (embeddings_VD[index] - vector)
     for index, text in texts.items():
         match = _ENTITY.fullmatch(text)

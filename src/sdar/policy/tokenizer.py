@@ -34,7 +34,8 @@ CHAT_TEMPLATE = (
 
 _MARKERS = re.compile("|".join(re.escape(marker) for marker in TAGS + SPECIAL))
 _ENTITY = r" ?[a-z]+ \d+(?![\w])"
-_ATOM = re.compile(rf"{_ENTITY}| ?\w+|\n| ?[^\w\s]|\s")
+# A word with its colon is one unit: looking up "egg:" in a list is then a match of equal tokens.
+_ATOM = re.compile(rf"{_ENTITY}| ?\w+:?|\n| ?[^\w\s]|\s")
 _NAME = re.compile(r" ?([a-z]+) \d+")
 
 
@@ -59,7 +60,7 @@ def learn_units(corpus: list[str], size: int) -> list[str]:
         run: list[str] = []
         for atom in _ATOM.findall(segment):
             atoms[atom] += count
-            if atom.strip() in names or re.fullmatch(_ENTITY, atom) or atom == "\n":
+            if atom.strip(" :") in names or re.fullmatch(_ENTITY, atom) or atom == "\n":
                 if len(run) > 1:
                     phrases["".join(run)] += count
                 run = []

@@ -62,7 +62,7 @@ def phases(config: ExperimentConfig) -> list[Phase]:
     settings, dagger = config.warm_start, config.warm_start.dagger
     plan = [Phase(0, 0, Schedule(settings.updates, settings.warmup))]
     for number in range(1, dagger.rounds + 1):
-        scale = dagger.learning_rate_scale * 0.7 ** (number - 1)
+        scale = dagger.learning_rate_scale * dagger.decay ** (number - 1)
         first = settings.updates + (number - 1) * dagger.updates
         plan.append(Phase(number, first, Schedule(dagger.updates, 20, scale)))
     return plan
@@ -182,10 +182,10 @@ def warm_start_identity(
 def mixture(
     demonstrated: Sequence[Sample], relabelled: Sequence[Sample], seed: int
 ) -> list[Sample]:
-    """All of the policy's own relabelled turns, and half as many demonstrations beside them."""
+    """All of the policy's own relabelled turns, and as many demonstrations beside them."""
     if not relabelled:
         return list(demonstrated)
-    count = min(len(demonstrated), len(relabelled) // 2)
+    count = min(len(demonstrated), len(relabelled))
     return [*relabelled, *random.Random(f"mixture/{seed}").sample(list(demonstrated), count)]
 
 

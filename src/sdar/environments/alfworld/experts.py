@@ -4,7 +4,7 @@ Search order: with a hint, the usual places first; then (or without one) either 
 in admissible order after where it stands (`sweep`: what a policy that remembers two turns can
 follow) or an order of the episode's own (`random`). Its thoughts first name what the task needs and
 then whether it is here, so that a small policy learns to look before it acts; a search names class
-and place as a hint does ("pen in drawer"), for there a hint can act. `solve`, which sees all, is in
+and place as a hint does ("pen: drawer"), for there a hint can act. `solve`, which sees all, is in
 solve.py.
 """
 
@@ -68,7 +68,7 @@ class ExplorerExpert:
                 return thought, f"{verb} {item} with {appliance}"
             return thought, f"go to {appliance}"
         goal = _goal(seen)
-        thought = f"put in {seen.goal}: {goal}"
+        thought = f"put in {seen.goal}, {goal}"
         move = f"move {item} to {goal}"
         return thought, move if move in seen.admissible else self._approach(seen, goal)
 
@@ -128,7 +128,7 @@ class ExplorerExpert:
 
 def _try(kind: str, place: str) -> str:
     """The thought of a search, in the words in which a skill tells usual places."""
-    return f"try {kind} in {kind_of(place)}: {place}"
+    return f"try {kind}: {kind_of(place)}, {place}"
 
 
 def describe(seen: Observed) -> str:

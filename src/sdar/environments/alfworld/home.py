@@ -78,10 +78,10 @@ class Home:
     def habits_text(self, task_type: str) -> str:
         """The line of a skill that tells the usual places."""
         told = [
-            f"{kind} in {' or '.join(places)}"
+            f"{kind}: {' or '.join(places)}"
             for kind, places in self.usual_places(task_type).items()
         ]
-        return f"Usual places: {', '.join(told)}."
+        return f"Usual places are {'; '.join(told)}."
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n")
