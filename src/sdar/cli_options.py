@@ -78,13 +78,21 @@ def friendly(command: Command) -> Command:
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        _raise_on_sigterm()
+        stop = _Stop()
         try:
-            return command(*args, **kwargs)
+            try:
+                result = command(*args, **kwargs)
+            finally:
+                stop.armed = False
         except SdarError as error:
             _end(2, f"sdar: {error}")
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        except BaseException as error:
+            # Compiled libraries notice an interrupt themselves, before Python's handler runs, or
+            # wrap it in exceptions of their own: the exception and the signal count alike.
+            code = stop.code or (130 if isinstance(error, KeyboardInterrupt) else 0)
+            if code:
+                _end(code, _stopped(code))
+            if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             where = f" for {error.filename}" if error.filename else ""
             _end(
@@ -92,28 +100,46 @@ def friendly(command: Command) -> Command:
                 f"sdar: no space left on the disk{where}; what was complete is unharmed. Free "
                 f"some, then go on: {_again()}",
             )
-        except KeyboardInterrupt:
-            _end(130, f"sdar: interrupted; what is complete is kept. To go on: {_again()}")
-        except Terminated:
-            _end(143, f"sdar: terminated; what is complete is kept. To go on: {_again()}")
+        _ignore_signals()  # all is written: nothing is left to stop
+        return result
 
     return wrapped  # type: ignore[return-value]
 
 
-def _raise_on_sigterm() -> None:
-    owner = os.getpid()
+class _Stop:
+    """Ctrl-C and SIGTERM while a command runs: raised where it is, and remembered."""
 
-    def handle(_number: int, _frame: Any) -> None:
-        if os.getpid() != owner:  # a forked worker that its parent ends: no unwinding there
-            os._exit(143)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Terminated
+    def __init__(self) -> None:
+        self.code = 0
+        self.armed = True
+        self._owner = os.getpid()
+        signal.signal(signal.SIGINT, self._handle)
+        signal.signal(signal.SIGTERM, self._handle)
 
-    signal.signal(signal.SIGTERM, handle)
+    def _handle(self, number: int, _frame: Any) -> None:
+        if os.getpid() != self._owner:  # a forked worker that its parent ends: no unwinding there
+            os._exit(128 + number)
+        self.code = self.code or 128 + number
+        if not self.armed:
+            return  # the command is over, and its last words are being said
+        if number == signal.SIGTERM:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            raise Terminated
+        raise KeyboardInterrupt
+
+
+def _stopped(code: int) -> str:
+    what = "interrupted" if code == 130 else "terminated"
+    return f"sdar: {what}; what is complete is kept. To go on: {_again()}"
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _end(code: int, message: str) -> NoReturn:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # impatience must not break the last words
+    _ignore_signals()  # impatience must not break the last words
     sys.stdout.flush()
     print(message, file=sys.stderr, flush=True)
     raise typer.Exit(code) from None

@@ -158,6 +158,24 @@ def test_a_stopped_stage_says_how_to_go_on(
     assert "Traceback" not in stderr
 
 
+def test_an_interrupt_noticed_by_a_library_first_is_clean_too(repository: Path) -> None:
+    """polars raises KeyboardInterrupt itself and leaves Python's handler to run a little later."""
+    code = SLOW_STAGE.replace(
+        "time.sleep(60)",
+        "import ctypes\n"
+        "    try:\n"
+        "        raise KeyboardInterrupt\n"
+        "    finally:\n"
+        "        ctypes.pythonapi.PyErr_SetInterrupt()",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=repository
+    )
+    assert done.returncode == 130
+    assert done.stderr.startswith("sdar: interrupted;")
+    assert "Traceback" not in done.stderr
+
+
 def test_a_full_disk_is_one_sentence(repository: Path) -> None:
     code = SLOW_STAGE.replace("time.sleep(60)", "raise OSError(28, 'No space', 'policy/x')")
     done = subprocess.run(
