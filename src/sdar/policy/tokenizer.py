@@ -95,7 +95,7 @@ def train_tokenizer(corpus: list[str], vocabulary: int, context: int) -> PreTrai
     tokenizer = Tokenizer(BPE(vocab=vocab, merges=[], ignore_merges=True))
     phrases = sorted((u for u in units if len(_ATOM.findall(u)) > 1), key=lambda u: (-len(u), u))
     # A phrase ends where its last word does: ", a" is no part of ", apple".
-    ends = (re.escape(u) + (r"(?!\w)" if re.search(r"\w$", u) else "") for u in phrases)
+    ends = (re.escape(u) + (r"(?![\w:])" if re.search(r"\w$", u) else "") for u in phrases)
     pattern = "|".join([*ends, _ATOM.pattern])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(pattern), behavior="isolated"), to_bytes]

@@ -1,0 +1,140 @@
+"""Supervised fine-tuning: the loss, the order of samples, and going on where it stopped."""
+
+import contextlib
+import copy
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import scripted
+import torch
+
+from sdar.policy.log_probs import PolicyScorer
+from sdar.training.muon import MuonWithAdamW
+from sdar.training.sft import Sample, Schedule, batch_order, fine_tune, supervised_loss
+
+RANDOM = np.random.Generator(np.random.Philox(2))
+SAMPLES = [
+    Sample(tuple(RANDOM.integers(3, 360, size=p)), tuple(RANDOM.integers(3, 360, size=r)))
+    for p, r in zip([9, 30, 4, 17, 1, 22, 6] * 3, [3, 1, 6, 2, 5, 4, 7] * 3, strict=True)
+]
+
+
+def naive_loss(model, samples):
+    """Cross-entropy over response tokens, one sample at a time, from full logits."""
+    total, count = torch.zeros(()), 0
+    for sample in samples:
+        ids = torch.tensor([[*sample.prompt_ids, *sample.response_ids]])
+        labels = ids.clone()
+        labels[0, : len(sample.prompt_ids)] = -100
+        logits = model(input_ids=ids, use_cache=False).logits[0]
+        total = total + torch.nn.functional.cross_entropy(
+            logits[:-1], labels[0, 1:], ignore_index=-100, reduction="sum"
+        )
+        count += len(sample.response_ids)
+    return total / count
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def test_loss_is_cross_entropy_on_response_tokens_alone():
+    model = scripted.policy()
+    expected, found = naive_loss(model, SAMPLES), supervised_loss(PolicyScorer(model), SAMPLES)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    expected_gradients = gradients(model, expected)
+    for name, gradient in gradients(model, found).items():
+        torch.testing.assert_close(
+            gradient, expected_gradients[name], atol=2e-5, rtol=1e-4, msg=lambda m, n=name: n + m
+        )
+
+
+@pytest.mark.parametrize(("count", "batch"), [(100, 16), (7, 16), (600, 16), (33, 1)])
+def test_every_epoch_visits_each_sample_once(count, batch):
+    lengths = RANDOM.integers(1, 200, size=count)
+    per_epoch = math.ceil(count / batch)
+    order = list(batch_order(lengths, batch, 3 * per_epoch, seed=0))
+    assert len(order) == 3 * per_epoch
+    assert max(map(len, order)) <= batch
+    epochs = [np.concatenate(order[e * per_epoch : (e + 1) * per_epoch]) for e in range(3)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(count))
+    assert not np.array_equal(epochs[0], epochs[1]) or count < batch
+
+
+def test_order_is_a_function_of_the_seed_and_a_longer_one_begins_the_same():
+    lengths = RANDOM.integers(1, 200, size=70)
+    first = list(batch_order(lengths, 8, 12, seed=5))
+    again = list(batch_order(lengths, 8, 25, seed=5))
+    other = list(batch_order(lengths, 8, 12, seed=6))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=False))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_batches_hold_samples_of_like_length():
+    lengths = RANDOM.integers(1, 400, size=512)
+    padded = sum(lengths[b].max() * len(b) for b in batch_order(lengths, 16, 32, seed=0))
+    assert padded < 1.25 * lengths.sum(), "at random it would be 1.9 times"
+
+
+def test_schedule_warms_up_and_comes_down_to_a_twentieth():
+    schedule = Schedule(updates=200, warmup=20, scale=0.5)
+    rates = [schedule.at(update) for update in range(200)]
+    assert rates[:20] == pytest.approx([0.5 * (n + 1) / 20 for n in range(20)])
+    assert rates[20] == pytest.approx(0.5)
+    assert all(a > b for a, b in pairwise(rates[20:]))
+    assert rates[110] == pytest.approx(0.5 * (0.05 + 0.95 / 2))
+    assert 0.5 * 0.05 < rates[-1] < 0.5 * 0.051
+    short = Schedule(updates=10, warmup=20)
+    assert [short.at(n) for n in range(10)] == pytest.approx([(n + 1) / 20 for n in range(10)])
+
+
+def start():
+    model = scripted.policy()
+    return model, MuonWithAdamW(
+        model, matrix_learning_rate=0.02, learning_rate=3e-3, weight_decay=0.01
+    )
+
+
+def tune(model, optimizer, updates=12, first=0, stop=None):
+    """Losses by update; breaks off behind update `stop`."""
+
+    class Stopped(Exception):
+        pass
+
+    losses = {}
+
+    def note(update, loss):
+        losses[update] = loss
+        if update == stop:
+            raise Stopped
+
+    options = {"schedule": Schedule(updates, 3), "batch": 4, "seed": 1}
+    with contextlib.suppress(Stopped):
+        fine_tune(model, optimizer, SAMPLES, **options, start=first, on_update=note)
+    return losses
+
+
+def test_a_continued_phase_is_the_same_phase():
+    whole, optimizer = start()
+    expected = tune(whole, optimizer)
+    assert list(expected) == list(range(12))
+    model, optimizer = start()
+    losses = tune(model, optimizer, stop=6)
+    resumed, resumed_optimizer = start()
+    resumed.load_state_dict(copy.deepcopy(model.state_dict()))
+    resumed_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    losses |= tune(resumed, resumed_optimizer, first=7)
+    assert losses == expected
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_it_learns_what_it_is_shown():
+    model, optimizer = start()
+    losses = list(tune(model, optimizer, updates=60).values())
+    assert np.mean(losses[-6:]) < 0.5 * np.mean(losses[:6])
