@@ -128,7 +128,8 @@ def test_ctrl_c_in_each_stage_is_clean_and_resumable(
             process.wait(timeout=6)
         except subprocess.TimeoutExpired:
             words = interrupt(process, error)
-            assert process.returncode == 130, (stage, words[-3000:])
+            # 0: it was over before the signal came
+            assert process.returncode in (0, 130), (stage, words[-3000:])
             assert "Traceback" not in words, (stage, words)
         done = run(folder, "sdar", *stage, "--config", CONFIG)
         assert done.returncode == 0, (stage, done.stdout[-3000:])
