@@ -18,6 +18,8 @@ EVERY = 10.0
 class Progress(tqdm):
     """tqdm; outside a terminal it prints whole lines."""
 
+    disable: bool
+
     def __init__(self, iterable: Iterable[Any] | None = None, **options: Any) -> None:
         self._lines = not sys.stderr.isatty()
         self._last_line = float("-inf")
