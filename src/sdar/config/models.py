@@ -263,7 +263,7 @@ class ExecutionConfig(Section):
     """What one job may use."""
 
     threads: PositiveInt = 1
-    """CPU threads of a training or evaluation job. Part of the run: other counts, other rounding."""
+    """CPU threads of a training or evaluation job; another count rounds otherwise."""
     warm_start_threads: PositiveInt = 2
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
