@@ -41,8 +41,11 @@ def tasks(config: ConfigOption = Path("config/config.yaml"), root: RootOption = 
     """
     experiment, layout = prepare(config, root)
     from sdar.environments.alfworld.tasks_stage import make_tasks
+    from sdar.tracking.stage import recorded_stage
 
-    make_tasks(experiment, layout)
+    made = (layout.tasks / "games.md", layout.tasks / "home.json")
+    with recorded_stage(experiment, layout, "tasks", made):
+        make_tasks(experiment, layout)
 
 
 @app.command()
@@ -58,9 +61,11 @@ def demonstrations(
     Example: sdar demonstrations
     """
     experiment, layout = prepare(config, root)
+    from sdar.tracking.stage import recorded_stage
     from sdar.training.demonstrations import make_demonstrations
 
-    make_demonstrations(experiment, layout)
+    with recorded_stage(experiment, layout, "demonstrations", ()):
+        make_demonstrations(experiment, layout)
 
 
 @app.command(name="warm-start")
@@ -136,8 +141,11 @@ def compare(config: ConfigOption = Path("config/config.yaml"), root: RootOption 
     """
     experiment, layout = prepare(config, root, files=False)
     from sdar.report.compare import compare as stage
+    from sdar.tracking.stage import recorded_stage
 
-    stage(experiment, layout)
+    made = (layout.results / "comparison.md", layout.results / "comparison.json")
+    with recorded_stage(experiment, layout, "compare", made):
+        stage(experiment, layout)
 
 
 @app.command()
@@ -153,8 +161,12 @@ def report(config: ConfigOption = Path("config/config.yaml"), root: RootOption =
     """
     experiment, layout = prepare(config, root, files=False)
     from sdar.report.pages import make_report
+    from sdar.tracking.stage import recorded_stage
 
-    make_report(experiment, layout)
+    pages = ("figures", "comparison.html", "episodes.html")
+    made = tuple(layout.results / name for name in pages)
+    with recorded_stage(experiment, layout, "report", made):
+        make_report(experiment, layout)
 
 
 for command in (doctor, play, view, replay):

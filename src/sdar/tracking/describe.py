@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from sdar.config import ExperimentConfig, Layout
 
-Kind = Literal["tasks", "demonstrations", "warm_start", "train", "evaluate", "compare"]
+Kind = Literal["tasks", "demonstrations", "warm_start", "train", "evaluate", "compare", "report"]
 
 # The sections of the configuration that decide the result of each kind of run.
 SECTIONS: dict[Kind, tuple[str, ...]] = {
@@ -20,6 +20,7 @@ SECTIONS: dict[Kind, tuple[str, ...]] = {
     "train": ("environment", "skills", "policy", "rollout", "training", "execution"),
     "evaluate": ("environment", "skills", "policy", "evaluation", "execution"),
     "compare": ("methods", "seeds", "evaluation"),
+    "report": ("methods", "seeds", "evaluation"),
 }
 LONGEST_PARAMETER = 500
 

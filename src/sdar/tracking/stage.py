@@ -1,0 +1,31 @@
+"""Jobs without steps of their own (games, demonstrations, comparison, report) as runs."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from sdar.config import ExperimentConfig, Layout
+from sdar.tracking.describe import Kind
+from sdar.tracking.provenance import write_provenance
+from sdar.tracking.recorder import RunRecorder
+
+
+@contextlib.contextmanager
+def recorded_stage(
+    config: ExperimentConfig, layout: Layout, kind: Kind, artifacts: tuple[Path, ...]
+) -> Iterator[None]:
+    """Record what runs inside as a run in `layout.runs / kind`: how long it took, what it left.
+
+    `artifacts` are shown in MLflow where they exist at the end.
+    """
+    folder = layout.runs / kind
+    with RunRecorder(folder, config=config, layout=layout, kind=kind, name=kind) as run:
+        run.truncate(0)
+        write_provenance(folder, config, layout)
+        began = time.perf_counter()
+        yield
+        run.timings(0, {"total_s": round(time.perf_counter() - began, 3)})
+        for path in artifacts:
+            if path.exists():
+                run.artifact(path)
