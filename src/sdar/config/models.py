@@ -192,7 +192,7 @@ class DistillationConfig(Section):
 class TrainingConfig(Section):
     """Reinforcement learning."""
 
-    steps: PositiveInt = 20
+    steps: PositiveInt = 30
     tasks_per_step: PositiveInt = 8
     group_size: PositiveInt = 8
     minibatch: PositiveInt = 256
