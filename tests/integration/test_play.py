@@ -31,7 +31,7 @@ def test_expert_plays_and_shows_its_thoughts(game, capsys) -> None:
     assert play(task, expert=True, home=HOME)
     shown = capsys.readouterr().out
     assert f"Your task: {task.instruction}" in shown
-    assert "(find " in shown
+    assert "(need " in shown
     assert "Won after" in shown
 
 
