@@ -1,6 +1,7 @@
 """The command line: quick, teaching, and polite about what the user can mend or stops."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,14 +140,16 @@ def test_bad_arguments_are_one_sentence(
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
 )
 def test_a_stopped_stage_says_how_to_go_on(
-    repository: Path, number: signal.Signals, code: int, word: str
+    repository: Path, tmp_path: Path, number: signal.Signals, code: int, word: str
 ) -> None:
+    (tmp_path / "config").mkdir()
+    shutil.copy(repository / "config" / "config.yaml", tmp_path / "config")
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW_STAGE],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=repository,
+        cwd=tmp_path,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "started\n"
