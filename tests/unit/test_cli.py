@@ -41,6 +41,14 @@ main()
 """
 
 
+@pytest.fixture
+def scratch(repository: Path, tmp_path: Path) -> Path:
+    """A folder with the default configuration, for stages that leave records."""
+    (tmp_path / "config").mkdir()
+    shutil.copy(repository / "config" / "config.yaml", tmp_path / "config")
+    return tmp_path
+
+
 def sdar(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "sdar.cli", *arguments],
@@ -140,16 +148,14 @@ def test_bad_arguments_are_one_sentence(
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
 )
 def test_a_stopped_stage_says_how_to_go_on(
-    repository: Path, tmp_path: Path, number: signal.Signals, code: int, word: str
+    scratch: Path, number: signal.Signals, code: int, word: str
 ) -> None:
-    (tmp_path / "config").mkdir()
-    shutil.copy(repository / "config" / "config.yaml", tmp_path / "config")
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW_STAGE],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=tmp_path,
+        cwd=scratch,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "started\n"
@@ -161,7 +167,7 @@ def test_a_stopped_stage_says_how_to_go_on(
     assert "Traceback" not in stderr
 
 
-def test_an_interrupt_noticed_by_a_library_first_is_clean_too(repository: Path) -> None:
+def test_an_interrupt_noticed_by_a_library_first_is_clean_too(scratch: Path) -> None:
     """polars raises KeyboardInterrupt itself and leaves Python's handler to run a little later."""
     code = SLOW_STAGE.replace(
         "time.sleep(60)",
@@ -172,17 +178,17 @@ def test_an_interrupt_noticed_by_a_library_first_is_clean_too(repository: Path) 
         "        ctypes.pythonapi.PyErr_SetInterrupt()",
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=repository
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=scratch
     )
     assert done.returncode == 130
     assert done.stderr.startswith("sdar: interrupted;")
     assert "Traceback" not in done.stderr
 
 
-def test_a_full_disk_is_one_sentence(repository: Path) -> None:
+def test_a_full_disk_is_one_sentence(scratch: Path) -> None:
     code = SLOW_STAGE.replace("time.sleep(60)", "raise OSError(28, 'No space', 'policy/x')")
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=repository
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=scratch
     )
     assert done.returncode == 2
     assert "no space left on the disk for policy/x" in done.stderr
