@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sdar.config.models import ALFWORLD_TASK_TYPES
+from sdar.config.alfworld import ALFWORLD_TASK_TYPES
 from sdar.environments.alfworld import pddl
 from sdar.environments.alfworld.abstract import Game
 from sdar.environments.alfworld.generator import SPLITS, abstract_game

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from sdar.config import ExperimentConfig, load_config, parse_config
+from sdar.config.alfworld import ALFWORLD_TASK_TYPES
 from sdar.config.checks import check_files
-from sdar.config.models import ALFWORLD_TASK_TYPES
 from sdar.errors import SdarError
 
 

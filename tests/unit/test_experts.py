@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from sdar.config.models import ALFWORLD_TASK_TYPES
+from sdar.config.alfworld import ALFWORLD_TASK_TYPES
 from sdar.environments.alfworld.abstract import Game
 from sdar.environments.alfworld.experts import ExplorerExpert
 from sdar.environments.alfworld.generator import abstract_game

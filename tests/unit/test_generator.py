@@ -10,12 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sdar.config.models import (
-    ALFWORLD_TASK_TYPES,
-    AlfworldConfig,
-    ExperimentConfig,
-    GameCounts,
-)
+from sdar.config.alfworld import ALFWORLD_TASK_TYPES, AlfworldConfig, GameCounts
+from sdar.config.models import ExperimentConfig
 from sdar.config.paths import Layout
 from sdar.environments.alfworld import pddl, scenes, small, tasks_stage, vocabulary
 from sdar.environments.alfworld.abstract import Game, names_of
@@ -204,7 +200,7 @@ def test_reading_before_the_stage_names_the_remedy(tmp_path) -> None:
 def test_nothing_depends_on_hash_order(repository: Path) -> None:
     program = (
         "import hashlib\n"
-        "from sdar.config.models import ALFWORLD_TASK_TYPES as types\n"
+        "from sdar.config.alfworld import ALFWORLD_TASK_TYPES as types\n"
         "from sdar.environments.alfworld import pddl, generator\n"
         "from sdar.environments.alfworld.home import Home\n"
         "digest = hashlib.sha256()\n"

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from sdar.config.models import ALFWORLD_TASK_TYPES
+from sdar.config.alfworld import ALFWORLD_TASK_TYPES
 from sdar.environments.alfworld import scenes, vocabulary
 from sdar.environments.alfworld.home import Home
 from sdar.errors import SdarError

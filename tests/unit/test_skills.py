@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from sdar.config.models import ALFWORLD_TASK_TYPES
+from sdar.config.alfworld import ALFWORLD_TASK_TYPES
 from sdar.environments.alfworld.home import Home
 from sdar.errors import SdarError
 from sdar.skills.library import SkillLibrary

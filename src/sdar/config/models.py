@@ -6,9 +6,14 @@ validate before it builds the DAG.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from sdar.config.alfworld import AlfworldConfig
+from sdar.config.searchqa import SearchqaConfig
+from sdar.config.section import Fraction, NonNegative, Section
+from sdar.config.webshop import WebshopConfig
 
 MethodName = Literal[
     "grpo",
@@ -23,64 +28,14 @@ MethodName = Literal[
     "sdar_gigpo",
     "reverse_kl",
     "agent_opsd",
+    "reverse_kl_full",
+    "sdar_centred",
+    "sdar_adaptive",
+    "sdar_objective",
 ]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
-AlfworldTaskType = Literal[
-    "pick_and_place_simple",
-    "look_at_obj_in_light",
-    "pick_clean_then_place_in_recep",
-    "pick_heat_then_place_in_recep",
-    "pick_cool_then_place_in_recep",
-    "pick_two_obj_and_place",
+EnvironmentConfig = Annotated[
+    AlfworldConfig | WebshopConfig | SearchqaConfig, Field(discriminator="name")
 ]
-ALFWORLD_TASK_TYPES: tuple[AlfworldTaskType, ...] = (
-    "pick_and_place_simple",
-    "look_at_obj_in_light",
-    "pick_clean_then_place_in_recep",
-    "pick_heat_then_place_in_recep",
-    "pick_cool_then_place_in_recep",
-    "pick_two_obj_and_place",
-)
-
-
-class Section(BaseModel):
-    """A part of the configuration: frozen, and strict about its keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class GameCounts(Section):
-    """How many games to generate for each split."""
-
-    train: PositiveInt = 300
-    valid_seen: PositiveInt = 140
-    valid_unseen: PositiveInt = 134
-
-
-class AlfworldConfig(Section):
-    """The ALFWorld text environment on the TextWorld engine."""
-
-    name: Literal["alfworld"] = "alfworld"
-    data: Path | None = None
-    """A real `$ALFWORLD_DATA` folder (it contains `json_2.1.1/`). null: generate games."""
-    size: Literal["small", "full"] = "small"
-    """Generated games: `small` (few receptacles, short prompts) or `full` (like real ALFWorld)."""
-    games: GameCounts = GameCounts()
-    task_types: tuple[AlfworldTaskType, ...] = ALFWORLD_TASK_TYPES
-    seed: int = 0
-    """Seed of the generated games."""
-    home: int = 0
-    """Which home the games are set in: its habits say where each object class is usually kept."""
-    habit: Fraction = 0.85
-    """Probability that an object is in its class's usual place."""
-    max_turns: PositiveInt = 10
-    history: Annotated[int, Field(ge=0)] = 2
-    """Past (observation, action) pairs shown in the prompt."""
-    success_reward: PositiveFloat = 10.0
-    invalid_action_penalty: NonNegative = 0.1
-    workers: Annotated[int, Field(ge=0)] = 1
-    """Processes that play games; 0 plays them in the trainer's own process."""
 
 
 class SkillsConfig(Section):
@@ -274,7 +229,7 @@ class ExperimentConfig(Section):
     experiment: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")] = "alfworld-tiny"
     methods: Annotated[tuple[MethodName, ...], Field(min_length=1)] = ("grpo", "sdar")
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1)
-    environment: AlfworldConfig = AlfworldConfig()
+    environment: EnvironmentConfig = AlfworldConfig()
     skills: SkillsConfig = SkillsConfig()
     policy: PolicyConfig = PolicyConfig()
     warm_start: WarmStartConfig = WarmStartConfig()
@@ -290,6 +245,16 @@ class ExperimentConfig(Section):
         if self.policy.context is not None:
             return self.policy.context
         return self.policy.tiny.context if self.policy.model == "tiny" else None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_environment(cls, values: Any) -> Any:
+        """A file that changes keys of the default environment need not repeat its name."""
+        if isinstance(values, dict):
+            environment = values.get("environment")
+            if isinstance(environment, dict) and "name" not in environment:
+                values = {**values, "environment": {"name": "alfworld", **environment}}
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> "ExperimentConfig":

@@ -4,8 +4,10 @@ A `Task` is one thing to do (a game, a goal, a question); a `TextEnvironment` pl
 of it at a time. Both are plain data and plain text: no model, no tokens.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,16 @@ class Observation:
     """What the environment says after a reset or an action.
 
     `admissible_actions` is what a prompt may show (ALFWorld: the engine's list without `help`).
-    `done` is the environment's own end (success); turn limits are the collector's.
+    `done` is the environment's own end; turn limits are the collector's. `score` is the
+    environment's own measure of how well it went, 0-1, where that is more than success (WebShop's
+    reward).
     """
 
     text: str
     admissible_actions: tuple[str, ...]
     won: bool
     done: bool
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,3 +78,103 @@ class EnvironmentPool(Protocol):
     def prefetch(self, tasks: list[Task]) -> None: ...
 
     def close(self) -> None: ...
+
+
+class Knowledge(Protocol):
+    """What the privileged text knows of the world that tasks are set in: it fills a skill's
+    `{habits}` line."""
+
+    def habits_text(self, task_type: str) -> str: ...
+
+
+class Expert(Protocol):
+    """A scripted policy beside one episode. It knows what the text says and, if it was told, the
+    world's habits; whoever acts, it says what it would do next."""
+
+    def act(self) -> tuple[str, str]:
+        """(thought, action) for the state the episode is in; changes nothing."""
+        ...
+
+    def observe(self, action: str, observation: Observation) -> None:
+        """Take in one turn of the episode: the action as sent, and the answer."""
+        ...
+
+
+class Practice(Protocol):
+    """One episode of the warm start, set in a world of its own, with the expert beside it.
+
+    A function of (configuration, index) alone. `hinted`: the prompt holds the skill as told with
+    `knowledge`, and the expert knows it too.
+    """
+
+    task: Task
+    hinted: bool
+    knowledge: "Knowledge | None"
+    observation: Observation
+    """What the environment said last; after construction, its first words."""
+
+    def expert_turn(self) -> tuple[str, str]:
+        """(thought, action) of the expert here."""
+        ...
+
+    def mistake(self, draw: Any) -> str:
+        """A possible action that nobody asked for; `draw` is a `random.Random`."""
+        ...
+
+    def step(self, action: str) -> Observation:
+        """Act; `observation` is then the answer."""
+        ...
+
+
+class EnvironmentPackage(Protocol):
+    """One environment as the rest of the code sees it.
+
+    A package `sdar.environments.<name>` offers it as `package.PACKAGE`; `environments.packages`
+    finds it by the configuration's `environment.name`. `folder` is always the tasks' folder.
+    """
+
+    name: str
+    parser: Literal["alfworld", "webshop", "search"]
+    """The rules of `parsing.parse_action` that responses follow."""
+
+    def make_tasks(self, config: Any, folder: Path) -> tuple[list[Task], str]:
+        """Write what the environment needs into `folder`. The tasks, locations relative to
+        `folder` (or absolute), and one sentence on where they come from."""
+        ...
+
+    def knowledge(self, folder: Path) -> Knowledge | None:
+        """Of the world in `folder`; None where there is none (real data)."""
+        ...
+
+    def open_pool(self, environment: Any, folder: Path) -> EnvironmentPool:
+        """The environment for many episodes; `environment` is its section of the configuration."""
+        ...
+
+    def build_messages(
+        self,
+        instruction: str,
+        history: Sequence[PastTurn],
+        observation: str,
+        admissible_actions: Sequence[str],
+        turn: int,
+        skill: str | None = None,
+    ) -> list[dict[str, str]]:
+        """The chat of one turn: `turn` counts from 0, `skill` becomes the system message."""
+        ...
+
+    def response(self, thought: str, action: str) -> str:
+        """The response that says this, in the form `parser` reads."""
+        ...
+
+    def is_admissible(self, action: str, admissible_actions: Sequence[str]) -> bool:
+        """The action is one of those offered (a search may hold any query)."""
+        ...
+
+    def expert(self, task: Task, first: Observation, knowledge: Knowledge | None) -> Expert:
+        """The expert at the start of `task`; with `knowledge` it is told the habits."""
+        ...
+
+    def practice(self, config: Any, index: int, *, opening: bool = False) -> Practice:
+        """The warm start's episode number `index`; `opening`: hinted, in a world that no other
+        episode is set in."""
+        ...

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from sdar.config.models import AlfworldConfig, ExperimentConfig
+from sdar.config.alfworld import AlfworldConfig
+from sdar.config.models import ExperimentConfig
 from sdar.config.paths import Layout
 from sdar.environments.alfworld.generator import SPLITS, Request, make_games
 from sdar.environments.alfworld.home import Home
