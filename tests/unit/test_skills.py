@@ -28,7 +28,7 @@ def test_built_in_library_has_every_type() -> None:
 
 def test_habits_are_told_with_a_home_and_dropped_without() -> None:
     home = Home.draw(2)
-    told = SkillLibrary(home=home).lookup("pick_heat_then_place_in_recep")
+    told = SkillLibrary(knowledge=home).lookup("pick_heat_then_place_in_recep")
     plain = SkillLibrary().lookup("pick_heat_then_place_in_recep")
     habits = home.habits_text("pick_heat_then_place_in_recep")
     assert told.text == f"{plain.text}\n{habits}"
@@ -36,7 +36,7 @@ def test_habits_are_told_with_a_home_and_dropped_without() -> None:
 
 
 def test_digests_are_of_the_text_and_of_the_home() -> None:
-    first, same, other = (SkillLibrary(home=Home.draw(seed)) for seed in (1, 1, 2))
+    first, same, other = (SkillLibrary(knowledge=Home.draw(seed)) for seed in (1, 1, 2))
     assert first.digest == same.digest
     assert first.digest != other.digest
     assert len({first.lookup(name).digest for name in ALFWORLD_TASK_TYPES}) == 6

@@ -42,15 +42,15 @@ def _data(config: ExperimentConfig) -> list[str]:
     return []
 
 
-def default_library() -> Path:
-    """The skills that come with sdar."""
-    return Path(__file__).resolve().parent.parent / "skills" / "library"
+def default_library(environment: str) -> Path:
+    """The skills that come with sdar for an environment."""
+    return Path(__file__).resolve().parent.parent / "skills" / "library" / environment
 
 
 def library_digest(config: ExperimentConfig) -> str:
     """SHA-256 over names and texts of the skill library, so that an edited skill is noticed."""
     library = config.skills.library
-    folder = default_library() if library is None else library.expanduser()
+    folder = default_library(config.environment.name) if library is None else library.expanduser()
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.md")):
         digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
@@ -62,7 +62,7 @@ def _skills(config: ExperimentConfig) -> list[str]:
     """A markdown file for each task type that is played, and the general one."""
     library = config.skills.library
     if library is None:
-        folder, source = default_library(), "the library that comes with sdar"
+        folder, source = default_library(config.environment.name), "the library that comes with sdar"
     else:
         folder, source = library.expanduser(), str(library)
         if not folder.is_dir():

@@ -1,8 +1,8 @@
 """The skill library: what the teacher is told and the student is not.
 
 One markdown file a task type, named exactly as the type, and `general.md` for all of them. A
-`{habits}` line is replaced by the home's usual places, and dropped where there is no home (real
-ALFWorld data). Skills are looked up by the exact task type: an unknown one is an error, never a
+`{habits}` line is replaced by what is known of the world (ALFWorld: the home's usual places), and
+dropped where nothing is (real data). Skills are looked up by the exact task type: an unknown one is an error, never a
 silent fall-back to the general text.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdar.environments.alfworld.home import Home
+from sdar.environments.base import Knowledge
 from sdar.errors import SdarError
 
 GENERAL = "general"
@@ -29,14 +29,20 @@ class Skill:
 
 
 class SkillLibrary:
-    """Skills read once from `folder` (None: the library that comes with sdar), told for `home`.
+    """Skills read once from `folder` (None: those that come with sdar for `environment`), told with
+    `knowledge` of the world.
 
     Raises SdarError when the folder or its `general.md` is missing or unreadable.
     """
 
-    def __init__(self, folder: Path | None = None, home: Home | None = None) -> None:
-        self.folder = BUILT_IN if folder is None else folder.expanduser()
-        self.home = home
+    def __init__(
+        self,
+        folder: Path | None = None,
+        knowledge: Knowledge | None = None,
+        environment: str = "alfworld",
+    ) -> None:
+        self.folder = BUILT_IN / environment if folder is None else folder.expanduser()
+        self.knowledge = knowledge
         if not self.folder.is_dir():
             raise SdarError(
                 f"skills.library: no folder {self.folder}; give a folder of markdown skills, or "
@@ -86,8 +92,8 @@ class SkillLibrary:
         lines = []
         for line in text.splitlines():
             if line.strip() == PLACEHOLDER:
-                if self.home is not None:
-                    lines.append(self.home.habits_text(task_type))
+                if self.knowledge is not None:
+                    lines.append(self.knowledge.habits_text(task_type))
             elif PLACEHOLDER in line:
                 raise SdarError(
                     f"skills.library: {self.folder / task_type}.md has {PLACEHOLDER} inside a "
