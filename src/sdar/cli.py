@@ -40,10 +40,10 @@ def tasks(config: ConfigOption = Path("config/config.yaml"), root: RootOption = 
     Example: sdar tasks --config config/experiments/minute.yaml
     """
     experiment, layout = prepare(config, root)
-    from sdar.environments.alfworld.tasks_stage import make_tasks
+    from sdar.environments.tasks_stage import make_tasks
     from sdar.tracking.stage import recorded_stage
 
-    made = (layout.tasks / "games.md", layout.tasks / "home.json")
+    made = (layout.tasks / "tasks.md", layout.tasks / "home.json")
     with recorded_stage(experiment, layout, "tasks", made):
         make_tasks(experiment, layout)
 

@@ -53,28 +53,30 @@ def play(
         typer.Option(help="Part of a task's id, such as Tomato; else the first."),
     ] = None,
     expert: Annotated[
-        bool, typer.Option("--expert", help="Watch the expert, who knows this home's habits.")
+        bool, typer.Option("--expert", help="Watch the expert, who knows this world's habits.")
     ] = False,
     config: ConfigOption = Path("config/config.yaml"),
     root: RootOption = Path(),
 ) -> None:
-    """Play a game in the terminal, as a person or watching the expert.
+    """Play a task in the terminal, as a person or watching the expert.
 
     Reads data/EXPERIMENT/tasks (make them with `sdar tasks`). Ctrl-D or q ends the game.
 
     Example: sdar play --task valid_seen/look_at --expert
     """
-    _, layout = prepare(config, root)
-    from sdar.environments.alfworld.play import play as stage
-    from sdar.environments.alfworld.tasks_stage import read_home, read_tasks
+    experiment, layout = prepare(config, root)
+    from sdar.environments.packages import environment_package
+    from sdar.environments.play import play as stage
+    from sdar.environments.tasks_stage import read_tasks
 
-    panels = ("valid_seen", "valid_unseen", "train")
-    known = [candidate for panel in panels for candidate in read_tasks(layout, panel)]
+    splits = dict.fromkeys((*experiment.evaluation.panels, "train"))
+    known = [candidate for split in splits for candidate in read_tasks(layout, split)]
     chosen = next((found for found in known if task is None or task in found.id), None)
     if chosen is None:
-        raise SdarError(f"--task {task}: no task id in {layout.tasks} has that; see games.md there")
+        raise SdarError(f"--task {task}: no task id in {layout.tasks} has that; see tasks.jsonl")
     typer.echo(chosen.id)
-    stage(chosen, expert, read_home(layout))
+    package = environment_package(experiment.environment.name)
+    stage(package, experiment.environment, layout.tasks, chosen, expert)
 
 
 @friendly

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sdar.config.alfworld import ALFWORLD_TASK_TYPES
+from sdar.config.alfworld import ALFWORLD_TASK_TYPES, AlfworldConfig
 from sdar.environments.alfworld import pddl
 from sdar.environments.alfworld.generator import abstract_game
 from sdar.environments.alfworld.home import Home
@@ -24,32 +24,34 @@ def game(tmp_path: Path) -> tuple[Task, list[str]]:
     return Task(made.id, "train", made.task_type, made.sentence, str(path)), plan
 
 
-def test_expert_plays_and_shows_its_thoughts(game, capsys) -> None:
-    from sdar.environments.alfworld.play import play
+def play(folder: Path, task: Task, expert: bool = False) -> bool:
+    from sdar.environments.alfworld.package import PACKAGE
+    from sdar.environments.play import play as stage
 
+    return stage(PACKAGE, AlfworldConfig(workers=0), folder, task, expert)
+
+
+def test_expert_plays_and_shows_its_thoughts(game, tmp_path, capsys) -> None:
     task, _ = game
-    assert play(task, expert=True, home=HOME)
+    HOME.write(tmp_path / "home.json")
+    assert play(tmp_path, task, expert=True)
     shown = capsys.readouterr().out
     assert f"Your task: {task.instruction}" in shown
     assert "(need " in shown
     assert "Won after" in shown
 
 
-def test_person_plays_by_word_and_number(game, capsys, monkeypatch) -> None:
-    from sdar.environments.alfworld.play import play
-
+def test_person_plays_by_word_and_number(game, tmp_path, capsys, monkeypatch) -> None:
     task, plan = game
     typed = iter(["", "open sesame", "1", *plan])
     monkeypatch.setattr("builtins.input", lambda _: next(typed))
-    assert play(task)
+    assert play(tmp_path, task)
     shown = capsys.readouterr().out
     assert "Nothing happens." in shown
     assert f"Won after {len(plan) + 2} turns." in shown
 
 
-def test_person_may_leave(game, capsys, monkeypatch) -> None:
-    from sdar.environments.alfworld.play import play
-
+def test_person_may_leave(game, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr("builtins.input", lambda _: "q")
-    assert not play(game[0])
+    assert not play(tmp_path, game[0])
     assert "Not won after 0 turns." in capsys.readouterr().out

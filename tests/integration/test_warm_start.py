@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from sdar.config import Layout, parse_config
+from sdar.environments.alfworld.practice import practice
 from sdar.errors import SdarError
 from sdar.policy.loading import load_policy, render_prompt
 from sdar.rollout.engines.transformers import TransformersEngine
@@ -163,7 +164,7 @@ def test_own_episodes_are_labelled_turn_by_turn_with_and_without_the_hint(finish
             own = [turn for turn in turns if turn.episode == episode]
             assert [turn.turn for turn in own] == list(range(len(own)))
             assert len(own) <= 4
-            case = stage.situation(configuration(), episode)
+            case = practice(configuration(), episode)
             assert {(turn.hinted, turn.task_type) for turn in own} == {
                 (case.hinted, case.game.task_type)
             }

@@ -9,15 +9,15 @@ import polars as pl
 import pytest
 
 from sdar.config import Layout, parse_config
+from sdar.environments.alfworld.practice import practice
 from sdar.errors import SdarError
 from sdar.training.demonstrations import (
+    FIRST_OPENING,
     Player,
     expert_episode,
     library_of,
     make_demonstrations,
-    opening,
     read_demonstrations,
-    situation,
     write_demonstrations,
 )
 
@@ -46,14 +46,13 @@ EPISODES = {index: list(expert_episode(CONFIG, index, SKILLS)) for index in rang
 
 def played(config, index):
     """The labels of an episode played again by hand, with what was admissible at each turn."""
-    case = situation(config, index)
-    player = Player(config, case, SKILLS(case.home))
+    player = Player(config, index, SKILLS)
     rng = random.Random(f"mistakes/{config.warm_start.demonstrations.seed}/{index}")
     while True:
         turn, action = player.demonstrate()
-        yield turn, action, player.observation.admissible_actions
+        yield turn, action, player.practice.observation.admissible_actions
         if rng.random() < config.warm_start.demonstrations.mistakes:
-            action = rng.choice(player.observation.admissible_actions)
+            action = rng.choice(player.practice.observation.admissible_actions)
         if player.step(action):
             return
 
@@ -89,7 +88,7 @@ def test_without_mistakes_every_label_is_carried_out():
 def test_the_skill_is_in_hinted_prompts_and_in_no_other():
     seen = set()
     for index, turns in EPISODES.items():
-        case = situation(CONFIG, index)
+        case = practice(CONFIG, index)
         skill = SKILLS(case.home).lookup(case.game.task_type).text
         for turn in turns:
             assert turn.hinted == case.hinted
@@ -107,7 +106,7 @@ def test_share_of_hinted_episodes_is_as_configured_for_every_type_and_home(hinte
     config = configuration(hinted=hinted, homes=6)
     by_type, by_home = defaultdict(list), defaultdict(list)
     for index in range(1200):
-        case = situation(config, index)
+        case = practice(config, index)
         by_type[case.game.task_type].append(case.hinted)
         by_home[case.home.seed].append(case.hinted)
     assert len(by_type) == len(by_home) == 6
@@ -120,7 +119,7 @@ def test_share_of_hinted_episodes_is_as_configured_for_every_type_and_home(hinte
 def test_every_home_shows_every_task_type():
     kinds = defaultdict(set)
     for index in range(20 * 36):
-        case = situation(CONFIG, index)
+        case = practice(CONFIG, index)
         kinds[case.home.seed].add(case.game.task_type)
     assert len(kinds) == 20
     assert {len(found) for found in kinds.values()} == {6}
@@ -128,7 +127,7 @@ def test_every_home_shows_every_task_type():
 
 def test_homes_are_not_those_one_trains_in():
     for index in (0, 19, 20, 10_000_003):
-        assert situation(CONFIG, index).home.seed >= 1_000_000
+        assert practice(CONFIG, index).home.seed >= 1_000_000
 
 
 def test_episodes_are_functions_of_configuration_and_number():
@@ -163,14 +162,15 @@ def test_stage_writes_the_same_files_twice(tmp_path):
 
 
 def test_openings_are_hinted_first_turns_in_homes_of_their_own():
-    cases = [opening(CONFIG, number) for number in range(30)]
+    cases = [practice(CONFIG, number, opening=True) for number in range(30)]
     homes = {case.home.seed for case in cases}
     assert len(homes) == 30
-    assert homes.isdisjoint(situation(CONFIG, index).home.seed for index in range(60))
-    assert len({case.index for case in cases} | set(range(60))) == 90
+    assert homes.isdisjoint(practice(CONFIG, index).home.seed for index in range(60))
+    assert len({case.task.id for case in cases}) == 30
     assert len({case.game.task_type for case in cases}) == 6
-    for case in cases:
-        turn, action = Player(CONFIG, case, SKILLS(case.home)).demonstrate()
+    for number in range(30):
+        turn, action = Player(CONFIG, number, SKILLS, opening=True).demonstrate()
+        assert turn.episode == FIRST_OPENING + number
         assert (turn.turn, turn.hinted, turn.messages[0]["role"]) == (0, True, "system")
         assert f"'{action}'" in turn.messages[-1]["content"]
 

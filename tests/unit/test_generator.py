@@ -13,6 +13,7 @@ import pytest
 from sdar.config.alfworld import ALFWORLD_TASK_TYPES, AlfworldConfig, GameCounts
 from sdar.config.models import ExperimentConfig
 from sdar.config.paths import Layout
+from sdar.environments import tasks_stage as stage
 from sdar.environments.alfworld import pddl, scenes, small, tasks_stage, vocabulary
 from sdar.environments.alfworld.abstract import Game, names_of
 from sdar.environments.alfworld.generator import SPLITS, abstract_game
@@ -149,15 +150,15 @@ def test_tasks_stage_writes_won_games_and_reads_them_back(tmp_path, monkeypatch)
     pytest.importorskip("textworld", reason="games are accepted on the TextWorld engine")
     monkeypatch.setattr(tasks_stage, "_workers", lambda: 1)
     config, layout = layout_of(tmp_path)
-    tasks_stage.make_tasks(config, layout)
-    train = tasks_stage.read_tasks(layout, "train")
+    stage.make_tasks(config, layout)
+    train = stage.read_tasks(layout, "train")
     assert sorted(task.task_type for task in train) == sorted(ALFWORLD_TASK_TYPES)
     assert all(Path(task.location).is_file() for task in train)
     assert all(task.instruction.endswith(".") for task in train)
-    assert tasks_stage.read_home(layout) == Home.draw(0)
-    assert "| train | 6 |" in (layout.tasks / "games.md").read_text()
+    assert tasks_stage.read_home(layout.tasks) == Home.draw(0)
+    assert "| train | 6 |" in (layout.tasks / "tasks.md").read_text()
     with pytest.raises(SdarError, match="valid_train"):
-        tasks_stage.read_tasks(layout, "valid_train")
+        stage.read_tasks(layout, "valid_train")
 
     # The same folder is real ALFWorld data to a configuration that points at it.
     found = list(tasks_stage.find_tasks(layout.tasks, ALFWORLD_TASK_TYPES))
@@ -167,7 +168,7 @@ def test_tasks_stage_writes_won_games_and_reads_them_back(tmp_path, monkeypatch)
 
     # A second run replaces the first, and one that fails leaves it as it was.
     before = (layout.tasks / "tasks.jsonl").read_bytes()
-    tasks_stage.make_tasks(config, layout)
+    stage.make_tasks(config, layout)
     assert (layout.tasks / "tasks.jsonl").read_bytes() == before
 
     def fail(*_: object, **__: object) -> None:
@@ -175,7 +176,7 @@ def test_tasks_stage_writes_won_games_and_reads_them_back(tmp_path, monkeypatch)
 
     monkeypatch.setattr(tasks_stage, "make_games", fail)
     with pytest.raises(KeyboardInterrupt):
-        tasks_stage.make_tasks(config, layout)
+        stage.make_tasks(config, layout)
     assert (layout.tasks / "tasks.jsonl").read_bytes() == before
     assert [path.name for path in layout.tasks.parent.iterdir()] == ["tasks"]
 
@@ -194,7 +195,7 @@ def test_missing_and_corrupt_data_are_named(tmp_path) -> None:
 def test_reading_before_the_stage_names_the_remedy(tmp_path) -> None:
     _, layout = layout_of(tmp_path)
     with pytest.raises(SdarError, match="sdar tasks"):
-        tasks_stage.read_tasks(layout, "train")
+        stage.read_tasks(layout, "train")
 
 
 def test_nothing_depends_on_hash_order(repository: Path) -> None:

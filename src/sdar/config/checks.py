@@ -62,7 +62,8 @@ def _skills(config: ExperimentConfig) -> list[str]:
     """A markdown file for each task type that is played, and the general one."""
     library = config.skills.library
     if library is None:
-        folder, source = default_library(config.environment.name), "the library that comes with sdar"
+        folder = default_library(config.environment.name)
+        source = "the library that comes with sdar"
     else:
         folder, source = library.expanduser(), str(library)
         if not folder.is_dir():

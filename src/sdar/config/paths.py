@@ -13,7 +13,7 @@ class Layout:
 
     @property
     def tasks(self) -> Path:
-        """Folder of the games: `json_2.1.1/`, `tasks.jsonl`, `home.json`, `games.md`."""
+        """Folder of the tasks: `tasks.jsonl`, `tasks.md`, and what the environment plays from."""
         return self.root / "data" / self.experiment / "tasks"
 
     @property

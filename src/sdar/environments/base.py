@@ -107,11 +107,19 @@ class Practice(Protocol):
     `knowledge`, and the expert knows it too.
     """
 
-    task: Task
-    hinted: bool
-    knowledge: "Knowledge | None"
-    observation: Observation
-    """What the environment said last; after construction, its first words."""
+    @property
+    def task(self) -> Task: ...
+
+    @property
+    def hinted(self) -> bool: ...
+
+    @property
+    def knowledge(self) -> "Knowledge | None": ...
+
+    @property
+    def observation(self) -> Observation:
+        """What the environment said last; after construction, its first words."""
+        ...
 
     def expert_turn(self) -> tuple[str, str]:
         """(thought, action) of the expert here."""
@@ -133,9 +141,13 @@ class EnvironmentPackage(Protocol):
     finds it by the configuration's `environment.name`. `folder` is always the tasks' folder.
     """
 
-    name: str
-    parser: Literal["alfworld", "webshop", "search"]
-    """The rules of `parsing.parse_action` that responses follow."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def parser(self) -> Literal["alfworld", "webshop", "search"]:
+        """The rules of `parsing.parse_action` that responses follow."""
+        ...
 
     def make_tasks(self, config: Any, folder: Path) -> tuple[list[Task], str]:
         """Write what the environment needs into `folder`. The tasks, locations relative to

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -48,7 +49,8 @@ def evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -
     `method` is one of the experiment's, or `warm_start`, or `skill_prompt`. Raises SdarError for a
     missing policy, panel or skill before anything is played.
     """
-    from sdar.environments.alfworld.tasks_stage import read_home, read_tasks
+    from sdar.environments.packages import environment_package
+    from sdar.environments.tasks_stage import read_tasks
     from sdar.skills.library import SkillLibrary
     from sdar.tracking.provenance import write_provenance
     from sdar.tracking.recorder import RunRecorder
@@ -58,7 +60,11 @@ def evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -
     chunks = plan_chunks(
         panels, config.evaluation.seeds, config.rollout.batch, prompts=subject.prompts
     )
-    skills = SkillLibrary(config.skills.library, read_home(layout))
+    skills = SkillLibrary(
+        config.skills.library,
+        environment_package(config.environment.name).knowledge(layout.tasks),
+        config.environment.name,
+    )
     types = sorted({task.task_type for tasks in panels.values() for task in tasks})
     skills.check(types)
     digests = {task_type: skills.lookup(task_type).digest for task_type in types}
@@ -73,6 +79,7 @@ def evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -
         player = Player(
             config,
             subject,
+            layout.tasks,
             skills,
             recorded_tasks(panels, config.evaluation.recorded_episodes),
             recorder,
@@ -142,12 +149,14 @@ class Player:
         self,
         config: ExperimentConfig,
         subject: Subject,
+        tasks: Path,
         skills: Any,
         recorded: set[tuple[str, str]],
         recorder: Any,
     ) -> None:
         self.config = config
         self.subject = subject
+        self.tasks = tasks
         self.skills = skills
         self.recorded = recorded
         self.recorder = recorder
@@ -161,7 +170,7 @@ class Player:
         """Load the policy and start the environment."""
         import torch
 
-        from sdar.environments.alfworld.pool import make_pool
+        from sdar.environments.packages import environment_package
         from sdar.policy.loading import load_policy
         from sdar.rollout.engines.transformers import TransformersEngine
         from sdar.training.run import make_reproducible
@@ -174,7 +183,9 @@ class Player:
             self.subject.policy, device, self.config.policy.dtype
         )
         self.engine = TransformersEngine(self.model, self.tokenizer)
-        self.pool = make_pool(self.config.environment)
+        self.pool = environment_package(self.config.environment.name).open_pool(
+            self.config.environment, self.tasks
+        )
 
     def play(
         self,

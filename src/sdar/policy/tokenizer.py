@@ -18,7 +18,11 @@ from transformers import PreTrainedTokenizerFast
 
 from sdar.errors import SdarError
 
-TAGS = ("<think>", "</think>", "<action>", "</action>")
+TAGS = tuple(
+    tag
+    for name in ("think", "action", "search", "answer", "information")
+    for tag in (f"<{name}>", f"</{name}>")
+)
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 # The roles and markers of Qwen's chat format; nothing is added that the messages do not contain.
@@ -82,7 +86,9 @@ def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:
 def train_tokenizer(corpus: list[str], vocabulary: int, context: int) -> PreTrainedTokenizerFast:
     """Train on whole conversations (chat markers included); at most `vocabulary` tokens."""
     alphabet = sorted(ByteLevel.alphabet())
-    size = vocabulary - len(alphabet) - len(TAGS) - len(SPECIAL)
+    # An environment's own tags: what its corpus never says is spelled, should it ever come up.
+    tags = [tag for tag in TAGS if any(tag in text for text in corpus)]
+    size = vocabulary - len(alphabet) - len(tags) - len(SPECIAL)
     if size < 0:
         raise SdarError(
             f"policy.tiny.vocabulary: {vocabulary} is too small, bytes and markers alone take "
@@ -102,7 +108,7 @@ def train_tokenizer(corpus: list[str], vocabulary: int, context: int) -> PreTrai
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
-    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in tags])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",

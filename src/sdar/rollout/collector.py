@@ -8,13 +8,13 @@ episodes run beside it, nor on the order in which they end.
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig
 from sdar.environments.base import EnvironmentPool, Observation, PastTurn, Task
-from sdar.environments.parsing import EnvironmentName, parse_action
+from sdar.environments.packages import environment_package
+from sdar.environments.parsing import parse_action
 from sdar.errors import SdarError
 from sdar.policy.loading import render_prompt
 from sdar.rollout.engines.base import Generation, RolloutEngine
@@ -32,7 +32,7 @@ class RolloutSettings:
     is subtracted for each turn whose response does not parse (METHOD 3).
     """
 
-    environment: EnvironmentName
+    environment: str
     max_turns: int
     history: int
     max_prompt_tokens: int
@@ -132,6 +132,7 @@ def collect(
             episode, observation = episodes[slot], current[slot]
             episode.turns[-1].next_observation = observation.text
             episode.won = observation.won
+            episode.score = observation.score
             episode.episode_return = settings.success_reward if observation.won else 0.0
         live = [slot for slot in live if not (current[slot].done or current[slot].won)]
         if on_progress is not None:
@@ -152,8 +153,7 @@ def chat_of_turn(
     skill_text: str | None,
 ) -> list[dict[str, str]]:
     """The environment's chat for one turn; the skill, if any, is the system message."""
-    build = import_module(f"sdar.environments.{environment}.prompt").build_messages
-    return build(
+    return environment_package(environment).build_messages(
         task.instruction, list(history), observation, list(admissible_actions), index, skill_text
     )
 
@@ -237,7 +237,8 @@ def _close_turn(
     turn.response_ids = generation.token_ids
     turn.log_probs = generation.log_probs
     turn.response = tokenizer.decode(generation.token_ids, skip_special_tokens=True)
-    parsed = parse_action(turn.response, settings.environment)
+    package = environment_package(settings.environment)
+    parsed = parse_action(turn.response, package.parser)
     turn.action, turn.valid = parsed.action, parsed.valid
     turn.penalty = 0.0 if parsed.valid else settings.invalid_action_penalty
-    turn.admissible = parsed.action in turn.admissible_actions
+    turn.admissible = package.is_admissible(parsed.action, turn.admissible_actions)

@@ -49,5 +49,7 @@ class Episode:
     turns: list[Turn] = field(default_factory=list)
     won: bool = False
     episode_return: float = 0.0
+    score: float | None = None
+    """The environment's own measure, 0-1, where it has one beyond success."""
     skill: str | None = None
     skill_digest: str | None = None

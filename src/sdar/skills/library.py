@@ -2,8 +2,8 @@
 
 One markdown file a task type, named exactly as the type, and `general.md` for all of them. A
 `{habits}` line is replaced by what is known of the world (ALFWorld: the home's usual places), and
-dropped where nothing is (real data). Skills are looked up by the exact task type: an unknown one is an error, never a
-silent fall-back to the general text.
+dropped where nothing is (real data). Skills are looked up by the exact task type: an unknown one is
+an error, never a silent fall-back to the general text.
 """
 
 import hashlib

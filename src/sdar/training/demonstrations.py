@@ -1,8 +1,7 @@
-"""Expert episodes for the warm start: many homes, each with its own habits, with and without hint.
+"""Expert episodes for the warm start: many worlds, each with its own habits, with and without hint.
 
 What the policy is to learn here is the form of a response, how to act, and to *follow* a hint; the
-habits of the one home it is later trained in are left for reinforcement learning to find. Played in
-the text-equal simulator; training and evaluation use the engine.
+habits of the one world it is later trained in are left for reinforcement learning to find.
 """
 
 import random
@@ -14,32 +13,17 @@ from typing import Any
 import polars as pl
 
 from sdar.config import ExperimentConfig, Layout
-from sdar.environments.alfworld.abstract import Game
-from sdar.environments.alfworld.experts import ExplorerExpert
-from sdar.environments.alfworld.generator import abstract_game
-from sdar.environments.alfworld.home import Home
-from sdar.environments.alfworld.observed import Observed
-from sdar.environments.alfworld.prompt import Message, build_messages
-from sdar.environments.alfworld.simulator import SimulatedEnvironment
-from sdar.environments.base import Observation, PastTurn
+from sdar.environments.base import EnvironmentPackage, Knowledge, PastTurn, Practice
+from sdar.environments.packages import environment_package
 from sdar.errors import SdarError
 from sdar.progress import Progress
 from sdar.skills.library import SkillLibrary
 
-# Homes of demonstrations are numbered from here, far from any home one would train in.
-FIRST_HOME = 1_000_000
+Message = dict[str, str]
+Libraries = Callable[[Knowledge | None], SkillLibrary]
+# Openings are numbered from here in the file, after all episodes.
 FIRST_OPENING = 100_000_000
 _COLUMNS = ("episode", "turn", "task_type", "hinted", "system", "user", "response")
-
-
-@dataclass(frozen=True)
-class Situation:
-    """A game of the warm start, the home it is set in, and whether its prompt holds the skill."""
-
-    index: int
-    game: Game
-    home: Home
-    hinted: bool
 
 
 @dataclass(frozen=True)
@@ -54,104 +38,83 @@ class Demonstration:
     response: str
 
 
-def situation(config: ExperimentConfig, index: int) -> Situation:
-    """The warm start's game number `index`: a function of the configuration and the number."""
-    demonstrations, environment = config.warm_start.demonstrations, config.environment
-    home_seed = FIRST_HOME + index % demonstrations.homes
-    home = Home.draw(home_seed, environment.habit, environment.size)
-    game = abstract_game(
-        demonstrations.seed, "train", index, home, environment.task_types, train_games=1
-    )
-    # Drawn, not alternated: neither a task type nor a home may go with the hint.
-    draw = random.Random(f"hinted/{demonstrations.seed}/{index}").random()
-    return Situation(index, game, home, hinted=draw < demonstrations.hinted)
-
-
-def opening(config: ExperimentConfig, number: int) -> Situation:
-    """A further game, hinted, in a home that no other game is set in."""
-    index, environment = FIRST_OPENING + number, config.environment
-    home = Home.draw(FIRST_HOME + index, environment.habit, environment.size)
-    seed = config.warm_start.demonstrations.seed
-    game = abstract_game(seed, "train", index, home, environment.task_types, train_games=1)
-    return Situation(index, game, home, hinted=True)
-
-
 class Player:
-    """Plays one situation in the simulator and knows, at every turn, what the expert would do."""
+    """Plays one practice episode and knows, at every turn, what the expert would do."""
 
-    def __init__(self, config: ExperimentConfig, case: Situation, skills: SkillLibrary) -> None:
+    def __init__(
+        self, config: ExperimentConfig, index: int, libraries: Libraries, *, opening: bool = False
+    ) -> None:
+        self.package: EnvironmentPackage = environment_package(config.environment.name)
+        self.episode = FIRST_OPENING + index if opening else index
         self.history_length = config.environment.history
-        self.case = case
-        self.skill = skills.lookup(case.game.task_type).text if case.hinted else None
-        hint = case.home.usual_places(case.game.task_type) if case.hinted else None
-        self.expert = ExplorerExpert(seed=case.index, order="sweep", hint=hint)
-        self.environment = SimulatedEnvironment()
-        self.observation: Observation = self.environment.reset(case.game)
-        self.instruction = case.game.sentence
-        self.seen = Observed.start(case.game.task_type, self.instruction, self.observation)
+        self.practice: Practice = self.package.practice(config, index, opening=opening)
+        task_type = self.practice.task.task_type
+        self.skill: str | None = None
+        if self.practice.hinted:
+            self.skill = libraries(self.practice.knowledge).lookup(task_type).text
         self.history: list[PastTurn] = []
 
     def messages(self) -> list[Message]:
         window = self.history[-self.history_length :] if self.history_length else []
-        return build_messages(
-            self.instruction,
+        observation = self.practice.observation
+        return self.package.build_messages(
+            self.practice.task.instruction,
             window,
-            self.observation.text,
-            self.observation.admissible_actions,
+            observation.text,
+            observation.admissible_actions,
             len(self.history),
             self.skill,
         )
 
     def demonstrate(self) -> tuple[Demonstration, str]:
         """The expert's turn here, and the action in it."""
-        thought, action = self.expert.act(self.seen)
+        thought, action = self.practice.expert_turn()
         turn = Demonstration(
-            episode=self.case.index,
+            episode=self.episode,
             turn=len(self.history),
-            task_type=self.case.game.task_type,
-            hinted=self.case.hinted,
+            task_type=self.practice.task.task_type,
+            hinted=self.practice.hinted,
             messages=tuple(self.messages()),
-            response=f"<think>{thought}</think><action>{action}</action>",
+            response=self.package.response(thought, action),
         )
         return turn, action
 
     def step(self, action: str) -> bool:
-        """Act; true when the game is won."""
-        before = self.observation
-        self.observation = self.environment.step(action)
-        self.seen.update(action, self.observation)
+        """Act; true when the episode is over."""
+        before = self.practice.observation
+        after = self.practice.step(action)
         self.history.append(PastTurn(before.text, action))
-        return self.observation.won
+        return after.won or after.done
 
 
 def expert_episode(
-    config: ExperimentConfig, index: int, skills: Callable[[Home], SkillLibrary]
+    config: ExperimentConfig, index: int, libraries: Libraries
 ) -> Iterator[Demonstration]:
     """One episode by the expert, with mistakes put in: what it says to them is worth imitating.
 
-    A mistake is a random admissible action carried out in place of the expert's, at a turn drawn
-    with probability `demonstrations.mistakes`; the label is always the expert's own turn.
+    A mistake is a possible action that nobody asked for, carried out in place of the expert's at a
+    turn drawn with probability `demonstrations.mistakes`; the label is always the expert's own.
     """
-    case = situation(config, index)
-    player = Player(config, case, skills(case.home))
+    player = Player(config, index, libraries)
     rng = random.Random(f"mistakes/{config.warm_start.demonstrations.seed}/{index}")
     for _ in range(config.environment.max_turns + 2):
         turn, action = player.demonstrate()
         yield turn
         if rng.random() < config.warm_start.demonstrations.mistakes:
-            action = rng.choice(player.observation.admissible_actions)
+            action = player.practice.mistake(rng)
         if player.step(action):
             return
 
 
-def library_of(config: ExperimentConfig) -> Callable[[Home], SkillLibrary]:
-    """The skill library as told in a given home (each home's is built once)."""
-    known: dict[int, SkillLibrary] = {}
+def library_of(config: ExperimentConfig) -> Libraries:
+    """The skill library as told with a world's habits (each world's is built once)."""
+    known: dict[Any, SkillLibrary] = {}
 
-    def get(home: Home) -> SkillLibrary:
-        if home.seed not in known:
-            known[home.seed] = SkillLibrary(config.skills.library, home)
-        return known[home.seed]
+    def get(knowledge: Knowledge | None) -> SkillLibrary:
+        key = None if knowledge is None else repr(knowledge)
+        if key not in known:
+            known[key] = SkillLibrary(config.skills.library, knowledge, config.environment.name)
+        return known[key]
 
     return get
 
@@ -160,17 +123,16 @@ def make_demonstrations(config: ExperimentConfig, layout: Layout) -> None:
     """Write `demonstrations.parquet` and the tokenizer trained on it."""
     from sdar.policy.tokenizer import train_tokenizer
 
-    skills = library_of(config)
+    libraries = library_of(config)
     count = config.warm_start.demonstrations.episodes
     turns: list[Demonstration] = []
     for index in Progress(range(count), desc="demonstrations", unit="episode"):
-        turns.extend(expert_episode(config, index, skills))
+        turns.extend(expert_episode(config, index, libraries))
     openings = range(config.warm_start.demonstrations.openings)
-    for number in Progress(openings, desc="openings", unit="game"):
-        case = opening(config, number)
-        turns.append(
-            Player(config, case, SkillLibrary(config.skills.library, case.home)).demonstrate()[0]
-        )
+    for number in Progress(openings, desc="openings", unit="task"):
+        # A world that nothing else is set in: its library is not worth keeping.
+        player = Player(config, number, library_of(config), opening=True)
+        turns.append(player.demonstrate()[0])
     folder = layout.demonstrations
     folder.mkdir(parents=True, exist_ok=True)
     tiny = config.policy.tiny

@@ -42,16 +42,19 @@ def open_parts(config: ExperimentConfig, layout: Layout, device: torch.device) -
 
     Raises `SdarError` for whatever is missing, before any compute is spent.
     """
-    from sdar.environments.alfworld.pool import make_pool
-    from sdar.environments.alfworld.tasks_stage import read_home, read_tasks
+    from sdar.environments.packages import environment_package
+    from sdar.environments.tasks_stage import read_tasks
     from sdar.skills.library import SkillLibrary
 
+    package = environment_package(config.environment.name)
     tasks = read_tasks(layout, "train")
     if not tasks:
         raise SdarError(
             f"{layout.tasks}: no training tasks; run `sdar tasks` with this configuration"
         )
-    skills = SkillLibrary(config.skills.library, read_home(layout))
+    skills = SkillLibrary(
+        config.skills.library, package.knowledge(layout.tasks), config.environment.name
+    )
     digests = {kind: skills.lookup(kind).digest for kind in sorted({t.task_type for t in tasks})}
     start = layout.warm_start / "policy" if config.warm_start.enabled else config.policy.model
     model, tokenizer = load_policy(start, device, torch.float32)
@@ -60,7 +63,8 @@ def open_parts(config: ExperimentConfig, layout: Layout, device: torch.device) -
         "tasks": _digest(json.dumps([task.id for task in tasks])),
         "skills": _digest(json.dumps(digests)),
     }
-    return Parts(model, tokenizer, make_pool(config.environment), tasks, skills, inputs)
+    pool = package.open_pool(config.environment, layout.tasks)
+    return Parts(model, tokenizer, pool, tasks, skills, inputs)
 
 
 def make_accelerator(config: ExperimentConfig) -> Accelerator:

@@ -10,7 +10,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,23 +19,22 @@ from typing import Any
 import torch
 
 from sdar.config import ExperimentConfig, Layout
-from sdar.environments.alfworld.home import Home
+from sdar.environments.packages import environment_package
 from sdar.environments.parsing import parse_action
 from sdar.errors import SdarError
 from sdar.policy.loading import render_prompt
 from sdar.policy.tiny import make_tiny_policy
 from sdar.progress import Progress
 from sdar.rollout.engines.transformers import TransformersEngine
-from sdar.skills.library import SkillLibrary
 from sdar.tracking.provenance import write_provenance
 from sdar.tracking.recorder import RunRecorder
 from sdar.training.checkpoint import load_checkpoint, save_checkpoint
 from sdar.training.demonstrations import (
     Demonstration,
+    Libraries,
     Player,
     library_of,
     read_demonstrations,
-    situation,
     write_demonstrations,
 )
 from sdar.training.muon import MuonWithAdamW
@@ -43,7 +42,7 @@ from sdar.training.run import export_policy, find_start, make_reproducible, poli
 from sdar.training.sft import Sample, Schedule, fine_tune
 
 log = logging.getLogger("sdar.training")
-# Situations the policy plays are numbered from here, after all that the demonstrations show.
+# Episodes the policy plays are numbered from here, after all that the demonstrations show.
 FIRST_OWN_EPISODE = 10_000_000
 RECORD_EVERY = 50
 
@@ -90,7 +89,7 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
         load_checkpoint(checkpoint, model, optimizer)
         done = checkpoint.step
         log.warning("continuing the warm start at update %d", done)
-    skills = library_of(config)
+    libraries = library_of(config)
     demonstrated = [as_sample(tokenizer, turn, config) for turn in turns]
     relabelled: list[Sample] = []
     plan = phases(config)
@@ -134,7 +133,7 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
 
         for phase in plan:
             if phase.round:
-                own = own_episodes(config, folder, phase, model, tokenizer, skills, done)
+                own = own_episodes(config, folder, phase, model, tokenizer, libraries, done)
                 relabelled += [as_sample(tokenizer, turn, config) for turn in own]
             if done >= phase.first_update + phase.schedule.updates:
                 continue
@@ -209,7 +208,7 @@ def own_episodes(
     phase: Phase,
     model: torch.nn.Module,
     tokenizer: Any,
-    skills: Callable[[Home], SkillLibrary],
+    libraries: Libraries,
     done: int,
 ) -> list[Demonstration]:
     """The states the policy reached in this round, each with the expert's turn.
@@ -224,10 +223,7 @@ def own_episodes(
         return read_demonstrations(path, remedy)
     dagger = config.warm_start.dagger
     first = FIRST_OWN_EPISODE + (phase.round - 1) * dagger.episodes
-    players = [
-        Player(config, case := situation(config, first + number), skills(case.home))
-        for number in range(dagger.episodes)
-    ]
+    players = [Player(config, first + number, libraries) for number in range(dagger.episodes)]
     turns = play_and_relabel(config, players, model, tokenizer, step=-phase.round)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_demonstrations(path, turns)
@@ -244,6 +240,7 @@ def play_and_relabel(
     """Let the policy act in every game, at training temperature; the expert labels each state."""
     model.eval()
     engine = TransformersEngine(model, tokenizer)
+    parser = environment_package(config.environment.name).parser
     turns: list[Demonstration] = []
     live = list(range(len(players)))
     for index in range(config.environment.max_turns):
@@ -259,7 +256,7 @@ def play_and_relabel(
             )
             for slot, generation in zip(slots, generations, strict=True):
                 text = tokenizer.decode(generation.token_ids, skip_special_tokens=True)
-                action = parse_action(text, config.environment.name).action
+                action = parse_action(text, parser).action
                 if not players[slot].step(action):
                     still.append(slot)
         live = still

@@ -1,21 +1,16 @@
-"""The `tasks` stage: generate the games (or list real ALFWorld's), and read them back.
+"""ALFWorld's tasks: generate the games, or list the real ones.
 
-`layout.tasks` then holds `tasks.jsonl` (one task a line, locations relative to the folder, or
-absolute for real data) and, for generated games, `json_2.1.1/`, `home.json` and `games.md`.
+Generated games lie in `json_2.1.1/` of the tasks' folder, and `home.json` says whose they are.
 """
 
 import json
 import os
 import re
-import shutil
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from sdar.config.alfworld import AlfworldConfig
 from sdar.config.models import ExperimentConfig
-from sdar.config.paths import Layout
 from sdar.environments.alfworld.generator import SPLITS, Request, make_games
 from sdar.environments.alfworld.home import Home
 from sdar.environments.base import Task
@@ -24,38 +19,22 @@ from sdar.errors import SdarError
 _SENTENCE = re.compile(r"Your task is to: (.*?)(?:\\n|\"|\n)")
 
 
-def make_tasks(config: ExperimentConfig, layout: Layout) -> None:
-    """Write `layout.tasks`, all or nothing: it is built beside its place and renamed at the end."""
-    target = layout.tasks
-    target.parent.mkdir(parents=True, exist_ok=True)
-    building = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir()
-    try:
-        _build(config, building)
-        shutil.rmtree(target, ignore_errors=True)
-        building.rename(target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
-def _build(config: ExperimentConfig, folder: Path) -> None:
+def make_tasks(config: ExperimentConfig, folder: Path) -> tuple[list[Task], str]:
+    """Fill `folder`; the tasks, and where they come from."""
     environment = config.environment
+    assert isinstance(environment, AlfworldConfig)
     if environment.data is not None:
         splits = dict.fromkeys(("train", *config.evaluation.panels))
         tasks = list(find_tasks(environment.data, environment.task_types, splits))
-        source = "real ALFWorld data"
-    else:
-        home = Home.draw(environment.home, environment.habit, environment.size)
-        tasks = make_games(requests(environment, home, folder), workers=_workers())
-        home.write(folder / "home.json")
-        source = (
-            f"generated, size {environment.size}, seed {environment.seed}, "
-            f"home {environment.home}, habit {environment.habit}"
-        )
-    lines = (json.dumps(task.as_dict()) + "\n" for task in tasks)
-    (folder / "tasks.jsonl").write_text("".join(lines))
-    (folder / "games.md").write_text(counts_table(tasks, source))
+        return tasks, "real ALFWorld data"
+    home = Home.draw(environment.home, environment.habit, environment.size)
+    tasks = make_games(requests(environment, home, folder), workers=_workers())
+    home.write(folder / "home.json")
+    source = (
+        f"games, generated, size {environment.size}, seed {environment.seed}, "
+        f"home {environment.home}, habit {environment.habit}"
+    )
+    return tasks, source
 
 
 def requests(environment: AlfworldConfig, home: Home, folder: Path) -> list[Request]:
@@ -124,42 +103,9 @@ def find_tasks(
             )
 
 
-def counts_table(tasks: list[Task], source: str) -> str:
-    """Games by split and task type, as markdown."""
-    types = list(dict.fromkeys(task.task_type for task in tasks))
-    counts = Counter((task.split, task.task_type) for task in tasks)
-    rows = [
-        f"# Games: {source}",
-        "",
-        f"| split | games | {' | '.join(types)} |",
-        f"|---|---|{'---|' * len(types)}",
-    ]
-    for split in dict.fromkeys(task.split for task in tasks):
-        cells = [str(counts[split, task_type]) for task_type in types]
-        total = sum(task.split == split for task in tasks)
-        rows.append(f"| {split} | {total} | {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
-
-
-def read_tasks(layout: Layout, split: str) -> list[Task]:
-    """The tasks of a split in their fixed order, locations resolved."""
-    path = layout.tasks / "tasks.jsonl"
-    try:
-        tasks = [Task(**json.loads(line)) for line in path.read_text().splitlines()]
-    except (OSError, ValueError, TypeError) as error:
-        raise SdarError(
-            f"{path} cannot be read ({error}): run `sdar tasks` to make the games"
-        ) from error
-    chosen = [task for task in tasks if task.split == split]
-    if not chosen:
-        known = ", ".join(dict.fromkeys(task.split for task in tasks))
-        raise SdarError(f"{path} has no split '{split}': it has {known}")
-    return [replace(task, location=str(layout.tasks / task.location)) for task in chosen]
-
-
-def read_home(layout: Layout) -> Home | None:
-    """The home the games are set in; None for real ALFWorld data, which has none."""
-    path = layout.tasks / "home.json"
+def read_home(folder: Path) -> Home | None:
+    """The home the games in `folder` are set in; None for real ALFWorld data, which has none."""
+    path = folder / "home.json"
     return Home.read(path) if path.exists() else None
 
 

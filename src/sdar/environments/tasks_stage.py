@@ -1,0 +1,67 @@
+"""The `tasks` stage: what there is to do, made or listed by the environment, and read back.
+
+`layout.tasks` then holds `tasks.jsonl` (one task a line, locations relative to the folder, or
+absolute for real data), `tasks.md` (counts), and whatever the environment plays from.
+"""
+
+import json
+import os
+import shutil
+from collections import Counter
+from dataclasses import replace
+
+from sdar.config.models import ExperimentConfig
+from sdar.config.paths import Layout
+from sdar.environments.base import Task
+from sdar.environments.packages import environment_package
+from sdar.errors import SdarError
+
+
+def make_tasks(config: ExperimentConfig, layout: Layout) -> None:
+    """Write `layout.tasks`, all or nothing: it is built beside its place and renamed at the end."""
+    target = layout.tasks
+    target.parent.mkdir(parents=True, exist_ok=True)
+    building = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir()
+    try:
+        tasks, source = environment_package(config.environment.name).make_tasks(config, building)
+        lines = (json.dumps(task.as_dict()) + "\n" for task in tasks)
+        (building / "tasks.jsonl").write_text("".join(lines), encoding="utf-8")
+        (building / "tasks.md").write_text(counts_table(tasks, source), encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        building.rename(target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def counts_table(tasks: list[Task], source: str) -> str:
+    """Tasks by split and type, as markdown."""
+    types = list(dict.fromkeys(task.task_type for task in tasks))
+    counts = Counter((task.split, task.task_type) for task in tasks)
+    rows = [
+        f"# Tasks: {source}",
+        "",
+        f"| split | tasks | {' | '.join(types)} |",
+        f"|---|---|{'---|' * len(types)}",
+    ]
+    for split in dict.fromkeys(task.split for task in tasks):
+        cells = [str(counts[split, task_type]) for task_type in types]
+        total = sum(task.split == split for task in tasks)
+        rows.append(f"| {split} | {total} | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def read_tasks(layout: Layout, split: str) -> list[Task]:
+    """The tasks of a split in their fixed order, locations resolved."""
+    path = layout.tasks / "tasks.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        tasks = [Task(**json.loads(line)) for line in lines]
+    except (OSError, ValueError, TypeError) as error:
+        raise SdarError(f"{path} cannot be read ({error}): run `sdar tasks` to make it") from error
+    chosen = [task for task in tasks if task.split == split]
+    if not chosen:
+        known = ", ".join(dict.fromkeys(task.split for task in tasks))
+        raise SdarError(f"{path} has no split '{split}': it has {known}")
+    return [replace(task, location=str(layout.tasks / task.location)) for task in chosen]
