@@ -10,7 +10,8 @@ from typing import Any
 import polars as pl
 
 from sdar.evaluation.panels import Chunk
-from sdar.rollout.episode import Episode
+from sdar.evaluation.token_classes import token_classes
+from sdar.rollout.episode import Episode, Turn
 
 EPISODES = pl.Schema(
     {
@@ -32,6 +33,7 @@ EPISODES = pl.Schema(
 )
 EPISODES_ORDER = ["method", "seed", "with_skill", "panel", "evaluation_seed", "task_id"]
 
+# Also the columns of training's records: what a stage or a method does not have is null.
 TOKENS = pl.Schema(
     {
         "method": pl.String,
@@ -39,24 +41,36 @@ TOKENS = pl.Schema(
         "with_skill": pl.Boolean,
         "panel": pl.String,  # or `train`
         "evaluation_seed": pl.Int64,
+        "step": pl.Int64,  # of training; null in evaluation
         "episode": pl.String,
         "task_id": pl.String,
         "task_type": pl.String,
         "success": pl.Boolean,
         "turn": pl.Int64,
-        "position": pl.Int64,
+        "position": pl.Int64,  # in the response
         "token": pl.String,  # the text this token adds to the response
+        "token_id": pl.Int64,
+        "token_class": pl.String,  # see token_classes.py
         "student_log_prob": pl.Float64,
         "teacher_log_prob": pl.Float64,  # same weights, skill in the system message
+        "reference_log_prob": pl.Float64,  # the frozen policy of the KL term
+        "old_log_prob": pl.Float64,  # as it was sampled
         "gap": pl.Float64,  # teacher - student, nats
         "gate": pl.Float64,
+        "advantage": pl.Float64,
         "action": pl.String,
         "valid": pl.Boolean,
         "admissible": pl.Boolean,
+        "expert_action": pl.String,  # what the expert, told the habits, would do here
+        "student_greedy_action": pl.String,
+        "teacher_greedy_action": pl.String,
         "observation": pl.String,  # shown before the turn
         "next_observation": pl.String,
         "student_prompt": pl.String,
         "teacher_prompt": pl.String,
+        "skill": pl.String,  # the privileged text's name, digest and words
+        "skill_digest": pl.String,
+        "skill_text": pl.String,
     }
 )
 TOKENS_ORDER = ["with_skill", "panel", "evaluation_seed", "episode", "turn", "position"]
@@ -64,7 +78,10 @@ TOKENS_ORDER = ["with_skill", "panel", "evaluation_seed", "episode", "turn", "po
 
 @dataclass(frozen=True)
 class ScoredTurn:
-    """A turn with what the report needs beside it; the lists have one entry a response token."""
+    """A turn with what the report needs beside it; the lists have one entry a response token.
+
+    `expert_action` is None where no expert can play the task.
+    """
 
     pieces: Sequence[str]
     student_log_probs: Sequence[float]
@@ -72,6 +89,12 @@ class ScoredTurn:
     gates: Sequence[float]
     student_prompt: str
     teacher_prompt: str
+    skill: str
+    skill_digest: str
+    skill_text: str
+    expert_action: str | None
+    student_greedy_action: str
+    teacher_greedy_action: str
 
 
 def episode_row(episode: Episode, chunk: Chunk, method: str, seed: int) -> dict[str, Any]:
@@ -104,37 +127,66 @@ def token_rows(
     """
     rows = []
     for turn, score in zip(episode.turns, scored, strict=True):
+        shared = turn_columns(episode, turn) | {
+            name: getattr(score, name)
+            for name in (
+                "expert_action",
+                "student_greedy_action",
+                "teacher_greedy_action",
+                "student_prompt",
+                "teacher_prompt",
+                "skill",
+                "skill_digest",
+                "skill_text",
+            )
+        }
         columns = zip(
             score.pieces,
+            turn.response_ids,
+            token_classes(score.pieces),
             score.student_log_probs,
             score.teacher_log_probs,
+            turn.log_probs,
             score.gates,
             strict=True,
         )
-        for position, (piece, student, teacher, gate) in enumerate(columns):
+        for position, (piece, token_id, kind, student, teacher, old, gate) in enumerate(columns):
             rows.append(
                 {
                     **identity,
-                    "task_id": episode.task.id,
-                    "task_type": episode.task.task_type,
-                    "success": episode.won,
-                    "turn": turn.index,
+                    **shared,
                     "position": position,
                     "token": piece,
+                    "token_id": token_id,
+                    "token_class": kind,
                     "student_log_prob": student,
                     "teacher_log_prob": teacher,
+                    "old_log_prob": old,
                     "gap": teacher - student,
                     "gate": gate,
-                    "action": turn.action,
-                    "valid": turn.valid,
-                    "admissible": turn.admissible,
-                    "observation": turn.observation,
-                    "next_observation": turn.next_observation,
-                    "student_prompt": score.student_prompt,
-                    "teacher_prompt": score.teacher_prompt,
                 }
             )
     return rows
+
+
+def turn_columns(episode: Episode, turn: Turn) -> dict[str, Any]:
+    """What all tokens of a turn share, whoever scored them (columns of `TOKENS`)."""
+    return {
+        "task_id": episode.task.id,
+        "task_type": episode.task.task_type,
+        "success": episode.won,
+        "turn": turn.index,
+        "action": turn.action,
+        "valid": turn.valid,
+        "admissible": turn.admissible,
+        "observation": turn.observation,
+        "next_observation": turn.next_observation,
+    }
+
+
+def skill_in(messages: Sequence[Mapping[str, str]]) -> str | None:
+    """The privileged text of a chat: its system message, if it has one."""
+    return next((m["content"] for m in messages if m["role"] == "system"), None)
 
 
 def episodes_frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
@@ -144,4 +196,9 @@ def episodes_frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
 
 def tokens_frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     """Token rows as a sorted frame."""
-    return pl.DataFrame(list(rows), schema=TOKENS, orient="row").sort(TOKENS_ORDER)
+    return token_table(rows).sort(TOKENS_ORDER)
+
+
+def token_table(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Token rows as a frame in their own order; columns that a row lacks are null."""
+    return pl.DataFrame([[row.get(name) for name in TOKENS] for row in rows], TOKENS, orient="row")

@@ -1,4 +1,5 @@
-"""Token-by-token scores of recorded episodes: the same weights with and without the skill."""
+"""What is recorded of an episode beside its tokens: the same weights' log-probs with and without
+the skill, and what the expert, the greedy student and the greedy teacher would have done."""
 
 from typing import Any
 
@@ -6,10 +7,13 @@ import torch
 
 from sdar.algorithms.gates import compute_gate
 from sdar.config import ExperimentConfig
-from sdar.evaluation.records import ScoredTurn
+from sdar.environments.packages import environment_package
+from sdar.evaluation.records import ScoredTurn, skill_in
+from sdar.evaluation.second_opinions import expert_actions, greedy_actions
 from sdar.policy.loading import token_pieces
 from sdar.policy.log_probs import PolicyScorer, score_responses
 from sdar.rollout.collector import fit_prompt
+from sdar.rollout.engines.transformers import TransformersEngine
 from sdar.rollout.episode import Episode
 from sdar.skills.library import SkillLibrary
 from sdar.training.teacher import teacher_prompts
@@ -29,15 +33,15 @@ def score_episode(
     The student's prompt never holds the skill and the teacher's always does, whichever the episode
     was played with; both are made from the turn's own history, observation and admissible actions.
     The gate is the experiment's `training.distillation`, also for methods that train without one.
+    The expert is told what the skills tell (`skills.knowledge`).
     """
+    package = environment_package(config.environment.name)
     student = _student_prompts(tokenizer, episode, config)
     limit = config.policy.max_teacher_prompt_tokens
-    teacher = [
-        prompt.prompt_ids
-        for prompt in teacher_prompts(
-            tokenizer, [episode], skills, environment=config.environment.name, limit=limit
-        )
-    ]
+    told = teacher_prompts(
+        tokenizer, [episode], skills, environment=config.environment.name, limit=limit
+    )
+    teacher = [prompt.prompt_ids for prompt in told]
     responses = [turn.response_ids for turn in episode.turns]
     distillation = config.training.distillation
     needs_entropy = distillation.gate in ("entropy", "soft_or")
@@ -50,6 +54,19 @@ def score_episode(
         beta=distillation.beta,
         entropy=of_student.entropy,
     )
+    engine = TransformersEngine(model, tokenizer)
+    student_greedy, teacher_greedy = (
+        greedy_actions(
+            engine,
+            tokenizer,
+            package,
+            prompts,
+            max_new_tokens=config.policy.max_response_tokens,
+            batch=config.rollout.batch,
+        )
+        for prompts in (student, teacher)
+    )
+    expert = expert_actions(package, episode, skills.knowledge)
     return [
         ScoredTurn(
             pieces=token_pieces(tokenizer, ids),
@@ -58,6 +75,12 @@ def score_episode(
             gates=gate_SR[row, : len(ids)].tolist(),
             student_prompt=tokenizer.decode(student[row]),
             teacher_prompt=tokenizer.decode(teacher[row]),
+            skill=told[row].skill,
+            skill_digest=told[row].digest,
+            skill_text=skill_in(told[row].messages) or "",
+            expert_action=expert[row],
+            student_greedy_action=student_greedy[row],
+            teacher_greedy_action=teacher_greedy[row],
         )
         for row, ids in enumerate(responses)
     ]

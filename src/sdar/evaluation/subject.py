@@ -10,6 +10,7 @@ from sdar.algorithms.methods import get_method
 from sdar.config import ExperimentConfig, Layout
 from sdar.environments.base import Task
 from sdar.errors import SdarError
+from sdar.evaluation.records import TOKENS
 
 
 @dataclass(frozen=True)
@@ -85,4 +86,5 @@ def evaluation_key(
         "batch": config.rollout.batch,
         "threads": config.execution.threads,
         "device": config.execution.device,
+        "columns": list(TOKENS),
     }

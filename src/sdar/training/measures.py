@@ -10,11 +10,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sdar.algorithms.execution import TrainingLoss
-from sdar.algorithms.gates import gate_by_position, gate_statistics
+from sdar.algorithms.gates import QUANTILES, gate_by_position, gate_statistics
 from sdar.training.batches import StepBatch
 from sdar.training.teacher import TeacherPrompt
 
@@ -152,6 +153,9 @@ def gap_and_gate_measures(
             found["gap/" + name.removeprefix("teacher_gap_")] = value
         elif name.startswith("gate_") and has_gate:
             found["gate/" + name.removeprefix("gate_")] = value
+    gaps_N = gap_SR[mask_SR].double().numpy()
+    for q, value in zip(QUANTILES, np.quantile(gaps_N, QUANTILES), strict=True):
+        found[f"gap/q{round(100 * q):02d}"] = float(value)
     for place, mean in gate_by_position(gap_SR, mask_SR).items():
         found[f"gap/position/{place}"] = mean
     if gate_SR is not None:

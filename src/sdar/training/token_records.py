@@ -14,23 +14,15 @@ import polars as pl
 from torch import Tensor
 
 from sdar.evaluation.partial import write_parquet
-from sdar.evaluation.records import TOKENS
+from sdar.evaluation.records import TOKENS, skill_in, turn_columns
+from sdar.evaluation.token_classes import token_classes
 from sdar.policy.loading import token_pieces
 from sdar.tracking.recorder import RunRecorder
 from sdar.tracking.traces import episode_record
 from sdar.training.learner import Learner
 from sdar.training.step import StepResult
 
-SCHEMA = pl.Schema(
-    [
-        *TOKENS.items(),
-        ("step", pl.Int64()),
-        ("old_log_prob", pl.Float64()),
-        ("reference_log_prob", pl.Float64()),
-        ("advantage", pl.Float64()),
-        ("return", pl.Float64()),
-    ]
-)
+SCHEMA = pl.Schema([*TOKENS.items(), ("return", pl.Float64())])
 
 
 def record_tokens(recorder: RunRecorder, folder: Path, done: StepResult, learner: Learner) -> None:
@@ -48,7 +40,8 @@ def record_tokens(recorder: RunRecorder, folder: Path, done: StepResult, learner
         for record in _token_rows(done, learner, sample)
     ]
     path = folder / f"step-{done.step:05d}.parquet"
-    write_parquet(path, pl.DataFrame(rows, schema=SCHEMA, orient="row"))
+    table = [[row.get(name) for name in SCHEMA] for row in rows]
+    write_parquet(path, pl.DataFrame(table, schema=SCHEMA, orient="row"))
     recorder.artifact(path, "tokens")
     recorder.episodes(
         [
@@ -79,27 +72,19 @@ def drop_tokens(folder: Path, from_step: int) -> None:
 def _token_rows(done: StepResult, learner: Learner, sample: int) -> Iterator[dict[str, Any]]:
     episode, turn = done.batch.owners[sample], done.batch.turns[sample]
     tokenizer = learner.parts.tokenizer
-    shared = {
+    teacher = done.teacher[sample] if done.teacher else None
+    shared = turn_columns(episode, turn) | {
         "method": learner.method.name,
         "seed": learner.seed,
         "with_skill": learner.method.rollout_with_skill,
         "panel": "train",
-        "evaluation_seed": None,
-        "episode": f"step-{done.step:05d}/slot-{episode.slot}",
-        "task_id": episode.task.id,
-        "task_type": episode.task.task_type,
-        "success": episode.won,
-        "turn": turn.index,
-        "action": turn.action,
-        "valid": turn.valid,
-        "admissible": turn.admissible,
-        "observation": turn.observation,
-        "next_observation": turn.next_observation,
-        "student_prompt": tokenizer.decode(turn.prompt_ids),
-        "teacher_prompt": tokenizer.decode(done.teacher[sample].prompt_ids)
-        if done.teacher
-        else None,
         "step": done.step,
+        "episode": f"step-{done.step:05d}/slot-{episode.slot}",
+        "student_prompt": tokenizer.decode(turn.prompt_ids),
+        "teacher_prompt": tokenizer.decode(teacher.prompt_ids) if teacher else None,
+        "skill": teacher.skill if teacher else episode.skill,
+        "skill_digest": teacher.digest if teacher else episode.skill_digest,
+        "skill_text": skill_in(teacher.messages if teacher else turn.messages),
         "return": float(episode.episode_return),
     }
     columns = {
@@ -111,12 +96,15 @@ def _token_rows(done: StepResult, learner: Learner, sample: int) -> Iterator[dic
         "gate": done.gate_SR,
         "advantage": done.advantages_SR,
     }
-    for position, piece in enumerate(token_pieces(tokenizer, turn.response_ids)):
+    pieces = token_pieces(tokenizer, turn.response_ids)
+    told = zip(pieces, turn.response_ids, token_classes(pieces), strict=True)
+    for position, (piece, token_id, kind) in enumerate(told):
         values = {
             name: None if values_SR is None else float(values_SR[sample, position])
             for name, values_SR in columns.items()
         }
-        yield {**shared, "position": position, "token": piece, **values}
+        about = {"token": piece, "token_id": token_id, "token_class": kind}
+        yield {**shared, "position": position, **about, **values}
 
 
 def _of_turns(
