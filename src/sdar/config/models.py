@@ -13,6 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from sdar.config.alfworld import AlfworldConfig
 from sdar.config.searchqa import SearchqaConfig
 from sdar.config.section import Fraction, NonNegative, Section
+from sdar.config.textworld_express import TextworldExpressConfig
 from sdar.config.webshop import WebshopConfig
 
 MethodName = Literal[
@@ -34,7 +35,8 @@ MethodName = Literal[
     "sdar_objective",
 ]
 EnvironmentConfig = Annotated[
-    AlfworldConfig | WebshopConfig | SearchqaConfig, Field(discriminator="name")
+    AlfworldConfig | WebshopConfig | SearchqaConfig | TextworldExpressConfig,
+    Field(discriminator="name"),
 ]
 
 

@@ -5,7 +5,7 @@ from importlib import import_module
 from sdar.environments.base import EnvironmentPackage
 from sdar.errors import SdarError
 
-NAMES = ("alfworld", "webshop", "searchqa")
+NAMES = ("alfworld", "webshop", "searchqa", "textworld_express")
 
 
 def environment_package(name: str) -> EnvironmentPackage:

@@ -1,0 +1,1 @@
+"""TextWorldExpress: eight text games, the environment that docs/environments.md builds."""
