@@ -1,0 +1,288 @@
+"""Questions, in and out: JSON lines and Search-R1's parquet.
+
+- JSON lines: `{"question", "golden_answers"}`, and where known `id`, `data_source`, `split`,
+  `metadata`.
+- Parquet, one row a question: `data_source`, `prompt` (a chat), `reward_model.ground_truth.target`,
+  `extra_info` and `env_kwargs` {question, ground_truth, data_source}, as Search-R1 and its
+  successors write them; not all of them need be there.
+
+A file whose name begins with `train` (or has `train` between separators) holds training questions,
+every other one test questions; a row that does not say its data set takes it from the file's name.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sdar.errors import SdarError
+
+DATA_SOURCES = ("nq", "triviaqa", "popqa", "hotpotqa", "2wikimultihopqa", "musique", "bamboogle")
+"""The seven test sets, in the order in which results are reported."""
+SUFFIXES = (".parquet", ".jsonl")
+PASSAGES_NAME = "passages.jsonl"
+
+_TRAIN = re.compile(r"(^|[^a-z])train([^a-z]|$)")
+_ASKED = re.compile(r"Question:\s*(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and the answers that count as right.
+
+    `id` is unique in its file, and across the files of a folder: it begins with the data set. `metadata` is plain JSON.
+    """
+
+    id: str
+    question: str
+    targets: tuple[str, ...]
+    data_source: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def split(self) -> str:
+        return str(self.metadata.get("split", "test"))
+
+
+def read_questions(path: Path) -> list[Question]:
+    """The questions of one file, in its order.
+
+    Raises `SdarError` naming the file and the row for what cannot be read, lacks a question or an
+    answer, or has an id that came before; and for a file without questions.
+    """
+    rows = _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
+    questions: list[Question] = []
+    seen: dict[str, str] = {}
+    for where, number, row in rows:
+        question = _question(row, where, number, path)
+        if question.id in seen:
+            raise SdarError(
+                f"{where}: the id {question.id!r} is already that of {seen[question.id]}; ids must "
+                "be unique: rename or remove one"
+            )
+        seen[question.id] = where
+        questions.append(question)
+    if not questions:
+        raise SdarError(f"{path} holds no question: give a file with at least one")
+    return questions
+
+
+def read_folder(folder: Path) -> list[Question]:
+    """The questions of all `.parquet` and `.jsonl` files of a folder (without its passages), files
+    by name. The same checks as for one file, ids included."""
+    folder = folder.expanduser()
+    if not folder.is_dir():
+        raise SdarError(
+            f"environment.data: no folder {folder}; give a folder of question files, or null to "
+            "generate questions"
+        )
+    files = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix in SUFFIXES and path.name != PASSAGES_NAME and path.is_file()
+    )
+    if not files:
+        raise SdarError(
+            f"environment.data: {folder} holds no .parquet or .jsonl file of questions; put them "
+            "there, or set environment.data to null to generate questions"
+        )
+    questions = [question for path in files for question in read_questions(path)]
+    repeated = [i for i, count in Counter(q.id for q in questions).items() if count > 1]
+    if repeated:
+        raise SdarError(
+            f"environment.data: {folder} has the id {repeated[0]!r} in more than one file "
+            f"({len(repeated)} such ids): remove the file that repeats the other's questions"
+        )
+    return questions
+
+
+def write_questions(path: Path, questions: Sequence[Question]) -> None:
+    """Write questions as JSON lines or, for a name that ends in `.parquet`, in Search-R1's schema.
+
+    `read_questions` gives the same back. Deterministic bytes for JSON lines.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(
+            pa.Table.from_pylist([_search_r1_row(n, q) for n, q in enumerate(questions)]), path
+        )
+        return
+    lines = (json.dumps(_json_row(q), ensure_ascii=False) + "\n" for q in questions)
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def by_id(questions: Iterable[Question]) -> dict[str, Question]:
+    """What the environment looks questions up in."""
+    return {question.id: question for question in questions}
+
+
+def _json_row(question: Question) -> dict[str, Any]:
+    return {
+        "id": question.id,
+        "question": question.question,
+        "golden_answers": list(question.targets),
+        "data_source": question.data_source,
+        "metadata": question.metadata,
+    }
+
+
+def _search_r1_row(number: int, question: Question) -> dict[str, Any]:
+    ground_truth = {"target": list(question.targets)}
+    extra = {
+        "split": question.split,
+        "index": number,
+        # As text: a parquet column has one type, and metadata differ from row to row.
+        "metadata": json.dumps(question.metadata, ensure_ascii=False),
+    }
+    return {
+        "id": question.id,
+        "data_source": question.data_source,
+        "prompt": [{"role": "user", "content": question.question}],
+        "ability": "fact-reasoning",
+        "reward_model": {"style": "rule", "ground_truth": ground_truth},
+        "extra_info": extra,
+        "env_kwargs": {
+            "ground_truth": ground_truth,
+            "question": question.question,
+            "data_source": question.data_source,
+        },
+    }
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
+    for number, row in json_lines(path, "a question"):
+        yield f"{path}, line {number}", number - 1, row
+
+
+def json_lines(path: Path, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number from 1, object) of each line that is not blank; `what` a line should hold.
+
+    Raises `SdarError` with the line number for bytes that are not UTF-8 and lines that are not a
+    JSON object.
+    """
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line.decode("utf-8"))
+                except ValueError as error:
+                    raise SdarError(
+                        f"{path}, line {number}: not {what} as JSON ({error}): mend or remove the "
+                        "line"
+                    ) from error
+                if not isinstance(row, dict):
+                    raise SdarError(
+                        f"{path}, line {number}: expected {what} as a JSON object, found a "
+                        f"{type(row).__name__}: mend or remove the line"
+                    )
+                yield number, row
+    except OSError as error:
+        raise SdarError(f"{path} cannot be read ({error.strerror}): correct the path") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches():
+                for row in batch.to_pylist():
+                    yield f"{path}, row {number}", number, row
+                    number += 1
+    except (OSError, pa.ArrowException) as error:
+        raise SdarError(
+            f"{path} cannot be read as parquet ({error}): copy or make the file again"
+        ) from error
+
+
+def _question(row: Mapping[str, Any], where: str, number: int, path: Path) -> Question:
+    environment, extra = _part(row, "env_kwargs"), _part(row, "extra_info")
+    text = _first(environment.get("question"), row.get("question"), extra.get("question"))
+    asked = text if text is not None else _asked(row.get("prompt"))
+    if not isinstance(asked, str) or not asked.strip():
+        raise SdarError(
+            f"{where}: no question (expected `question`, `env_kwargs.question` or `prompt`): add "
+            "it or remove the row"
+        )
+    targets = _targets(row, environment, where)
+    source = _first(row.get("data_source"), environment.get("data_source"))
+    data_source = str(source) if source is not None else _source_of(path)
+    split = _first(row.get("split"), extra.get("split"))
+    metadata = _metadata(row, extra)
+    metadata.setdefault("split", _split(split, path))
+    name = _first(row.get("id"), extra.get("index"))
+    own = str(name) if name is not None else f"{metadata['split']}_{number}"
+    prefix = f"{data_source}/"
+    identifier = own if own.startswith(prefix) else prefix + own
+    return Question(identifier, asked.strip(), targets, data_source, metadata)
+
+
+def _split(declared: Any, path: Path) -> str:
+    """The file's name decides unless it says nothing: a training file is never a test file, and
+    Search-R1's test file is made of what its sources call dev, test or train."""
+    if _TRAIN.search(path.stem.lower()):
+        return "train"
+    return "train" if declared == "train" and "test" not in path.stem.lower() else "test"
+
+
+def _source_of(path: Path) -> str:
+    stem = path.stem.lower()
+    return next((source for source in DATA_SOURCES if stem.startswith(source)), stem)
+
+
+def _metadata(row: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    packed = extra.get("metadata", row.get("metadata"))
+    if isinstance(packed, str):
+        try:
+            packed = json.loads(packed)
+        except ValueError:
+            packed = {"metadata": packed}
+    return dict(packed) if isinstance(packed, Mapping) else {}
+
+
+def _targets(row: Mapping[str, Any], environment: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    rewarded = _part(row, "reward_model").get("ground_truth")
+    for given in (rewarded, environment.get("ground_truth"), row.get("golden_answers")):
+        found = given.get("target") if isinstance(given, Mapping) else given
+        answers = [found] if isinstance(found, str) else found
+        if isinstance(answers, list | tuple):
+            texts = [
+                str(answer) for answer in answers if answer is not None and str(answer).strip()
+            ]
+            if texts:
+                return tuple(texts)
+    raise SdarError(
+        f"{where}: no accepted answer (expected `golden_answers`, or "
+        "`reward_model.ground_truth.target`): add it or remove the row"
+    )
+
+
+def _asked(prompt: Any) -> str | None:
+    """The question inside a prompt: what follows the last `Question:`, or all of it."""
+    if isinstance(prompt, str):
+        text = prompt
+    elif isinstance(prompt, list) and prompt and isinstance(prompt[-1], Mapping):
+        text = str(prompt[-1].get("content") or "")
+    else:
+        return None
+    found = _ASKED.search(text[text.rfind("Question:") :]) if "Question:" in text else None
+    return found[1] if found else text
+
+
+def _part(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = row.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
