@@ -33,7 +33,8 @@ _ASKED = re.compile(r"Question:\s*(.*)", re.DOTALL)
 class Question:
     """A question and the answers that count as right.
 
-    `id` is unique in its file, and across the files of a folder: it begins with the data set. `metadata` is plain JSON.
+    `id` begins with the data set, so that it is unique across the files of a folder too.
+    `metadata` is plain JSON; `split` is one of its keys.
     """
 
     id: str
