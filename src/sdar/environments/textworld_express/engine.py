@@ -36,6 +36,7 @@ class ExpressEnvironment:
         self._interface = _gateway()._gateway.jvm.textworldexpress.runtime.PythonInterface()
 
     def reset(self, task: Task) -> Observation:
+        self._location, self._actions = task.location, list[str]()
         return self._observation(self.start(task.location))
 
     def start(self, location: str, gold: bool = False) -> dict[str, Any]:
@@ -61,7 +62,15 @@ class ExpressEnvironment:
         return list(getattr(self._interface, f"getSeeds{fold.capitalize()}")())
 
     def step(self, action: str) -> Observation:
-        return self._observation(json.loads(self._interface.stepJSON(action)))
+        self._actions.append(action)
+        replayed = self._actions[-1:]
+        if "sorting/" in self._location:
+            # Episodes of one seed share their objects in this game: each plays from the start.
+            self.start(self._location)
+            replayed = self._actions
+        for taken in replayed:
+            answer = self._interface.stepJSON(taken)
+        return self._observation(json.loads(answer))
 
     def close(self) -> None:
         """Nothing: the Java process goes with this one."""
