@@ -37,7 +37,6 @@ def draw_figures(config: ExperimentConfig, layout: Layout) -> None:
         "learning_curves": figures.learning_curves(runs, comparison),
         "success_by_type": figures.success_by_type(comparison),
         "gate_curves": figures.gate_curves(runs),
-        "phase_times": figures.phase_times(comparison.costs),
     }
     for name, figure in drawn.items():
         save(figure, layout.results / "figures" / name)

@@ -1,6 +1,6 @@
 """Figures of a comparison. Each function draws one figure from plain numbers and returns it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,31 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sdar.report.comparison import Comparison, Cost, Variant
+from sdar.report.comparison import Comparison, Variant
 from sdar.report.runs import Run
-from sdar.report.style import colour, ink, label, new_figure, type_label
+from sdar.report.style import colour, label, new_figure, type_label
 
 SMOOTHING = 5
 """Steps of the centred running mean of the thick lines."""
-
-PHASE_COLOURS = {
-    "rollout": "#0072B2",
-    "generation": "#0072B2",
-    "environment": "#7FB8DA",
-    "old": "#B3A2D6",
-    "teacher": "#D55E00",
-    "reference": "#009E73",
-    "update": "#E69F00",
-    "records": "#8C8C8C",
-    "checkpoint": "#5A5A5A",
-    "other": "#CFCFCF",
-}
-_PHASE_NAMES = {
-    "old": "old log-probs",
-    "teacher": "teacher log-probs",
-    "reference": "reference log-probs",
-}
-_SPARE_COLOURS = ["#CC79A7", "#8C6D31", "#3B4BA3", "#2F7F7A", "#767676", "#A32A2A"]
 
 
 def learning_curves(runs: Sequence[Run], comparison: Comparison) -> Figure:
@@ -133,60 +114,6 @@ def success_by_type(comparison: Comparison) -> Figure:
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(6, len(labels)))
     return figure
-
-
-def phase_times(costs: Sequence[Cost]) -> Figure:
-    """Mean seconds a training step by phase, one bar a method."""
-    figure, (axis,) = new_figure(1, 1, (11, 2.1 + 0.7 * max(1, len(costs))))
-    phases = order_phases({phase for cost in costs for phase in cost.seconds})
-    spare = iter(_SPARE_COLOURS * len(phases))
-    shades = {phase: PHASE_COLOURS.get(phase) or next(spare) for phase in phases}
-    widest = max((cost.total for cost in costs), default=1.0)
-    left = np.zeros(len(costs))
-    for phase in phases:
-        seconds = np.array([cost.seconds.get(phase, 0.0) for cost in costs])
-        if not seconds.any():
-            continue
-        axis.barh(
-            range(len(costs)), seconds, 0.6, left=left, color=shades[phase], label=phase_name(phase)
-        )
-        for row, value in enumerate(seconds):
-            if value > 0.06 * widest:
-                middle = left[row] + value / 2
-                axis.text(
-                    middle,
-                    row,
-                    f"{value:.1f}",
-                    ha="center",
-                    va="center",
-                    fontsize=10,
-                    color=ink(shades[phase]),
-                )
-        left += seconds
-    for row, cost in enumerate(costs):
-        note = f" {cost.total:.1f} s"
-        if cost.teacher_share:
-            note += f", teacher {100 * cost.teacher_share:.0f}%"
-        axis.text(cost.total, row, note, va="center", fontsize=10)
-    axis.set_yticks(range(len(costs)), [label(cost.method) for cost in costs])
-    axis.invert_yaxis()
-    axis.set_xlim(0, 1.2 * widest)
-    axis.set(xlabel="mean seconds a training step")
-    axis.grid(axis="y", visible=False)
-    figure.legend(loc="outside upper center", ncols=5)
-    return figure
-
-
-def order_phases(phases: Iterable[str]) -> list[str]:
-    """Phases in the order of work in a step, unknown ones before `other`."""
-    known = list(PHASE_COLOURS)
-    last = len(known) - 1
-    return sorted(phases, key=lambda p: (known.index(p) if p in known else last - 0.5, p))
-
-
-def phase_name(phase: str) -> str:
-    """A phase as a person calls it."""
-    return _PHASE_NAMES.get(phase, phase.replace("_", " "))
 
 
 def running_mean(values: Sequence[float], width: int = SMOOTHING) -> np.ndarray:

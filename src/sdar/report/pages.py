@@ -13,6 +13,7 @@ import jinja2
 from sdar.config import ExperimentConfig, Layout
 from sdar.evaluation.partial import write_text
 from sdar.report import colours
+from sdar.report.answers import write_answers
 from sdar.report.compare import draw_figures
 from sdar.report.episodes import TokenEpisode, read_all
 from sdar.report.style import type_label
@@ -23,12 +24,13 @@ MAX_TOKENS = 300_000
 
 
 def make_report(config: ExperimentConfig, layout: Layout) -> None:
-    """The report stage: figures, tables and sample episodes as pages, into `layout.results`."""
+    """The report stage: figures, tables, answers and sample episodes, into `layout.results`."""
     draw_figures(config, layout)
     write_text(
         layout.results / "comparison.html",
         table_page((layout.results / "comparison.md").read_text("utf-8"), config.experiment),
     )
+    write_answers(config, layout)
     episode_pages(config, layout)
 
 

@@ -20,12 +20,14 @@ SERIES = {
     "gate_mean": "gate/mean",
     "gate_active": "gate/active_ratio",
     "gap_mean": "gap/mean",
+    **{f"gap_q{q}": f"gap/q{q}" for q in ("05", "25", "50", "75", "95")},
 }
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run's records: series of (step, value), and seconds a step by phase."""
+    """One training run's records: series of (step, value), seconds a step by phase, and the lines
+    of timings.jsonl."""
 
     method: str
     seed: int
@@ -33,6 +35,7 @@ class Run:
     series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     steps: int = 0
+    timings: list[dict[str, Any]] = field(default_factory=list)
 
 
 def trained_methods(config: ExperimentConfig) -> list[str]:
@@ -82,8 +85,13 @@ def read_run(layout: Layout, method: str, seed: int) -> Run:
         points = [(r["step"], r[key]) for r in metrics if r.get(key) is not None]
         if points:
             series[name] = points
+    counts = ("train/samples", "train/response_tokens")
+    if all(key in record for record in metrics for key in counts):
+        product = [(r["step"], r[counts[0]] * r[counts[1]]) for r in metrics]
+        series["response_tokens"] = product
     timings = records.read(folder / "timings.jsonl")
-    return Run(method, seed, folder, series, seconds_by_phase(timings), len(metrics))
+    seconds = seconds_by_phase(timings)
+    return Run(method, seed, folder, series, seconds, len(metrics), timings)
 
 
 def read_runs(config: ExperimentConfig, layout: Layout) -> list[Run]:

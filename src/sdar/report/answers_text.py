@@ -1,0 +1,295 @@
+"""The four answers in words: sentences and tables around computed numbers. Pure text."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sdar.report.gap_over_training import EvaluatedGap, GapCourse
+from sdar.report.gate_mass import GateMass, Part, common_parts
+from sdar.report.resampling import Estimate, Proportion
+from sdar.report.style import label
+from sdar.report.tables import duration, markdown_table, p_text, percent
+from sdar.report.teacher_agreement import Agreement
+from sdar.report.teacher_cost import TeacherCost
+
+if TYPE_CHECKING:
+    from sdar.report.answers import Answers
+
+
+def answers_markdown(answers: "Answers") -> str:
+    """The whole document."""
+    parts = [
+        f"# {answers.experiment}: four questions",
+        "Brackets are 95% intervals: over tasks, which are drawn whole (bootstrap), of counts "
+        "Wilson's, of costs over steps. Recorded episodes are chosen before they are played. "
+        f"Gate: {answers.gate}, β = {answers.beta:g}; the gap is log p(teacher) − log p(student) "
+        "of a sampled token, in nats.",
+        "## Where does the gate put its mass?",
+        gate_mass_text(answers.masses),
+        "![Gate mass by token class, position, outcome and task type](figures/gate_mass.svg)",
+        "## Does the gap shrink?",
+        gap_text(answers.courses, answers.gaps),
+        "![Gap and open gates by step, gap at evaluation](figures/gap_over_training.svg)",
+        "## Is the teacher right when it disagrees?",
+        agreement_text(answers.agreements),
+        "![Agreement with the expert](figures/teacher_agreement.svg)",
+        "## What did the teacher's pass cost?",
+        cost_text(answers.costs),
+        "![Seconds and tokens a step by phase](figures/teacher_cost.svg)",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def gate_mass_text(masses: Sequence[GateMass]) -> str:
+    """A sentence a method, then tables of all parts."""
+    if not masses:
+        return "No recorded token has a gate."
+    sentences = [_gate_sentence(mass) for mass in masses if mass.stage == "training"]
+    if not sentences:
+        sentences = ["No method trained with a gate; these are the gates it would have met:"]
+        sentences += [_gate_sentence(mass) for mass in masses]
+    rows = [
+        [mass.label, name, *_part_cells(part)]
+        for mass in masses
+        for division in (mass.by_class, mass.by_outcome)
+        for name, part in division.items()
+    ]
+    header = ["tokens of", "part", "tokens", "% of tokens", "% of mass", "mean gate"]
+    return "\n".join(f"- {text}" for text in sentences) + "\n\n" + markdown_table(header, rows)
+
+
+def _gate_sentence(mass: GateMass) -> str:
+    classes = mass.by_class
+    most = max(classes, key=lambda name: classes[name].mass_share.value)
+    text = (
+        f"**{mass.label}** ({mass.tokens:,} tokens of {mass.episodes} episodes, mean gate "
+        f"{_number(mass.mean_gate)}): {_share(classes[most].mass_share)} of the mass lies on "
+        f"*{most}* tokens, which are {percent(classes[most].token_share)}% of the tokens. "
+    )
+    text += _extremes(mass, "by_class", "The gate is widest on *{}* {} and narrowest on *{}* {}. ")
+    text += _extremes(
+        mass, "by_position", "By position it is widest at tokens {} {} and narrowest at {} {}. "
+    )
+    failed = mass.by_outcome.get("failed")
+    if failed is not None:
+        text += (
+            f"Failed episodes hold {_share(failed.mass_share)} of the mass and "
+            f"{percent(failed.token_share)}% of the tokens."
+        )
+    return text.strip()
+
+
+def _extremes(mass: GateMass, division: str, sentence: str) -> str:
+    """The sentence filled with the parts of widest and narrowest mean gate; small ones aside."""
+    parts: dict[str, Part] = getattr(mass, division)
+    names = common_parts([mass], division)
+    if len(names) < 2:
+        return ""
+    gates = {name: parts[name].mean_gate for name in names}
+    order = sorted(names, key=lambda name: gates[name].value)
+    ends = (order[-1], order[0])
+    return sentence.format(*(word for name in ends for word in (name, f"({_number(gates[name])})")))
+
+
+def gap_text(courses: Sequence[GapCourse], gaps: Sequence[EvaluatedGap]) -> str:
+    """A sentence a method in training and at evaluation, then the table of evaluations."""
+    sentences = [_course_sentence(course) for course in courses]
+    if not courses:
+        sentences.append("No method scored a teacher while training.")
+    sentences += [_gap_sentence(item) for item in gaps if item.size_change is not None]
+    rows = [
+        [
+            label(item.method),
+            f"{item.tokens:,}",
+            _number(item.mean),
+            _number(item.size),
+            _share(item.open_share),
+        ]
+        for item in gaps
+    ]
+    header = ["evaluated", "tokens", "mean gap", "mean size of the gap", "gates above .5"]
+    text = "\n".join(f"- {sentence}" for sentence in sentences)
+    return f"{text}\n\n{markdown_table(header, rows)}" if rows else text
+
+
+def _course_sentence(course: GapCourse) -> str:
+    change = course.change
+    verdict = _verdict(change, "rises", "falls", "does not move beyond its noise")
+    nearer = abs(course.last) < abs(course.first)
+    text = (
+        f"**{label(course.method)}, training**: the mean gap {verdict}: {course.first:+.3f} in the "
+        f"first fifth of {len(course.steps)} steps, {course.last:+.3f} in the last, a change of "
+        f"{_signed(change)}, {'nearer to' if nearer else 'not nearer to'} 0."
+    )
+    if course.open_share:
+        text += (
+            f" Gates above .5: {percent(course.open_share[0])}% of tokens in the first step, "
+            f"{percent(course.open_share[-1])}% in the last."
+        )
+    return text
+
+
+def _gap_sentence(item: EvaluatedGap) -> str:
+    assert item.size_change is not None
+    verdict = _verdict(item.size_change, "grew", "shrank", "is not told apart from the start's")
+    text = (
+        f"**{label(item.method)}, evaluated**: against the warm start on the same tasks the size "
+        f"of the gap {verdict}: {_signed(item.size_change)} nats a token"
+    )
+    if item.mean_change is not None:
+        text += f"; its mean changed by {_signed(item.mean_change)}"
+    return text + "."
+
+
+def agreement_text(found: Sequence[Agreement]) -> str:
+    """Sentences a policy, then the table of counts."""
+    judged = [item for item in found if item.turns]
+    if not judged:
+        return "No recorded turn has an expert's action to compare with."
+    sentences = [_agreement_sentence(item) for item in judged]
+    rows = [
+        [
+            label(item.method),
+            str(item.turns),
+            _counted(item.approved),
+            _counted(item.disapproved),
+            _number(item.ranking) if item.ranking else "–",
+            _number(item.ranking_by_response) if item.ranking_by_response else "–",
+            _counted(item.same),
+            _counted(item.teacher_right),
+            _counted(item.student_right),
+            _counted(item.neither_right),
+        ]
+        for item in judged
+    ]
+    header = [
+        "policy",
+        "turns",
+        "approved",
+        "disapproved",
+        "AUC of the action's gap",
+        "of the response's",
+        "same greedy action",
+        "differ: teacher's",
+        "differ: student's",
+        "differ: neither",
+    ]
+    return (
+        "\n".join(f"- {text}" for text in sentences)
+        + "\n\nHow often the action is the expert's next action (%): sampled actions the teacher "
+        "approves (gap summed over the action above 0) and disapproves, then greedy actions.\n\n"
+        + markdown_table(header, rows)
+    )
+
+
+def _agreement_sentence(item: Agreement) -> str:
+    name = label(item.method)
+    text = f"**{name}** ({item.turns} turns): "
+    if item.approved.rate is not None and item.disapproved.rate is not None:
+        text += (
+            f"an action the teacher approves is the expert's in {_rate(item.approved)}, one it "
+            f"disapproves in {_rate(item.disapproved)}. "
+        )
+    if item.ranking is not None:
+        text += f"The summed gap ranks the two kinds with AUC {_number(item.ranking)}"
+        if item.ranking_by_response is not None:
+            text += f", summed over thought and action {_number(item.ranking_by_response)}"
+        text += ". "
+    if not item.differ:
+        return text + "The greedy actions of student and teacher never differ."
+    assert item.p_value is not None
+    text += (
+        f"The greedy actions differ at {item.differ} turns; there the teacher's is the expert's in "
+        f"{_rate(item.teacher_right)}, the student's in {_rate(item.student_right)}, neither in "
+        f"{_rate(item.neither_right)} (teacher against student, sign-flip test over tasks: "
+        f"p {_p(item.p_value)})."
+    )
+    return text
+
+
+def cost_text(costs: Sequence[TeacherCost]) -> str:
+    """A sentence a method with a teacher, then the table."""
+    taught = [cost for cost in costs if cost.seconds_share.value > 0]
+    sentences = [
+        f"**{label(cost.method)}**: the teacher's pass took {duration(cost.seconds['teacher'])} of "
+        f"a step's {duration(cost.total_seconds)}, {_share(cost.seconds_share)} of the time, and "
+        f"{_share(cost.tokens_share)} of the tokens through the model"
+        + (
+            f"; its prompts are {cost.prompt_ratio:.2f} times as long as the student's."
+            if cost.prompt_ratio
+            else "."
+        )
+        for cost in taught
+    ] or ["No method of this experiment has a teacher's pass."]
+    rows = [
+        [
+            label(cost.method),
+            f"{cost.total_seconds:.2f}",
+            f"{cost.seconds.get('teacher', 0.0):.2f}",
+            _share(cost.seconds_share),
+            f"{cost.total_tokens:,.0f}",
+            f"{cost.tokens.get('teacher', 0.0):,.0f}",
+            _share(cost.tokens_share),
+            f"{cost.steps}",
+        ]
+        for cost in costs
+    ]
+    header = [
+        "method",
+        "seconds a step",
+        "of the teacher",
+        "share",
+        "tokens a step",
+        "of the teacher",
+        "share",
+        "steps",
+    ]
+    text = "\n".join(f"- {sentence}" for sentence in sentences)
+    return f"{text}\n\n{markdown_table(header, rows)}" if rows else text
+
+
+def _part_cells(part: Part) -> list[str]:
+    return [
+        f"{part.tokens:,}",
+        percent(part.token_share),
+        f"{percent(part.mass_share.value)} [{percent(part.mass_share.low)}, "
+        f"{percent(part.mass_share.high)}]",
+        _number(part.mean_gate),
+    ]
+
+
+def _verdict(change: Estimate, up: str, down: str, still: str) -> str:
+    if change.units < 2 or change.low <= 0 <= change.high:
+        return still
+    return up if change.value > 0 else down
+
+
+def _number(item: Estimate) -> str:
+    return f"{item.value:.3f} [{item.low:.3f}, {item.high:.3f}]"
+
+
+def _signed(item: Estimate) -> str:
+    return f"{item.value:+.3f} [{item.low:+.3f}, {item.high:+.3f}]"
+
+
+def _share(item: Estimate) -> str:
+    return f"{percent(item.value)}% [{percent(item.low)}, {percent(item.high)}]"
+
+
+def _rate(part: Proportion) -> str:
+    assert part.rate is not None
+    return (
+        f"{part.count} of {part.total} ({percent(part.rate)}% [{percent(part.low)}, "
+        f"{percent(part.high)}])"
+    )
+
+
+def _counted(part: Proportion) -> str:
+    if part.rate is None:
+        return "–"
+    interval = f"[{percent(part.low)}, {percent(part.high)}]"
+    return f"{part.count}/{part.total}: {percent(part.rate)} {interval}"
+
+
+def _p(value: float) -> str:
+    text = p_text(value)
+    return text if text.startswith("<") else f"= {text}"

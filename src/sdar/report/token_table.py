@@ -1,0 +1,56 @@
+"""Recorded tokens as one table: what every figure about gap and gate is computed from."""
+
+from pathlib import Path
+
+import polars as pl
+
+from sdar.config import ExperimentConfig, Layout
+from sdar.errors import SdarError
+from sdar.evaluation.records import TOKENS
+from sdar.report.runs import evaluations, trained_methods
+
+_TEXTS = ("observation", "next_observation", "student_prompt", "teacher_prompt", "skill_text")
+
+
+def read_token_file(path: Path) -> pl.DataFrame:
+    """One token file with its own columns. Raises SdarError for a file without them."""
+    try:
+        frame = pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise SdarError(
+            f"{path}: not a readable token file ({' '.join(str(error).split())[:120]}); make it "
+            "again with the stage that writes it"
+        ) from None
+    missing = [name for name in TOKENS if name not in frame.columns]
+    if missing:
+        raise SdarError(
+            f"{path}: columns {', '.join(missing)} are missing; make it again with the stage that "
+            "writes it"
+        )
+    return frame
+
+
+def training_files(folder: Path) -> list[tuple[int, Path]]:
+    """(step, file) of the recorded steps of a run's folder, in order."""
+    paths = sorted((folder / "tokens").glob("step-*.parquet"))
+    return [(int(path.stem.removeprefix("step-")), path) for path in paths]
+
+
+def recorded_tokens(config: ExperimentConfig, layout: Layout) -> pl.DataFrame:
+    """All recorded tokens of the experiment, without the long texts; `stage` says whose they are
+    (`evaluation` or `training`)."""
+    files = [
+        ("evaluation", layout.evaluation(method, seed) / "tokens.parquet")
+        for method, seed in evaluations(config, layout)
+    ]
+    for method in trained_methods(config):
+        for seed in config.seeds:
+            folder = layout.run(method, seed)
+            files += [("training", path) for _, path in training_files(folder)]
+    frames = [
+        read_token_file(path)
+        .select(name for name in TOKENS if name not in _TEXTS)
+        .with_columns(pl.lit(stage).alias("stage"))
+        for stage, path in files
+    ]
+    return pl.concat(frames)
