@@ -11,7 +11,7 @@ import typer
 
 from sdar.cli_config import config_app
 from sdar.cli_options import ConfigOption, MethodOption, RootOption, SeedOption, friendly, prepare
-from sdar.cli_people import bench, doctor, play, replay, ui, view
+from sdar.cli_people import bench, doctor, play, replay, serve_retriever, ui, view
 
 app = typer.Typer(
     name="sdar",
@@ -173,6 +173,7 @@ for command in (doctor, play, view, replay):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
 app.command()(ui)
+app.command(name="serve-retriever")(serve_retriever)
 app.add_typer(config_app, name="config")
 
 

@@ -28,6 +28,7 @@ class Benchmark(StrEnum):
     environment = "environment"
     rollout = "rollout"
     update = "update"
+    retrieval = "retrieval"
 
 
 @friendly
@@ -128,7 +129,7 @@ def bench(
     what: Annotated[Benchmark, typer.Argument(help="What to time.")],
     root: RootOption = Path(),
 ) -> None:
-    """Time the environment, the rollouts or the update. Needs a checkout: it runs benchmarks/.
+    """Time the environment, rollouts, the update or retrieval. Needs a checkout: it runs benchmarks/.
 
     What follows goes to the benchmark; --help after -- lists its options.
 
@@ -160,3 +161,31 @@ def ui(
     code = serve_ui(experiment, Layout(root, experiment.experiment), port)
     if code:
         raise typer.Exit(code)
+
+
+@friendly
+def serve_retriever(
+    passages: Annotated[
+        Path | None, typer.Option(help="JSON lines of id and contents; else the configuration's.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    host: Annotated[str, typer.Option(help="0.0.0.0 also answers other machines.")] = "127.0.0.1",
+    index: Annotated[
+        Path | None, typer.Option(help="Folder for the index; else below the user's cache.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="A Search-QA experiment.")
+    ] = None,
+    root: RootOption = Path(),
+) -> None:
+    """Answer searches over HTTP as Search-R1's servers do, so that many workers share one index.
+
+    Serves --passages with BM25, or with --config that experiment's passages and retriever (after
+    `sdar tasks`). POST /retrieve, GET /health. Workers use it with environment.retriever.kind http
+    and urls [http://HOST:PORT]. Ctrl-C ends it.
+
+    Example: sdar serve-retriever --passages passages.jsonl --port 8000
+    """
+    from sdar.environments.searchqa.retrieval.serve import serve_retriever as stage
+
+    stage(passages, config, root, index, host, port, typer.echo)

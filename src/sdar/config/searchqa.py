@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from sdar.config.section import NonNegative, Section
 
@@ -33,7 +33,19 @@ class RetrieverConfig(Section):
     retries: Annotated[int, Field(ge=0)] = 3
     """`http`: further attempts after a connection error or a server's error."""
     model: str = "sentence-transformers/all-MiniLM-L6-v2"
-    """`dense`: the sentence-transformers model."""
+    """`dense`: the sentence-transformers model, by name or folder."""
+    query_prefix: str = ""
+    passage_prefix: str = ""
+    """`dense`: what the model wants before texts (E5: "query: " and "passage: ")."""
+
+    @model_validator(mode="after")
+    def _reachable(self) -> "RetrieverConfig":
+        if self.kind == "http" and not self.urls:
+            raise ValueError(
+                "kind http has no urls: give retriever.urls, such as [http://127.0.0.1:8000] for "
+                "a server started with `sdar serve-retriever`"
+            )
+        return self
 
 
 class SearchqaConfig(Section):

@@ -3,13 +3,12 @@
 from pathlib import Path
 
 from sdar.config.searchqa import RetrieverConfig
-from sdar.environments.searchqa.retrieval.base import Passage, Retriever
-from sdar.errors import SdarError
+from sdar.environments.searchqa.retrieval.base import LocalRetriever, Passage, Retriever
 
 PASSAGES = "passages.jsonl"
 """The passages that come with generated questions, in the tasks' folder."""
 
-__all__ = ["PASSAGES", "Passage", "Retriever", "open_retriever", "passages_file"]
+__all__ = ["PASSAGES", "Passage", "Retriever", "open_local", "open_retriever", "passages_file"]
 
 
 def passages_file(config: RetrieverConfig, folder: Path) -> Path:
@@ -28,13 +27,15 @@ def open_retriever(config: RetrieverConfig, folder: Path) -> Retriever:
         from sdar.environments.searchqa.retrieval.http import HttpRetriever
 
         return HttpRetriever(config.urls, timeout=config.timeout, retries=config.retries)
-    passages = passages_file(config, folder)
-    if config.kind == "bm25":
-        from sdar.environments.searchqa.retrieval.bm25 import Bm25Retriever
+    return open_local(config, passages_file(config, folder), folder)
 
-        return Bm25Retriever.open(passages, folder)
+
+def open_local(config: RetrieverConfig, passages: Path, home: Path) -> LocalRetriever:
+    """The retriever in process over `passages`; its index is below `home`, built where needed."""
     if config.kind == "dense":
         from sdar.environments.searchqa.retrieval.dense import open_dense
 
-        return open_dense(passages, folder, config.model)
-    raise SdarError(f"environment.retriever.kind: {config.kind!r} is not bm25, dense or http")
+        return open_dense(passages, home, config)
+    from sdar.environments.searchqa.retrieval.bm25 import Bm25Retriever
+
+    return Bm25Retriever.open(passages, home)

@@ -37,6 +37,12 @@ class Retriever(Protocol):
     def close(self) -> None: ...
 
 
+class LocalRetriever(Retriever, Protocol):
+    """A retriever with passages of its own; `len` is how many."""
+
+    def __len__(self) -> int: ...
+
+
 def clean_query(query: str) -> str:
     """The query as it is searched: control characters become spaces, runs of white space one,
     and the first `MAX_QUERY_CHARACTERS` are kept."""

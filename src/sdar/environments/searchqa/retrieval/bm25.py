@@ -22,11 +22,14 @@ from sdar.environments.searchqa.retrieval.index import PassageTexts, open_index
 
 K1, B = 0.9, 0.4
 """Lucene's settings for passages of about a hundred words (Pyserini's default)."""
-STOP_WORDS = frozenset(
-    "a an and are as at be but by for from had has have he her his how i if in into is it its no "
-    "not of on or s she such that the their then there these they this to was were what when "
-    "where which who whom whose why will with".split()
-)
+BLOCK = 64
+"""Scores in a block whose maximum is taken at once."""
+_STOP_WORDS = """
+a an and are as at be but by for from had has have he her his how i if in into is it its no not of
+on or s she such that the their then there these they this to was were what when where which who
+whom whose why will with
+"""
+STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 _WORD = re.compile(r"[^\W_]+")
 
@@ -55,7 +58,7 @@ class Bm25Retriever:
         loaded = bm25s.BM25.load(index, mmap=True, load_corpus=False, load_vocab=True)
         self._word_numbers: dict[str, int] = loaded.vocab_dict
         scores = loaded.scores
-        # Views without the cost of numpy's memmap class on every slice; the memory stays mapped.
+        # Plain views: numpy's memmap class is slow to slice; the memory stays mapped.
         self._scores: NDArray[np.float32] = np.asarray(scores["data"])
         self._passages: NDArray[np.int32] = np.asarray(scores["indices"])
         self._starts: list[int] = np.asarray(scores["indptr"]).tolist()
@@ -93,11 +96,16 @@ class Bm25Retriever:
 
 
 def best_scores(scores: NDArray[np.float32], top_k: int) -> list[tuple[int, float]]:
-    """(number, score) of the `top_k` highest scores above 0: score down, then number up."""
-    count = min(top_k, len(scores))
-    least = np.partition(scores, len(scores) - count)[len(scores) - count]
+    """(number, score) of the `top_k` highest scores above 0: score down, then number up.
+
+    The k-th best of the blocks' maxima cannot exceed the k-th best score, so what reaches it holds
+    the answer; it is a handful. (`np.partition` is ten times slower: most scores are equal, 0.)
+    """
+    full = len(scores) - len(scores) % BLOCK
+    maxima = scores[:full].reshape(-1, BLOCK).max(axis=1)
+    least = np.sort(maxima)[-top_k] if len(maxima) >= top_k else np.float32(0)
     candidates = np.flatnonzero(scores >= least) if least > 0 else np.flatnonzero(scores)
-    order = np.argsort(-scores[candidates], kind="stable")[:count]
+    order = np.argsort(-scores[candidates], kind="stable")[:top_k]
     chosen = candidates[order]
     return list(zip(chosen.tolist(), scores[chosen].tolist(), strict=True))
 

@@ -101,7 +101,8 @@ class _MappedTexts:
     """A sequence of texts on disk; a text is read when it is asked for."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        self._offsets = np.load(folder / f"{name}.offsets.npy", mmap_mode="r")
+        # A plain view: numpy's memmap class is slow to slice; the memory stays mapped.
+        self._offsets = np.asarray(np.load(folder / f"{name}.offsets.npy", mmap_mode="r"))
         with (folder / f"{name}.utf8").open("rb") as file:
             self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 

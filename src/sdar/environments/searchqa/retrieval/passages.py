@@ -1,4 +1,7 @@
-"""Passage files: JSON lines of `{"id", "contents"}`, contents being `"Title"`, a line break, text."""
+"""Passage files: JSON lines of `{"id", "contents"}`.
+
+`contents` is the title in quotes, a line break, and the text (the form of wiki-18).
+"""
 
 import hashlib
 import json

@@ -1,0 +1,244 @@
+"""A client of search servers in Search-R1's protocol (its own, or `sdar serve-retriever`).
+
+POST /retrieve {"queries": [...], "topk": k, "return_scores": true} ->
+{"result": [[{"document": {"id", "contents"}, "score"}, ...], ...]}, one list a query. Servers of
+later projects want "query" instead, as a list or one at a time: what a server accepts is found out
+once and remembered.
+
+With several URLs the queries are spread over them, and a server that fails is passed over for the
+next. When all have failed, they are tried again after a growing pause.
+"""
+
+import http.client
+import json
+import random
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit
+
+from sdar.environments.searchqa.retrieval.base import Passage, clean_query
+from sdar.errors import SdarError
+
+QUERIES_A_REQUEST = 256
+"""A turn of many episodes becomes several requests, each well within a server's time."""
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
+"""Seconds between rounds of attempts: doubled each time, up to this, and jittered downwards."""
+MOST_BYTES = 256 << 20
+"""A longer answer is not from a search server."""
+RETRIED_STATUSES = (408, 425, 429)
+"""Besides 5xx."""
+FORMS = ("queries", "query as a list", "query")
+"""Request forms, in the order in which they are tried."""
+
+
+class _Failure(Exception):
+    """One attempt at one server failed. `again`: another attempt may do better."""
+
+    def __init__(self, reason: str, again: bool = True) -> None:
+        super().__init__(reason)
+        self.again = again
+
+
+class _Refused(_Failure):
+    """Perhaps another form of request would do."""
+
+
+class HttpRetriever:
+    """See `base.Retriever`.
+
+    `timeout`: seconds for one request. `retries`: further rounds over all URLs after the first.
+    `sleep` and `seed` (of the jitter) are for tests; neither changes what is found. A search
+    raises `SdarError` naming the URLs and what each answered once every attempt has failed.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        timeout: float = 60.0,
+        retries: int = 3,
+        seed: int = 0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        if not urls:
+            raise SdarError(
+                "environment.retriever.urls is empty: give the search servers' URLs, such as "
+                "[http://127.0.0.1:8000] for one started with `sdar serve-retriever`"
+            )
+        self.urls = tuple(_endpoint(url) for url in urls)
+        self._timeout = timeout
+        self._retries = retries
+        self._sleep = sleep
+        self._jitter = random.Random(f"retriever {seed}")
+        self._forms: dict[str, str] = {}
+        self._next = 0
+        self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(len(self.urls), thread_name_prefix="retriever")
+
+    def search(self, queries: Sequence[str], top_k: int) -> list[list[Passage]]:
+        cleaned = [clean_query(query) for query in queries]
+        share = min(QUERIES_A_REQUEST, -(-len(cleaned) // len(self.urls)))
+        parts = [cleaned[i : i + share] for i in range(0, len(cleaned), share or 1)]
+        first, self._next = self._next, (self._next + len(parts)) % len(self.urls)
+        tasks = [
+            self._threads.submit(self._search_part, part, top_k, first + number)
+            for number, part in enumerate(parts)
+        ]
+        try:
+            return [found for task in tasks for found in task.result()]
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _search_part(self, queries: Sequence[str], top_k: int, first: int) -> list[list[Passage]]:
+        candidates = [self.urls[(first + i) % len(self.urls)] for i in range(len(self.urls))]
+        reasons: dict[str, str] = {}
+        for attempt in range(self._retries + 1):
+            if attempt:
+                self._sleep(self._pause(attempt))
+            for url in tuple(candidates):
+                try:
+                    return self._ask(url, queries, top_k)
+                except _Failure as failure:
+                    reasons[url] = str(failure)
+                    if not failure.again:
+                        candidates.remove(url)
+            if not candidates:
+                break
+        told = "; ".join(f"{url}: {reasons[url]}" for url in self.urls)
+        raise SdarError(
+            f"environment.retriever.urls: no search server answered ({told}); start one with "
+            "`sdar serve-retriever` or correct the URLs, then run again: what is complete is kept"
+        )
+
+    def _pause(self, attempt: int) -> float:
+        with self._lock:
+            share = self._jitter.uniform(0.5, 1.0)
+        return share * min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1))
+
+    def _ask(self, url: str, queries: Sequence[str], top_k: int) -> list[list[Passage]]:
+        """In the form that this server last accepted, else in all."""
+        known = self._forms.get(url)
+        first: _Refused | None = None
+        for form in sorted(FORMS, key=lambda form: form != known):
+            try:
+                found = self._ask_in_form(url, form, queries, top_k)
+            except _Refused as failure:
+                first = first or failure
+                if failure.again and known:
+                    break  # its form is known: this is a server in trouble
+                continue
+            self._forms[url] = form
+            return found
+        assert first is not None
+        raise first
+
+    def _ask_in_form(
+        self, url: str, form: str, queries: Sequence[str], top_k: int
+    ) -> list[list[Passage]]:
+        options = {"topk": top_k, "return_scores": True}
+        if form != "query":
+            key = form.partition(" ")[0]
+            answer = self._post(url, {key: list(queries), **options})
+            return _results(answer, len(queries), top_k)
+        answers = (self._post(url, {"query": query, **options}) for query in queries)
+        return [_results(answer, 1, top_k)[0] for answer in answers]
+
+    def _post(self, url: str, body: dict[str, Any]) -> Any:
+        request = urllib.request.Request(
+            url,
+            data=json.dumps(body).encode("ascii"),
+            headers={"Content-Type": "application/json", "Accept": "application/json"},
+        )
+        try:
+            with _opener(url).open(request, timeout=self._timeout) as response:
+                content = response.read(MOST_BYTES + 1)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise _status_failure(error) from error
+        except TimeoutError as error:
+            raise _Failure(f"no answer within {self._timeout:g} s") from error
+        except (OSError, http.client.HTTPException) as error:
+            cause = getattr(error, "reason", error)
+            if isinstance(cause, TimeoutError):
+                raise _Failure(f"no answer within {self._timeout:g} s") from error
+            said = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+            raise _Failure(f"no connection ({said})") from error
+        if len(content) > MOST_BYTES:
+            raise _Failure(f"an answer of more than {MOST_BYTES >> 20} MB")
+        if not content.strip():
+            raise _Failure("an empty answer")
+        try:
+            return json.loads(content)
+        except ValueError as error:
+            raise _Failure(f"not JSON but {_beginning(content)}") from error
+
+
+def _endpoint(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise SdarError(
+            f"environment.retriever.urls: {url!r} is no URL of a server; expected one such as "
+            "http://127.0.0.1:8000 or http://host:8000/retrieve"
+        )
+    return f"{url.rstrip('/')}/retrieve" if parts.path in ("", "/") else url
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    """A proxy of the environment is for other machines, never for this one."""
+    host = urlsplit(url).hostname or ""
+    if host in ("localhost", "::1") or host.startswith("127."):
+        return urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    return urllib.request.build_opener()
+
+
+def _status_failure(error: urllib.error.HTTPError) -> _Failure:
+    try:
+        said = _beginning(error.read(2000))
+    except (OSError, http.client.HTTPException):
+        said = "nothing"
+    reason = f"status {error.code}, saying {said}"
+    again = error.code >= 500 or error.code in RETRIED_STATUSES
+    # A server that looks for a field of another name and does not check says 500.
+    kind = _Refused if error.code in (400, 422, 500) else _Failure
+    return kind(reason, again)
+
+
+def _beginning(content: bytes) -> str:
+    text = " ".join(content.decode("utf-8", "replace").split())
+    return repr(text[:80] + ("..." if len(text) > 80 else "")) if text else "nothing"
+
+
+def _results(answer: Any, queries: int, top_k: int) -> list[list[Passage]]:
+    """The passages in a server's answer; `_Failure` when it has another shape."""
+    lists = answer.get("result") if isinstance(answer, dict) else None
+    if not isinstance(lists, list):
+        raise _Failure(f"JSON without a list `result`: {_beginning(json.dumps(answer).encode())}")
+    if len(lists) != queries:
+        raise _Failure(f"{len(lists)} results for {queries} queries")
+    return [_passages(found, top_k) for found in lists]
+
+
+def _passages(found: Any, top_k: int) -> list[Passage]:
+    if not isinstance(found, list):
+        raise _Failure(f"a result that is no list of documents but {type(found).__name__}")
+    passages = []
+    for item in found[:top_k]:
+        try:
+            document, score = item["document"], item.get("score", 0.0)
+            identifier, contents = str(document["id"]), document["contents"]
+        except (TypeError, KeyError, AttributeError):
+            contents = score = identifier = None
+        if not isinstance(contents, str) or not isinstance(score, int | float):
+            raise _Failure('a result without {"document": {"id", "contents"}, "score"}')
+        passages.append(Passage(str(identifier), contents, float(score)))
+    return passages
