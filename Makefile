@@ -13,6 +13,17 @@ endif
 VENV ?= .venv
 # An experiment file: make demo CONFIG=config/experiments/minute.yaml
 CONFIG ?=
+# Or an environment's tiny experiment: make demo ENV=webshop (alfworld, webshop, searchqa,
+# textworld-express). ALFWorld's is the default, config/config.yaml.
+ENV ?= alfworld
+ifeq ($(CONFIG),)
+ifneq ($(ENV),alfworld)
+CONFIG := config/experiments/$(ENV)-tiny.yaml
+ifeq ($(wildcard $(CONFIG)),)
+$(error ENV=$(ENV): there is no $(CONFIG); give alfworld, webshop, searchqa or textworld-express)
+endif
+endif
+endif
 # Where torch comes from, e.g. https://download.pytorch.org/whl/cpu (a tenth of the CUDA build).
 TORCH_INDEX ?=
 JOBS ?= all
@@ -49,7 +60,7 @@ $(STAMP): requirements.lock pyproject.toml
 	  "$$(grep '^torch==' requirements.lock)"
 	@echo "== the rest (fast-downward-textworld is compiled, which takes 3-4 minutes once)"
 	$(VENV)/bin/python -m pip install --quiet --constraint requirements.lock \
-	  --editable '.[alfworld,pipeline,dev]'
+	  --editable '.[alfworld,textworld_express,pipeline,dev]'
 	@touch $@
 
 demo: $(STAMP) ## The main job: games, warm start, GRPO and SDAR, evaluation, comparison, report

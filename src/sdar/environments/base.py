@@ -16,7 +16,8 @@ class Task:
 
     `id` is unique and stable within the data set (for ALFWorld: the game's folder relative to
     `json_2.1.1`); `location` is where the environment finds it (for ALFWorld: the path of
-    `game.tw-pddl`); `task_type` is the exact key skills are looked up by.
+    `game.tw-pddl`); `task_type` is the exact key skills are looked up by. `data_set` is the part
+    of the split it is reported under, where a split is made of several (Search-QA: nq, popqa, ...).
     """
 
     id: str
@@ -24,6 +25,7 @@ class Task:
     task_type: str
     instruction: str
     location: str
+    data_set: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -22,7 +22,9 @@ EPISODES = pl.Schema(
         "evaluation_seed": pl.Int64,
         "task_id": pl.String,
         "task_type": pl.String,
+        "data_set": pl.String,  # "" where the panel is one
         "success": pl.Boolean,
+        "score": pl.Float64,  # the environment's own measure, 0-1; null where success is all
         "return": pl.Float64,
         "turns": pl.Int64,
         "invalid_share": pl.Float64,  # turns whose response does not parse
@@ -108,7 +110,9 @@ def episode_row(episode: Episode, chunk: Chunk, method: str, seed: int) -> dict[
         "evaluation_seed": chunk.evaluation_seed,
         "task_id": episode.task.id,
         "task_type": episode.task.task_type,
+        "data_set": episode.task.data_set,
         "success": episode.won,
+        "score": episode.score,
         "return": float(episode.episode_return),
         "turns": turns,
         "invalid_share": sum(not turn.valid for turn in episode.turns) / max(turns, 1),

@@ -13,17 +13,29 @@ MEANS = ("return", "turns", "invalid_share", "inadmissible_share", "response_tok
 def summarise(episodes: pl.DataFrame, about: Mapping[str, Any]) -> dict[str, Any]:
     """Rates (0..1, Wilson intervals over tasks) by panel and prompt, and means over episodes.
 
-    `about` is put in front: what was evaluated, and how.
+    Where a panel is made of data sets, the rate is example-weighted: `by_data_set` has each, and
+    `mean_of_data_sets` the mean of their rates. `score` (0-1, WebShop's reward) is there where the
+    environment has one. `about` is put in front: what was evaluated, and how.
     """
     panels = []
     for (with_skill, panel), frame in episodes.group_by("with_skill", "panel", maintain_order=True):
         rows = frame.to_dicts()
+        by_data_set = {
+            name: rate.as_dict() for (name,), rate in rate_by(rows, ["data_set"]).items() if name
+        }
+        extra: dict[str, Any] = {}
+        if by_data_set:
+            rates = [rate["rate"] for rate in by_data_set.values()]
+            extra = {"by_data_set": by_data_set, "mean_of_data_sets": sum(rates) / len(rates)}
+        if frame["score"].is_not_null().any():
+            extra["score"] = float(sum(frame["score"].fill_null(0.0).to_list()) / len(rows))
         panels.append(
             {
                 "panel": panel,
                 "with_skill": with_skill,
                 "success": rate_by(rows, ["panel"])[(panel,)].as_dict(),
                 "by_type": {k[0]: r.as_dict() for k, r in rate_by(rows, ["task_type"]).items()},
+                **extra,
                 **{name: float(sum(frame[name].to_list()) / len(rows)) for name in MEANS},
             }
         )
@@ -40,6 +52,11 @@ def flat_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
         prefix = f"{item['panel']}/with_skill" if item["with_skill"] else item["panel"]
         metrics[f"{prefix}/success"] = item["success"]["rate"]
         metrics |= {f"{prefix}/{name}": item[name] for name in MEANS}
+        for name in ("score", "mean_of_data_sets"):
+            if name in item:
+                metrics[f"{prefix}/{name}"] = item[name]
+        for data_set, rate in item.get("by_data_set", {}).items():
+            metrics[f"{prefix}/success/{data_set}"] = rate["rate"]
         for task_type, rate in item["by_type"].items():
             metrics[f"{prefix}/success/{task_type}"] = rate["rate"]
     return metrics

@@ -1,0 +1,58 @@
+"""summary.json: rates by type and data set, and the environment's own score."""
+
+import polars as pl
+import pytest
+
+from sdar.evaluation.records import EPISODES
+from sdar.evaluation.summary import flat_metrics, summarise
+
+
+def row(task: int, success: bool, data_set: str = "", score: float | None = None) -> dict:
+    values: dict = {name: None for name in EPISODES}
+    return values | {
+        "method": "grpo",
+        "seed": 0,
+        "with_skill": False,
+        "panel": "test",
+        "evaluation_seed": 0,
+        "task_id": f"task-{task}",
+        "task_type": "one_hop",
+        "data_set": data_set,
+        "success": success,
+        "score": score,
+        "return": float(success),
+        "turns": 2,
+        "invalid_share": 0.0,
+        "inadmissible_share": 0.0,
+        "response_tokens": 5,
+    }
+
+
+def frame(rows: list[dict]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=EPISODES, orient="row")
+
+
+def test_data_sets_of_unequal_size_are_weighted_by_example_and_once_each() -> None:
+    rows = [row(i, i < 2, "bamboogle") for i in range(4)]
+    rows += [row(100 + i, i < 90, "nq") for i in range(100)]
+    summary = summarise(frame(rows), {"method": "grpo"})
+    (panel,) = summary["panels"]
+    assert panel["success"]["rate"] == pytest.approx(92 / 104)
+    assert panel["by_data_set"]["bamboogle"]["rate"] == 0.5
+    assert panel["by_data_set"]["nq"]["tasks"] == 100
+    assert panel["mean_of_data_sets"] == pytest.approx((0.5 + 0.9) / 2)
+    metrics = flat_metrics(summary)
+    assert metrics["test/success/nq"] == 0.9
+    assert metrics["test/mean_of_data_sets"] == pytest.approx(0.7)
+
+
+def test_an_episode_without_a_purchase_scores_nothing() -> None:
+    rows = [row(0, True, score=1.0), row(1, False, score=0.5), row(2, False)]
+    (panel,) = summarise(frame(rows), {})["panels"]
+    assert panel["score"] == 0.5
+    assert flat_metrics({"panels": [panel]})["test/score"] == 0.5
+
+
+def test_neither_is_there_where_the_environment_has_none() -> None:
+    (panel,) = summarise(frame([row(0, True)]), {})["panels"]
+    assert not {"score", "by_data_set", "mean_of_data_sets"} & panel.keys()
