@@ -14,6 +14,7 @@ from typing import Any
 import scripted
 
 from sdar.config import ExperimentConfig, Layout, parse_config
+from sdar.environments.base import Task
 from sdar.training.run import Parts, make_accelerator, make_reproducible, policy_digest
 from sdar.training.trainer import train_with
 
@@ -21,7 +22,8 @@ from sdar.training.trainer import train_with
 class Skills:
     """A skill a task type, as `SkillLibrary` gives them."""
 
-    def lookup(self, task_type: str) -> Any:
+    def for_task(self, task: Task) -> Any:
+        task_type = task.task_type
         text = f"The key of {task_type} is usually in the fridge."
         return type("Skill", (), {"name": task_type, "text": text, "digest": str(len(text))})
 

@@ -12,7 +12,8 @@ from sdar.training.teacher import teacher_prompts
 
 
 class Skills:
-    def lookup(self, task_type):
+    def for_task(self, task):
+        task_type = task.task_type
         text = f"Skill of {task_type}."
         return type("Skill", (), {"name": task_type, "text": text, "digest": task_type[:4]})
 

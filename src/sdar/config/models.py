@@ -45,7 +45,14 @@ class SkillsConfig(Section):
 
     library: Path | None = None
     """A folder of markdown skills; null: the library that comes with sdar."""
-    retrieval: Literal["type"] = "type"
+    retrieval: Literal["type", "keyword", "all", "random", "none"] = "type"
+    """Which skill a teacher, or a rollout with the skill, is told. `type`: the task type's.
+    `keyword`: the type whose keywords occur most in the task's instruction. `all`: every type's,
+    for which policy.max_teacher_prompt_tokens and policy.context must be raised. `random`: that of
+    a drawn type, the same for all samples of a task. `none`: no skill. Demonstrations and the warm
+    start always go by type: their hints must be followed."""
+    seed: int = 0
+    """Seed of `random`."""
 
 
 class TinyPolicyConfig(Section):

@@ -51,7 +51,7 @@ def evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -
     """
     from sdar.environments.packages import environment_package
     from sdar.environments.tasks_stage import read_tasks
-    from sdar.skills.library import SkillLibrary
+    from sdar.skills import open_skills
     from sdar.tracking.provenance import write_provenance
     from sdar.tracking.recorder import RunRecorder
 
@@ -60,14 +60,11 @@ def evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -
     chunks = plan_chunks(
         panels, config.evaluation.seeds, config.rollout.batch, prompts=subject.prompts
     )
-    skills = SkillLibrary(
-        config.skills.library,
-        environment_package(config.environment.name).knowledge(layout.tasks),
-        config.environment.name,
-    )
-    types = sorted({task.task_type for tasks in panels.values() for task in tasks})
-    skills.check(types)
-    digests = {task_type: skills.lookup(task_type).digest for task_type in types}
+    package = environment_package(config.environment.name)
+    skills = open_skills(config, package.knowledge(layout.tasks))
+    played = [task for tasks in panels.values() for task in tasks]
+    skills.check(sorted({task.task_type for task in played}))
+    digests = skills.digests(played)
     folder = layout.evaluation(method, seed)
     partial = Partial(folder / ".partial", evaluation_key(subject, config, panels, digests))
     write_provenance(folder, config, layout, policy=subject.digest, skills=digests)

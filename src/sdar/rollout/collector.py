@@ -102,7 +102,7 @@ def collect(
     ]
     known: dict[int, Skill | None] = {}
     for episode in episodes:
-        skill = None if skills is None else skills.lookup(episode.task.task_type)
+        skill = None if skills is None else skills.for_task(episode.task)
         known[episode.slot] = skill
         if skill is not None:
             episode.skill, episode.skill_digest = skill.name, skill.digest
@@ -154,7 +154,12 @@ def chat_of_turn(
 ) -> list[dict[str, str]]:
     """The environment's chat for one turn; the skill, if any, is the system message."""
     return environment_package(environment).build_messages(
-        task.instruction, list(history), observation, list(admissible_actions), index, skill_text
+        task.instruction,
+        list(history),
+        observation,
+        list(admissible_actions),
+        index,
+        skill_text or None,
     )
 
 

@@ -1,1 +1,23 @@
-"""skills."""
+"""Skills: the privileged texts, and which of them a task's teacher is told."""
+
+from sdar.config import ExperimentConfig
+from sdar.environments.base import Knowledge
+from sdar.skills.library import Skill, SkillLibrary
+
+__all__ = ["Skill", "SkillLibrary", "open_skills"]
+
+
+def open_skills(config: ExperimentConfig, knowledge: Knowledge | None) -> SkillLibrary:
+    """The configured library, told with `knowledge`, retrieving as `skills.retrieval` says.
+
+    For teachers and for rollouts with the skill. Demonstrations follow what their hints say, so
+    they are made with a plain `SkillLibrary`, whose retrieval is `type`. Raises SdarError when the
+    library is missing or unreadable.
+    """
+    return SkillLibrary(
+        config.skills.library,
+        knowledge,
+        config.environment.name,
+        retrieval=config.skills.retrieval,
+        seed=config.skills.seed,
+    )

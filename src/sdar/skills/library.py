@@ -3,7 +3,9 @@
 One markdown file a task type, named exactly as the type, and `general.md` for all of them. A
 `{habits}` line is replaced by what is known of the world (ALFWorld: the home's usual places), and
 dropped where nothing is (real data). Skills are looked up by the exact task type: an unknown one is
-an error, never a silent fall-back to the general text.
+an error, never a silent fall-back to the general text. `for_task` chooses as `skills.retrieval`
+says (see `sdar.skills.retrieval`). A file may open with front matter, `keywords: [...]` between two
+lines of `---`, which is told to nobody.
 """
 
 import hashlib
@@ -11,8 +13,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdar.environments.base import Knowledge
+from sdar.environments.base import Knowledge, Task
 from sdar.errors import SdarError
+from sdar.skills.retrieval import (
+    RetrievalKind,
+    best_match,
+    derived_keywords,
+    drawn_type,
+    split_front_matter,
+)
 
 GENERAL = "general"
 PLACEHOLDER = "{habits}"
@@ -21,7 +30,11 @@ BUILT_IN = Path(__file__).parent / "library"
 
 @dataclass(frozen=True)
 class Skill:
-    """The text for one task type; `digest` is the start of its SHA-256, to log with a sample."""
+    """What a teacher is told; `digest` is the start of its SHA-256, to log with a sample.
+
+    `name` is the task type, with the kind of retrieval before it where that is not `type`:
+    `random:pick_two_obj_and_place`, `keyword:general`, `all`, `none`. An empty `text` is no skill.
+    """
 
     name: str
     text: str
@@ -30,7 +43,7 @@ class Skill:
 
 class SkillLibrary:
     """Skills read once from `folder` (None: those that come with sdar for `environment`), told with
-    `knowledge` of the world.
+    `knowledge` of the world. `retrieval` is how `for_task` chooses, `seed` that of `random`.
 
     Raises SdarError when the folder or its `general.md` is missing or unreadable.
     """
@@ -40,14 +53,20 @@ class SkillLibrary:
         folder: Path | None = None,
         knowledge: Knowledge | None = None,
         environment: str = "alfworld",
+        *,
+        retrieval: RetrievalKind = "type",
+        seed: int = 0,
     ) -> None:
         self.folder = BUILT_IN / environment if folder is None else folder.expanduser()
         self.knowledge = knowledge
+        self.retrieval = retrieval
+        self.seed = seed
         if not self.folder.is_dir():
             raise SdarError(
                 f"skills.library: no folder {self.folder}; give a folder of markdown skills, or "
                 "null for the library that comes with sdar"
             )
+        self._keywords: dict[str, tuple[str, ...]] = {}
         texts = {path.stem: self._read(path) for path in sorted(self.folder.rglob("*.md"))}
         if GENERAL not in texts:
             raise SdarError(
@@ -56,6 +75,8 @@ class SkillLibrary:
             )
         self._general = texts.pop(GENERAL)
         self._types = texts
+        derived = derived_keywords({name: text.split("\n", 1)[0] for name, text in texts.items()})
+        self._keywords = {name: self._keywords.get(name, derived[name]) for name in texts}
         self._skills: dict[str, Skill] = {}
 
     @property
@@ -67,10 +88,43 @@ class SkillLibrary:
         """The skill of exactly this task type: the general text, then the type's own."""
         if task_type not in self._skills:
             self.check([task_type])
-            parts = (self._general, self._tell(task_type, self._types[task_type]))
-            text = "\n".join(part for part in parts if part)
+            text = _join(self._general, self._tell(task_type, self._types[task_type]))
             self._skills[task_type] = Skill(task_type, text, _digest(text))
         return self._skills[task_type]
+
+    def for_task(self, task: Task) -> Skill:
+        """What the teacher of this task is told, chosen as `retrieval` says.
+
+        A function of (task, library, seed): all samples of a task are told the same. Raises
+        SdarError for a task type without a skill, where the choice depends on it.
+        """
+        match self.retrieval:
+            case "type":
+                return self.lookup(task.task_type)
+            case "keyword":
+                chosen = best_match(self._keywords, task.instruction)
+                return self._named("keyword", chosen)
+            case "random":
+                return self._named("random", drawn_type(self.task_types, self.seed, task.id))
+            case "all":
+                return self._all()
+            case "none":
+                return Skill("none", "", _digest(""))
+
+    @property
+    def keywords(self) -> dict[str, tuple[str, ...]]:
+        """Task type -> its keywords, declared in front matter or derived from the library."""
+        return dict(self._keywords)
+
+    def digests(self, tasks: Iterable[Task]) -> dict[str, str]:
+        """Digests by name of all that these tasks are told; where the task type alone does not say
+        which task is told what, `retrieval` is the digest of that assignment."""
+        told = {task.id: self.for_task(task) for task in tasks}
+        found = {skill.name: skill.digest for skill in told.values()}
+        if self.retrieval != "type":
+            lines = (f"{name} {told[name].name} {told[name].digest}" for name in sorted(told))
+            found["retrieval"] = _digest("\n".join((self.retrieval, *lines)))
+        return dict(sorted(found.items()))
 
     def check(self, task_types: Iterable[str]) -> None:
         """Raise SdarError naming every one of these types that has no skill."""
@@ -88,6 +142,22 @@ class SkillLibrary:
         skills = (self.lookup(name) for name in self.task_types)
         return _digest("\n".join(f"{skill.name} {skill.digest}" for skill in skills))
 
+    def _named(self, kind: str, task_type: str | None) -> Skill:
+        if task_type is None:
+            return Skill(f"{kind}:{GENERAL}", self._general, _digest(self._general))
+        skill = self.lookup(task_type)
+        return Skill(f"{kind}:{task_type}", skill.text, skill.digest)
+
+    def _all(self) -> Skill:
+        if "all" not in self._skills:
+            told = (
+                f"## {name.replace('_', ' ')}\n{self._tell(name, self._types[name])}"
+                for name in self.task_types
+            )
+            text = _join(self._general, *told)
+            self._skills["all"] = Skill("all", text, _digest(text))
+        return self._skills["all"]
+
     def _tell(self, task_type: str, text: str) -> str:
         lines = []
         for line in text.splitlines():
@@ -103,14 +173,25 @@ class SkillLibrary:
                 lines.append(line)
         return "\n".join(lines)
 
-    @staticmethod
-    def _read(path: Path) -> str:
+    def _read(self, path: Path) -> str:
         try:
-            return path.read_text(encoding="utf-8").strip()
+            values, text = split_front_matter(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise SdarError(
                 f"skills.library: {path} cannot be read ({error}); make it plain UTF-8 text"
             ) from error
+        except ValueError as error:
+            raise SdarError(
+                f"skills.library: the front matter of {path} {error}; write `keywords: [...]` "
+                "between two lines of ---, or remove it"
+            ) from None
+        if "keywords" in values:
+            self._keywords[path.stem] = tuple(map(str, values["keywords"]))  # type: ignore[call-overload]
+        return text
+
+
+def _join(*parts: str) -> str:
+    return "\n".join(part for part in parts if part)
 
 
 def _digest(text: str) -> str:

@@ -44,7 +44,7 @@ def open_parts(config: ExperimentConfig, layout: Layout, device: torch.device) -
     """
     from sdar.environments.packages import environment_package
     from sdar.environments.tasks_stage import read_tasks
-    from sdar.skills.library import SkillLibrary
+    from sdar.skills import open_skills
 
     package = environment_package(config.environment.name)
     tasks = read_tasks(layout, "train")
@@ -52,10 +52,8 @@ def open_parts(config: ExperimentConfig, layout: Layout, device: torch.device) -
         raise SdarError(
             f"{layout.tasks}: no training tasks; run `sdar tasks` with this configuration"
         )
-    skills = SkillLibrary(
-        config.skills.library, package.knowledge(layout.tasks), config.environment.name
-    )
-    digests = {kind: skills.lookup(kind).digest for kind in sorted({t.task_type for t in tasks})}
+    skills = open_skills(config, package.knowledge(layout.tasks))
+    digests = skills.digests(tasks)
     start = layout.warm_start / "policy" if config.warm_start.enabled else config.policy.model
     model, tokenizer = load_policy(start, device, torch.float32)
     inputs = {

@@ -37,12 +37,12 @@ def teacher_prompts(
 ) -> list[TeacherPrompt]:
     """One prompt a turn, in the order of episodes and turns; `limit` in tokens.
 
-    The skill is looked up by the exact task type. Raises `SdarError` when it is unknown, or when a
-    prompt is over the limit without any history.
+    The skill is what the library tells for the task (`skills.retrieval`). Raises `SdarError` when
+    its type is unknown, or when a prompt is over the limit without any history.
     """
     prompts = []
     for episode in episodes:
-        skill = skills.lookup(episode.task.task_type)
+        skill = skills.for_task(episode.task)
         for turn in episode.turns:
             messages, prompt_ids, dropped = fit_prompt(
                 tokenizer,
