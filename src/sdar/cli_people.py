@@ -22,6 +22,7 @@ class EnvironmentName(StrEnum):
 class Colour(StrEnum):
     gap = "gap"
     gate = "gate"
+    advantage = "advantage"
 
 
 class Benchmark(StrEnum):
@@ -90,16 +91,27 @@ def view(
     prompts: Annotated[
         bool, typer.Option("--prompts", help="Show the student's and the teacher's prompt too.")
     ] = False,
+    numbers: Annotated[
+        bool, typer.Option("--numbers", help="List each token's class, gap, gate and log-probs.")
+    ] = False,
+    turn: Annotated[int | None, typer.Option(min=1, help="Show this turn alone.")] = None,
 ) -> None:
     """Show a recorded episode turn by turn; without EPISODE, list those there are.
 
     Reads the evaluation and the recorded training steps of a run.
 
-    Example: sdar view runs/alfworld-tiny/sdar/seed-0 1 --colour-by gate
+    Example: sdar view runs/alfworld-tiny/sdar/seed-0 1 --turn 2 --numbers
     """
     from sdar.report.view import view as stage
 
-    stage(folder, episode, colour_by=colour_by.value, prompts=prompts)
+    stage(
+        folder,
+        episode,
+        colour_by=colour_by.value,
+        prompts=prompts,
+        numbers=numbers,
+        turn=turn,
+    )
 
 
 @friendly
@@ -129,7 +141,7 @@ def bench(
     what: Annotated[Benchmark, typer.Argument(help="What to time.")],
     root: RootOption = Path(),
 ) -> None:
-    """Time the environment, rollouts, the update or retrieval. Needs a checkout: it runs benchmarks/.
+    """Time the environment, rollouts, the update or retrieval, with benchmarks/ of a checkout.
 
     What follows goes to the benchmark; --help after -- lists its options.
 

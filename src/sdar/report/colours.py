@@ -1,8 +1,8 @@
-"""How a token is coloured by its gap or its gate, in the page and in the terminal. Pure.
+"""How a token is coloured by gap, gate or advantage, in the page and in the terminal. Pure.
 
-Blue: the teacher finds the token likelier than the student (gate open). Orange: less likely (gate
-closed). White: they agree. Both ends are told apart with any colour vision, and stay light enough
-for black text.
+Blue: the teacher finds the token likelier than the student (gate open), or the advantage is
+positive. Orange: less likely (gate closed), negative. White: neither. Both ends are told apart with
+any colour vision, and stay light enough for black text.
 """
 
 from math import isfinite
@@ -12,6 +12,15 @@ WHITE = (255, 255, 255)
 BLUE = (98, 168, 229)
 GAP_LIMIT = 2.0
 """Gap in nats from which on the colour is full."""
+ADVANTAGE_LIMIT = 2.0
+CLASS_COLOURS = {
+    "thought": "#7a6fb0",
+    "action verb": "#00795c",
+    "object": "#b3196b",
+    "tag": "#7d7d7d",
+    "other": "#a8830a",
+}
+"""Of the lines under tokens, one a token class; legible on white and on black."""
 
 
 def of_gap(gap: float) -> tuple[int, int, int]:
@@ -22,6 +31,11 @@ def of_gap(gap: float) -> tuple[int, int, int]:
 def of_gate(gate: float) -> tuple[int, int, int]:
     """Red, green, blue (0..255) of a gate (0..1); 0.5 is white."""
     return _mix(2 * gate - 1 if isfinite(gate) else 0.0)
+
+
+def of_advantage(advantage: float) -> tuple[int, int, int]:
+    """Red, green, blue (0..255) of an advantage."""
+    return _mix(advantage / ADVANTAGE_LIMIT if isfinite(advantage) else 0.0)
 
 
 def _mix(position: float) -> tuple[int, int, int]:

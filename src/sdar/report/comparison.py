@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from sdar.algorithms.methods import METHODS
 from sdar.errors import SdarError
 from sdar.evaluation.statistics import Difference, Rate, paired_bootstrap, rate_by
+from sdar.report.names import label, order_types
 from sdar.report.runs import BASELINES, Run
-from sdar.report.style import label, order_types
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000

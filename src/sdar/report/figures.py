@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sdar.report.comparison import Comparison, Variant
+from sdar.report.names import colour, label, type_label
 from sdar.report.runs import Run
-from sdar.report.style import colour, label, new_figure, type_label
+from sdar.report.style import new_figure
 
 SMOOTHING = 5
 """Steps of the centred running mean of the thick lines."""

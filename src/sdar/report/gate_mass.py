@@ -14,8 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sdar.evaluation.token_classes import CLASSES
+from sdar.report.names import TYPE_LABELS, colour, label, order_types, type_label
 from sdar.report.resampling import Estimate, ratio
-from sdar.report.style import TYPE_LABELS, colour, label, new_figure, order_types, type_label
+from sdar.report.style import new_figure
 
 EDGES = (0, 4, 8, 16, 32, 64, 128, 256, 512)
 """First positions of the bins, as in the metrics of training."""

@@ -4,27 +4,32 @@ Data go into the page as JSON with every text stored once; the template draws it
 """
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.evaluation.partial import write_text
+from sdar.evaluation.token_classes import CLASSES
 from sdar.report import colours
-from sdar.report.answers import write_answers
-from sdar.report.compare import draw_figures
-from sdar.report.episodes import TokenEpisode, read_all
-from sdar.report.style import type_label
+from sdar.report.episodes import NUMBERS, TokenEpisode, episodes_of_rows, read_all
+from sdar.report.names import label, type_label
 from sdar.report.table_page import table_page
 
-MAX_TOKENS = 300_000
+MAX_TOKENS = 200_000
 """Response tokens in one page, about 20 MB; episodes beyond are left out, and the page says so."""
 
 
 def make_report(config: ExperimentConfig, layout: Layout) -> None:
     """The report stage: figures, tables, answers and sample episodes, into `layout.results`."""
+    # What draws needs matplotlib, which pages of single runs do without.
+    from sdar.report.answers import write_answers
+    from sdar.report.compare import draw_figures
+
     draw_figures(config, layout)
     write_text(
         layout.results / "comparison.html",
@@ -40,6 +45,16 @@ def episode_pages(config: ExperimentConfig, layout: Layout) -> None:
     settings = config.training.distillation
     page = render_page(episodes, title=config.experiment, gate=settings.gate, beta=settings.beta)
     write_text(layout.results / "episodes.html", page)
+
+
+def run_page(
+    path: Path, rows: Iterable[Mapping[str, Any]], config: ExperimentConfig, name: str
+) -> Path:
+    """Write the page of one run's token rows (columns of `TOKENS`) to `path`, which is returned."""
+    settings = config.training.distillation
+    episodes = episodes_of_rows(rows, source=name)
+    write_text(path, render_page(episodes, title=name, gate=settings.gate, beta=settings.beta))
+    return path
 
 
 def render_page(episodes: list[TokenEpisode], *, title: str, gate: str, beta: float) -> str:
@@ -60,7 +75,6 @@ def render_page(episodes: list[TokenEpisode], *, title: str, gate: str, beta: fl
         beta=f"{beta:g}",
         shown=len(kept),
         left_out=len(episodes) - len(kept),
-        gap_limit=f"{colours.GAP_LIMIT:g}",
         data=_json_for_script(_page_data(kept)),
     )
 
@@ -68,19 +82,23 @@ def render_page(episodes: list[TokenEpisode], *, title: str, gate: str, beta: fl
 def _page_data(episodes: list[TokenEpisode]) -> dict[str, Any]:
     """Episodes with their long texts replaced by indices into one list of texts."""
     texts: dict[str, int] = {}
-    shared = ("observation", "result", "student_prompt", "teacher_prompt")
+    shared = ("observation", "result", "student_prompt", "teacher_prompt", "skill_text")
     plain = []
     for episode in episodes:
         values = asdict(episode)
         values["type_label"] = type_label(episode.task_type)
+        values["method_label"] = label(episode.method)
         for turn in values["turns"]:
             for name in shared:
                 turn[name] = texts.setdefault(turn[name], len(texts))
+            turn["classes"] = [CLASSES.index(kind) for kind in turn["classes"]]
         plain.append(values)
     return {
         "episodes": plain,
         "texts": list(texts),
-        "gap_limit": colours.GAP_LIMIT,
+        "numbers": NUMBERS,
+        "limits": {"gap": colours.GAP_LIMIT, "advantage": colours.ADVANTAGE_LIMIT},
+        "classes": [{"name": name, "colour": colours.CLASS_COLOURS[name]} for name in CLASSES],
         "colours": {
             "closed": colours.ORANGE,
             "neutral": colours.WHITE,

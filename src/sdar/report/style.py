@@ -1,6 +1,5 @@
-"""How methods are named and coloured, and how figures are drawn and saved, everywhere alike."""
+"""How figures are drawn and saved, everywhere alike."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +11,6 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe & Ito's colour-blind-safe colours; a method keeps its colour in every figure.
-_LABELS_AND_COLOURS = {
-    "warm_start": ("warm start", "#767676"),
-    "skill_prompt": ("warm start + skill", "#222222"),
-    "grpo": ("GRPO", "#0072B2"),
-    "sdar": ("SDAR", "#D55E00"),
-    "opsd": ("OPSD", "#CC79A7"),
-    "grpo_opsd": ("GRPO+OPSD", "#E69F00"),
-    "skill_grpo": ("Skill-GRPO", "#009E73"),
-    "skill_sd": ("Skill-SD", "#56B4E9"),
-    "rlsd": ("RLSD", "#8C6D31"),
-    "gigpo": ("GiGPO", "#3B4BA3"),
-    "sdar_gigpo": ("SDAR+GiGPO", "#A32A2A"),
-    "reverse_kl": ("reverse KL", "#6A3D9A"),
-    "agent_opsd": ("AgentOPSD", "#2F7F7A"),
-}
-TYPE_LABELS = {
-    "pick_and_place_simple": "pick & place",
-    "look_at_obj_in_light": "look in light",
-    "pick_clean_then_place_in_recep": "clean & place",
-    "pick_heat_then_place_in_recep": "heat & place",
-    "pick_cool_then_place_in_recep": "cool & place",
-    "pick_two_obj_and_place": "pick two & place",
-}
 _STYLE: Any = {
     "figure.dpi": 100,
     "savefig.dpi": 160,
@@ -60,31 +35,10 @@ _STYLE: Any = {
 }
 
 
-def label(method: str) -> str:
-    """The name people know a method by."""
-    return _LABELS_AND_COLOURS.get(method, (method, ""))[0]
-
-
-def colour(method: str) -> str:
-    """The method's colour."""
-    return _LABELS_AND_COLOURS.get(method, ("", "#444444"))[1]
-
-
 def ink(background: str) -> str:
     """Black or white, whichever reads better on a `#rrggbb` background."""
     red, green, blue = (int(background[i : i + 2], 16) for i in (1, 3, 5))
     return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 120 else "#ffffff"
-
-
-def order_types(names: Iterable[str]) -> list[str]:
-    """Task types from simple to long, unknown ones last by name."""
-    known = list(TYPE_LABELS)
-    return sorted(names, key=lambda n: (known.index(n) if n in known else len(known), n))
-
-
-def type_label(task_type: str) -> str:
-    """A task type in a few words."""
-    return TYPE_LABELS.get(task_type, task_type.replace("_", " "))
 
 
 def new_figure(

@@ -21,8 +21,9 @@ from matplotlib.figure import Figure
 
 from sdar.evaluation.statistics import sign_flip_p_value
 from sdar.evaluation.token_classes import ACTION_CLASSES
+from sdar.report.names import label
 from sdar.report.resampling import Estimate, Proportion, proportion, ranking_quality
-from sdar.report.style import label, new_figure
+from sdar.report.style import new_figure
 
 WHOSE = {"teacher": "#D55E00", "student": "#0072B2", "neither": "#B5B5B5"}
 

@@ -12,10 +12,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sdar.report.names import label
 from sdar.report.phases import order_phases, phase_colours, phase_name
 from sdar.report.resampling import Estimate, ratio
 from sdar.report.runs import Run
-from sdar.report.style import ink, label, new_figure
+from sdar.report.style import ink, new_figure
 
 READING = ("generation", "old", "reference", "update")
 """Phases that put every prompt and response of the step through the model once."""

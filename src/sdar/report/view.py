@@ -1,4 +1,4 @@
-"""An episode in the terminal, turn by turn, its tokens coloured by gap or gate."""
+"""An episode in the terminal, turn by turn, its tokens coloured by gap, gate or advantage."""
 
 from pathlib import Path
 from typing import Literal
@@ -9,9 +9,29 @@ from rich.text import Text
 
 from sdar.errors import SdarError
 from sdar.report import colours
-from sdar.report.episodes import TokenEpisode, TokenTurn, read_tokens
+from sdar.report.episodes import NUMBERS, TokenEpisode, TokenTurn, read_tokens
+from sdar.report.token_table import training_files
 
-ColourBy = Literal["gap", "gate"]
+ColourBy = Literal["gap", "gate", "advantage"]
+_HEADERS = {
+    "gap": "gap",
+    "gate": "gate",
+    "advantage": "advan-\ntage",
+    "student_log_prob": "student",
+    "teacher_log_prob": "teacher",
+    "reference_log_prob": "refer-\nence",
+    "old_log_prob": "sampled",
+}
+_COLOUR_OF = {
+    "gap": colours.of_gap,
+    "gate": colours.of_gate,
+    "advantage": colours.of_advantage,
+}
+_ENDS = {
+    "gap": ("gap < 0", "gap > 0"),
+    "gate": ("gate < .5", "gate > .5"),
+    "advantage": ("advantage < 0", "advantage > 0"),
+}
 
 
 def view(
@@ -20,13 +40,17 @@ def view(
     *,
     colour_by: ColourBy = "gap",
     prompts: bool = False,
+    numbers: bool = False,
+    turn: int | None = None,
     console: Console | None = None,
 ) -> None:
     """Print a recorded episode of a run; without `episode`, the list of those there are.
 
     `folder` is a run's folder (its evaluation and recorded training steps), or one token file.
     `episode` is a number of the list or a part of a task's id. `prompts` shows both prompts of
-    each turn. Raises SdarError when nothing is recorded or the episode is not found.
+    each turn, the skill marked; `numbers` a table of its tokens with class, gap, gate, advantage
+    and log-probs; `turn` (from 1) shows that turn alone. Raises SdarError when nothing is recorded
+    or the episode or turn is not found.
     """
     console = console or Console()
     recorded = _read(folder)
@@ -34,24 +58,28 @@ def view(
         _list(recorded, console)
         return
     chosen = _choose(recorded, episode, folder)
+    turns = [shown for shown in chosen.turns if turn in (None, shown.number)]
+    if not turns:
+        raise SdarError(f"--turn {turn}: the episode has turns 1 to {chosen.turns[-1].number}")
     outcome = Text("solved", "green") if chosen.success else Text("failed", "red")
     console.print(Text.assemble((chosen.task_id, "bold"), "  ", outcome))
     about = f"{chosen.source}, {chosen.panel}, {chosen.task_type}  "
     console.print(Text.assemble(about, _legend(colour_by)))
-    for number, turn in enumerate(chosen.turns, start=1):
-        _print_turn(number, turn, colour_by, prompts, console)
+    if chosen.skill:
+        console.print(Text.assemble(("skill   ", "dim"), chosen.skill))
+    for shown in turns:
+        _print_turn(shown, colour_by, prompts, numbers, console)
 
 
 def _read(folder: Path) -> list[TokenEpisode]:
     if folder.is_file():
-        return read_tokens(folder, source=folder.name, stage="evaluation")
+        return read_tokens(folder, source=folder.name)
     found: list[TokenEpisode] = []
     for path in (folder / "evaluation" / "tokens.parquet", folder / "tokens.parquet"):
         if path.is_file():
-            found += read_tokens(path, source="evaluation", stage="evaluation")
-    for path in sorted((folder / "tokens").glob("step-*.parquet")):
-        step = int(path.stem.removeprefix("step-"))
-        found += read_tokens(path, source="training", stage="training", step=step)
+            found += read_tokens(path, source="evaluation")
+    for _, path in training_files(folder):
+        found += read_tokens(path, source="training")
     if not found:
         raise SdarError(
             f"{folder}: no recorded episodes; give a run's folder, such as "
@@ -85,37 +113,86 @@ def _list(recorded: list[TokenEpisode], console: Console) -> None:
 
 
 def _print_turn(
-    number: int, turn: TokenTurn, colour_by: ColourBy, prompts: bool, console: Console
+    turn: TokenTurn, colour_by: ColourBy, prompts: bool, numbers: bool, console: Console
 ) -> None:
     console.print()
     note = "" if turn.valid and turn.admissible else "  (not offered)"
     note = note if turn.valid else "  (invalid response)"
-    console.print(Text.assemble((f"Turn {number}", "bold"), (note, "red")))
+    console.print(Text.assemble((f"Turn {turn.number}", "bold"), (note, "red")))
     if turn.observation:
         console.print(Text.assemble(("sees    ", "dim"), turn.observation))
     if prompts:
-        console.print(Text.assemble(("student ", "dim"), turn.student_prompt))
-        console.print(Text.assemble(("teacher ", "dim"), turn.teacher_prompt))
+        for who, text in (("student ", turn.student_prompt), ("teacher ", turn.teacher_prompt)):
+            console.print(Text.assemble((who, "dim"), _marked(text, turn.skill_text)))
     line = Text("says    ", "dim")
     for text, values in zip(turn.tokens, turn.values, strict=True):
         line.append(text, _style(values, colour_by))
     console.print(line)
+    if numbers:
+        console.print(_numbers(turn, colour_by))
     console.print(Text.assemble(("does    ", "dim"), turn.action or "(nothing)"))
+    _print_opinions(turn, console)
     if turn.result:
         console.print(Text.assemble(("result  ", "dim"), turn.result))
 
 
+def _print_opinions(turn: TokenTurn, console: Console) -> None:
+    """What the expert, the greedy student and the greedy teacher would do."""
+    if turn.expert_action is not None:
+        console.print(Text.assemble(("expert  ", "dim"), turn.expert_action))
+    for who, action in (
+        ("student ", turn.student_greedy_action),
+        ("teacher ", turn.teacher_greedy_action),
+    ):
+        if action is None:
+            continue
+        judged = Text("")
+        if turn.expert_action is not None:
+            right = action == turn.expert_action
+            judged = Text("  as the expert", "green") if right else Text("  not so", "red")
+        console.print(Text.assemble((f"{who}", "dim"), action or "(nothing)", judged))
+
+
+def _numbers(turn: TokenTurn, colour_by: ColourBy) -> Table:
+    # Narrow enough for 80 columns; a long token is cut, a number never.
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("", justify="right", min_width=2)
+    table.add_column("token", no_wrap=True)
+    table.add_column("id", justify="right", min_width=len(str(max(turn.token_ids))))
+    table.add_column("class", min_width=max(map(len, turn.classes)))
+    # What this stage or method does not have takes no room.
+    there = [i for i in range(len(NUMBERS)) if any(v[i] is not None for v in turn.values)]
+    for name in (NUMBERS[i] for i in there):
+        width = max(6, *map(len, _HEADERS[name].split("\n")))
+        table.add_column(_HEADERS[name], justify="right", min_width=width, no_wrap=True)
+    rows = zip(turn.tokens, turn.token_ids, turn.classes, turn.values, strict=True)
+    for position, (text, token_id, kind, values) in enumerate(rows):
+        token = Text(text.replace("\n", "\\n") or "∅", _style(values, colour_by))
+        shown = (values[i] for i in there)
+        cells = ["–" if value is None else f"{value:.3f}" for value in shown]
+        kind_text = Text(kind, colours.CLASS_COLOURS[kind])
+        table.add_row(str(position), token, str(token_id), kind_text, *cells)
+    return table
+
+
+def _marked(prompt: str, skill: str) -> Text:
+    """The prompt with the privileged text in it told apart."""
+    text = Text(prompt)
+    start = prompt.find(skill) if skill else -1
+    if start >= 0:
+        text.stylize("bold yellow", start, start + len(skill))
+    return text
+
+
 def _style(values: tuple[float | None, ...], colour_by: ColourBy) -> str:
-    gap, gate = values[0], values[1]
-    if colour_by == "gap" and gap is not None:
-        return f"not dim #000000 on {colours.as_hex(colours.of_gap(gap))}"
-    if colour_by == "gate" and gate is not None:
-        return f"not dim #000000 on {colours.as_hex(colours.of_gate(gate))}"
-    return "not dim"
+    value = values[NUMBERS.index(colour_by)]
+    if value is None:
+        return "not dim"
+    return f"not dim #000000 on {colours.as_hex(_COLOUR_OF[colour_by](value))}"
 
 
 def _legend(colour_by: ColourBy) -> Text:
-    low, high = ("gap < 0", "gap > 0") if colour_by == "gap" else ("gate < .5", "gate > .5")
+    low, high = _ENDS[colour_by]
     return Text.assemble(
         (f" {low} ", f"#000000 on {colours.as_hex(colours.ORANGE)}"),
         (f" {high} ", f"#000000 on {colours.as_hex(colours.BLUE)}"),
