@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from sdar.environments.base import Task
 from sdar.environments.parsing import EnvironmentName, parse_action
+from sdar.environments.searchqa.replay import are_scoring_cases, replay_scoring
 from sdar.errors import SdarError
 
 ARCHIVE = "json_2.1.1.tar.xz"
@@ -65,6 +66,10 @@ def replay(file: Path, environment: str, data: Path) -> ReplayReport:
             raise SdarError(f"{file} holds ALFWorld transcripts: use --environment alfworld")
         with _games(cases, data) as folder:
             return replay_alfworld(cases, folder)
+    if are_scoring_cases(cases):
+        if environment != "searchqa":
+            raise SdarError(f"{file} holds scoring cases of answers: use --environment searchqa")
+        return replay_scoring(cases, ReplayReport())
     raise SdarError(
         f"{file}: not a format that {environment} can replay; known are ALFWorld transcripts "
         "(a list of episodes with game, first_observation, steps) and action-parsing cases"
