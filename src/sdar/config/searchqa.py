@@ -54,6 +54,11 @@ class SearchqaConfig(Section):
     name: Literal["searchqa"] = "searchqa"
     data: Path | None = None
     """A folder of parquet or JSON-lines question files. null: generate questions."""
+    size: Literal["small", "full"] = "small"
+    """Generated questions: `small` (one-word names, one-sentence passages) or `full` (the
+    Factbook's own passages, for pretrained models)."""
+    archive: int = 0
+    """Small world: which archive answers; each files its facts under words of its own."""
     questions: QuestionCounts = QuestionCounts()
     question_types: tuple[QuestionType, ...] = QUESTION_TYPES
     retriever: RetrieverConfig = RetrieverConfig()

@@ -24,7 +24,12 @@ _ESTIMATE = re.compile(r" ?\((?:[^()]*\d{4})? ?est\.\)")
 _SPACES = re.compile(r"\s+")
 _NUMBER = re.compile(r"([\d,]+(?:\.\d+)?)(?: (million|billion))?")
 # The Factbook shortens some trading partners.
-_SHORT = {"UAE": "United Arab Emirates", "USA": "United States", "UK": "United Kingdom"}
+_SHORT = {
+    "UAE": "United Arab Emirates",
+    "USA": "United States",
+    "US": "United States",
+    "UK": "United Kingdom",
+}
 
 
 @dataclass(frozen=True)
@@ -91,11 +96,7 @@ def _capital(text: str) -> Fact | None:
 
 def _code(text: str) -> Fact | None:
     found = re.fullmatch(r"\.([a-z]{2})", text)
-    return _fact_of_code(found.group(1)) if found else None
-
-
-def _fact_of_code(letters: str) -> Fact:
-    return Fact(f".{letters}", (letters,))
+    return Fact(text, (found.group(1),)) if found else None
 
 
 def _currency(text: str) -> Fact | None:
@@ -126,7 +127,7 @@ def _longest_border(text: str) -> Fact | None:
     if not parts:
         return None
     name, _ = max(parts, key=lambda part: float(part[1].replace(",", "")))
-    return _fact(name)
+    return _fact(_SHORT.get(name, name), name)
 
 
 def _first_partner(text: str) -> Fact | None:
@@ -175,13 +176,14 @@ SOURCES: Mapping[str, Source] = {
     "code": Source("Communications", "Internet country code", None, _code),
     "currency": Source("Economy", "Exchange rates", "Currency", _currency),
     "language": Source("People and Society", "Languages", "Languages", _first_name),
-    "people": Source("People and Society", "Nationality", "adjective", _adjective),
+    "demonym": Source("People and Society", "Nationality", "adjective", _adjective),
     "crop": Source("Economy", "Agricultural products", None, _first_item),
     "border": Source("Geography", "Land boundaries", "border countries", _longest_border),
     "buyer": Source("Economy", "Exports - partners", None, _first_partner),
     "plane": Source(
         "Transportation", "Civil aircraft registration country code prefix", None, _prefix
     ),
+    "color": Source("Government", "National color(s)", None, _first_item),
     "size": Source("Geography", "Area", "total", _number),
     "population": Source("People and Society", "Population", "total", _number),
     "independence": Source("Government", "Independence", None, _year),
@@ -205,6 +207,7 @@ def countries() -> tuple[Country, ...]:
     return tuple(found[name] for name in sorted(found))
 
 
+@cache
 def by_name() -> dict[str, Country]:
     """Countries by every one of their names, in lower case."""
     names: dict[str, Country] = {}

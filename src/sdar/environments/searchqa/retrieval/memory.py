@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sdar.environments.searchqa.retrieval.base import Passage
-from sdar.environments.searchqa.retrieval.bm25 import B, K1, query_words, words
+from sdar.environments.searchqa.retrieval.bm25 import K1, B, query_words, words
 
 
 class MemoryRetriever:

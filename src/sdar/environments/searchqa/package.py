@@ -1,0 +1,77 @@
+"""Search-QA as the rest of the code sees it."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from sdar.environments.base import (
+    EnvironmentPackage,
+    EnvironmentPool,
+    Knowledge,
+    Observation,
+    PastTurn,
+    Task,
+)
+from sdar.environments.searchqa import engine, prompt
+from sdar.environments.searchqa.expert import ArchiveExpert
+from sdar.environments.searchqa.practice import QuestionPractice, practice
+from sdar.environments.searchqa.tasks_stage import make_tasks, read_archive, stored_questions
+
+_OPENING = re.compile(r"^<(search|answer)>")
+
+
+class SearchqaPackage:
+    """See `base.EnvironmentPackage`."""
+
+    name = "searchqa"
+    parser: Literal["search"] = "search"
+
+    def make_tasks(self, config: Any, folder: Path) -> tuple[list[Task], str]:
+        return make_tasks(config, folder)
+
+    def knowledge(self, folder: Path) -> Knowledge | None:
+        """How the archive files its facts; None for real questions."""
+        return read_archive(folder)
+
+    def open_pool(self, environment: Any, folder: Path) -> EnvironmentPool:
+        from sdar.environments.searchqa.data import by_id
+        from sdar.environments.searchqa.retrieval import open_retriever
+
+        return engine.SearchqaPool(
+            open_retriever(environment.retriever, folder),
+            by_id(stored_questions(folder)),
+            environment.max_turns,
+            environment.retriever.top_k,
+        )
+
+    def build_messages(
+        self,
+        instruction: str,
+        history: Sequence[PastTurn],
+        observation: str,
+        admissible_actions: Sequence[str],
+        turn: int,
+        skill: str | None = None,
+    ) -> list[prompt.Message]:
+        return prompt.build_messages(
+            instruction, history, observation, admissible_actions, turn, skill
+        )
+
+    def response(self, thought: str, action: str) -> str:
+        """With a space after the opening tag: a word is then the token it is in a passage, and
+        the parser strips it."""
+        spaced = _OPENING.sub(r"<\1> ", action)
+        return f"<think>{thought}</think>{spaced}"
+
+    def is_admissible(self, action: str, admissible_actions: Sequence[str]) -> bool:
+        return engine.is_admissible(action, admissible_actions)
+
+    def expert(self, task: Task, first: Observation, knowledge: Knowledge | None) -> ArchiveExpert:
+        return ArchiveExpert(task, first, knowledge)
+
+    def practice(self, config: Any, index: int, *, opening: bool = False) -> QuestionPractice:
+        return practice(config, index, opening=opening)
+
+
+PACKAGE: EnvironmentPackage = SearchqaPackage()

@@ -1,0 +1,93 @@
+"""Passages of an archive, one a field of a country, in Search-R1's form; and reading them back.
+
+Small world: `"peru"`, then `The seat of peru is lima.` Full world: `"Peru: Capital"`, then the
+Factbook's text, cut at about a hundred words as wiki-18's passages are.
+"""
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sdar.environments.searchqa.facts import SOURCES, Fact, countries
+from sdar.environments.searchqa.world import FILED_UNDER, FURTHER, LABELS, Archive, Entry
+
+PASSAGE_WORDS = 100
+
+_KIND_OF_WORD = {
+    **{word: kind for kind, words in FILED_UNDER.items() for word in words},
+    **{kind: kind for kind in FURTHER},
+}
+_KIND_OF_FIELD = {SOURCES[kind].field: kind for kind in LABELS}
+_SENTENCE = re.compile(r"The ([a-z]+) of ([a-z]+) is ([a-z]+)(\d*)\.")
+_DOCUMENT = re.compile(r'^Doc \d+: "(.*)"\n(.*)$', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What a passage says: the `kind` of fact, filed under `word`, of `subject`."""
+
+    kind: str
+    word: str
+    subject: str
+    fact: Fact
+
+
+def make_passages(archive: Archive, told: Sequence[Entry]) -> list[tuple[str, str]]:
+    """(id, contents) of every passage, in the order of ids.
+
+    In the small world a country's passages are in random order: which of them a search for the
+    country alone brings up says nothing.
+    """
+    contents = _full_contents() if archive.size == "full" else _small_contents(archive, told)
+    width = len(str(len(contents)))
+    return [(f"{number:0{width}}", text) for number, text in enumerate(contents)]
+
+
+def _small_contents(archive: Archive, told: Sequence[Entry]) -> list[str]:
+    contents = [
+        f'"{entry.name}"\nThe {archive.words.get(kind, kind)} of {entry.name} is {fact.value}.'
+        for entry in told
+        for kind, fact in entry.facts.items()
+    ]
+    random.Random(f"order/{archive.seed}").shuffle(contents)
+    return contents
+
+
+def _full_contents() -> list[str]:
+    contents = []
+    for country in countries():
+        for field in country.fields:
+            words = field.text.split(" ")
+            text = " ".join(words[:PASSAGE_WORDS]) + (" ..." if len(words) > PASSAGE_WORDS else "")
+            contents.append(f'"{country.name}: {field.name}"\n{text}')
+    return contents
+
+
+def read_results(text: str) -> list[Statement]:
+    """The facts stated in the results of a search, in their order."""
+    statements = (_read(title, body) for title, body in _DOCUMENT.findall(text))
+    return [statement for statement in statements if statement is not None]
+
+
+def _read(title: str, body: str) -> Statement | None:
+    sentence = _SENTENCE.fullmatch(body)
+    if sentence is not None:
+        word, subject, value, band = sentence.groups()
+        kind = _KIND_OF_WORD.get(word)
+        told = Fact(value + band, number=float(band or 0))
+        return None if kind is None else Statement(kind, word, subject, told)
+    subject, _, field = title.partition(": ")
+    kind = _KIND_OF_FIELD.get(field)
+    if kind is None:
+        return None
+    fact = SOURCES[kind].read(_line(body, SOURCES[kind].line))
+    return None if fact is None else Statement(kind, field, subject, fact)
+
+
+def _line(body: str, name: str | None) -> str:
+    """One line of a field, of which the passage has all in one text."""
+    if name is None:
+        return body
+    found = re.search(rf"(?:^|; ){name}: (.*?)(?:; [A-Za-z][\w ()/-]*: |$)", body)
+    return found.group(1) if found else body

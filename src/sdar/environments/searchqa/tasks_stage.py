@@ -1,0 +1,104 @@
+"""Search-QA's tasks: generate questions and the archive that answers them, or list real ones.
+
+The folder then holds `questions.jsonl` and, for generated questions, `archive.json` (the words
+facts are filed under) and `passages.jsonl`; the retriever's index is built here too, so that jobs
+find it.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from sdar.config.models import ExperimentConfig
+from sdar.config.searchqa import SearchqaConfig
+from sdar.environments.base import Task
+from sdar.environments.searchqa.data import Question, read_folder, read_questions, write_questions
+from sdar.environments.searchqa.passages import make_passages
+from sdar.environments.searchqa.questions import make_questions
+from sdar.environments.searchqa.retrieval import PASSAGES, open_retriever
+from sdar.environments.searchqa.retrieval.passages import write_passages
+from sdar.environments.searchqa.world import Archive, entries
+from sdar.errors import SdarError
+
+QUESTIONS = "questions.jsonl"
+ARCHIVE = "archive.json"
+
+ONE_HOP = ("nq", "triviaqa", "popqa")
+"""Real data sets whose questions ask for one fact; all others need more than one search."""
+
+
+def make_tasks(config: ExperimentConfig, folder: Path) -> tuple[list[Task], str]:
+    """Fill `folder`; the tasks, and where they come from."""
+    environment = config.environment
+    assert isinstance(environment, SearchqaConfig)
+    if environment.data is not None:
+        questions = read_folder(environment.data)
+        source = "real questions"
+    else:
+        questions = generate(environment, folder)
+        source = (
+            f"questions, generated, size {environment.size}, seed {environment.seed}, "
+            f"archive {environment.archive}"
+        )
+    write_questions(folder / QUESTIONS, questions)
+    wanted = ("train", *config.evaluation.panels)
+    tasks = [task for question in questions for task in _tasks(question, wanted)]
+    _check(tasks, wanted, environment)
+    open_retriever(environment.retriever, folder).close()
+    return tasks, source
+
+
+def generate(environment: SearchqaConfig, folder: Path) -> list[Question]:
+    """The questions of all splits; the archive and its passages are written."""
+    archive = Archive.draw(environment.archive, environment.size)
+    told = entries(environment.size)
+    archive.write(folder / ARCHIVE)
+    write_passages(folder / PASSAGES, make_passages(archive, told))
+    return [
+        question
+        for split, count in environment.questions.model_dump().items()
+        for question in make_questions(
+            environment.size, told, split, count, environment.question_types, environment.seed
+        )
+    ]
+
+
+def task_type_of(question: Question) -> str:
+    """Declared by generated questions; real ones have that of their data set."""
+    declared = question.metadata.get("task_type")
+    if declared is not None:
+        return str(declared)
+    return "one_hop" if question.data_source in ONE_HOP else "two_hop"
+
+
+def _tasks(question: Question, wanted: Iterable[str]) -> list[Task]:
+    """The task of a question in its split; a panel may also be one data set's test questions."""
+    splits = [question.split]
+    if question.split == "test" and question.data_source in wanted:
+        splits = [question.data_source]
+    return [
+        Task(question.id, split, task_type_of(question), question.question, QUESTIONS)
+        for split in splits
+    ]
+
+
+def _check(tasks: list[Task], wanted: Iterable[str], environment: SearchqaConfig) -> None:
+    """Every split that training and evaluation read has questions."""
+    missing = [split for split in wanted if all(task.split != split for task in tasks)]
+    if missing:
+        where = environment.data or "the generated questions"
+        had = ", ".join(dict.fromkeys(task.split for task in tasks)) or "none"
+        raise SdarError(
+            f"{where}: no question for '{missing[0]}' (there are {had}): training questions stand "
+            "in files whose name begins with `train`, evaluation.panels names `test` or data sets"
+        )
+
+
+def read_archive(folder: Path) -> Archive | None:
+    """The archive the questions in `folder` are about; None for real questions."""
+    path = folder / ARCHIVE
+    return Archive.read(path) if path.exists() else None
+
+
+def stored_questions(folder: Path) -> list[Question]:
+    """The questions that `make_tasks` left in `folder`."""
+    return read_questions(folder / QUESTIONS)
