@@ -34,6 +34,11 @@ def default_yaml() -> str:
 def schema_json() -> str:
     """JSON schema of an experiment file, for editors."""
     schema = ExperimentConfig.model_json_schema()
+    for definition in schema["$defs"].values():
+        name = definition.get("properties", {}).get("name", {})
+        if "const" in name and name["const"] != ExperimentConfig().environment.name:
+            # Without a name an environment is the default one, and no other.
+            definition["required"] = [*definition.get("required", []), "name"]
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 

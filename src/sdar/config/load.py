@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
 
-from sdar.config.models import ExperimentConfig
+from sdar.config.models import EnvironmentConfig, ExperimentConfig
 from sdar.errors import SdarError
+
+ENVIRONMENTS = {
+    model.model_fields["name"].default: model for model in get_args(get_args(EnvironmentConfig)[0])
+}
 
 
 def load_config(path: Path | str) -> ExperimentConfig:
@@ -42,23 +46,45 @@ def parse_config(values: Mapping[str, Any], source: str = "configuration") -> Ex
         raise SdarError("\n".join(lines)) from None
 
 
+def merge_values(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, key by key in depth. A section that says another `name` than the
+    base's (another environment) has other keys: it replaces the base's section."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = base.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            other = "name" in value and "name" in below and value["name"] != below["name"]
+            merged[key] = dict(value) if other else merge_values(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
 def _explain(item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"])
+    location = tuple(item["loc"])
+    if location[:1] == ("environment",) and len(location) > 1 and location[1] in ENVIRONMENTS:
+        location = (location[0], *location[2:])  # pydantic's name of the union's member is no key
+        name = str(item["loc"][1])
+    else:
+        name = "alfworld"
+    key = ".".join(str(part) for part in location)
     if item["type"] == "extra_forbidden":
-        return f"{key}: unknown key{_did_you_mean(item['loc'])}; remove or rename it"
+        return f"{key}: unknown key{_did_you_mean(location, name)}; remove or rename it"
     message = item["msg"].removeprefix("Value error, ")
     found = item.get("input")
     shown = f", found {found!r}" if key and not isinstance(found, dict) else ""
     return f"{key}: {message}{shown}" if key else message
 
 
-def _did_you_mean(location: tuple[int | str, ...]) -> str:
+def _did_you_mean(location: tuple[int | str, ...], environment: str) -> str:
     import difflib
 
     model: Any = ExperimentConfig
-    for part in location[:-1]:
+    for depth, part in enumerate(location[:-1]):
         field = getattr(model, "model_fields", {}).get(part)
         model = field.annotation if field is not None else None
+        if depth == 0 and part == "environment":
+            model = ENVIRONMENTS[environment]
     known = list(getattr(model, "model_fields", {}))
     close = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f" (did you mean {close[0]}?)" if close else f" (known: {', '.join(known)})"

@@ -13,6 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from sdar.config.alfworld import AlfworldConfig
 from sdar.config.searchqa import SearchqaConfig
 from sdar.config.section import Fraction, NonNegative, Section
+from sdar.config.sweep import GateKind, RetrievalKind, SweepConfig
 from sdar.config.textworld_express import TextworldExpressConfig
 from sdar.config.webshop import WebshopConfig
 
@@ -45,7 +46,7 @@ class SkillsConfig(Section):
 
     library: Path | None = None
     """A folder of markdown skills; null: the library that comes with sdar."""
-    retrieval: Literal["type", "keyword", "all", "random", "none"] = "type"
+    retrieval: RetrievalKind = "type"
     """Which skill a teacher, or a rollout with the skill, is told. `type`: the task type's.
     `keyword`: the type whose keywords occur most in the task's instruction. `all`: every type's,
     for which policy.max_teacher_prompt_tokens and policy.context must be raised. `random`: that of
@@ -150,7 +151,7 @@ class DistillationConfig(Section):
     coefficient: NonNegative = 0.1
     """Lambda."""
     beta: NonNegative = 5.0
-    gate: Literal["gap", "entropy", "soft_or", "none"] = "gap"
+    gate: GateKind = "gap"
 
 
 class TrainingConfig(Section):
@@ -247,6 +248,7 @@ class ExperimentConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
     execution: ExecutionConfig = ExecutionConfig()
+    sweep: SweepConfig = SweepConfig()
 
     @property
     def context(self) -> int | None:
@@ -270,6 +272,12 @@ class ExperimentConfig(Section):
         for name, values in (("methods", self.methods), ("seeds", self.seeds)):
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} lists a value twice: {list(values)}; remove the repeat")
+        absent = [name for name in self.sweep.panels if name not in self.evaluation.panels]
+        if absent:
+            raise ValueError(
+                f"sweep.panels: {', '.join(absent)} is not among evaluation.panels "
+                f"({', '.join(self.evaluation.panels)}): add it there or remove it here"
+            )
         limit = self.context
         if limit is not None:
             for key in ("max_prompt_tokens", "max_teacher_prompt_tokens"):

@@ -1,6 +1,6 @@
 """Where everything lies under the root (DESIGN contracts). The only place that spells paths."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -10,6 +10,8 @@ class Layout:
 
     root: Path
     experiment: str
+    variant: str | None = None
+    """A variant of the sweep: its runs lie apart, all else is the experiment's."""
 
     @property
     def tasks(self) -> Path:
@@ -31,7 +33,9 @@ class Layout:
         return self.runs / "warm_start"
 
     def run(self, method: str, seed: int) -> Path:
-        """Run folder of one training run."""
+        """Run folder of one training run; a variant's has its name in the place of the method."""
+        if self.variant is not None:
+            return self.runs / "sweep" / self.variant / f"seed-{seed}"
         return self.runs / method / f"seed-{seed}"
 
     def evaluation(self, method: str, seed: int) -> Path:
@@ -41,3 +45,12 @@ class Layout:
     @property
     def results(self) -> Path:
         return self.root / "results" / self.experiment
+
+    @property
+    def sweep_results(self) -> Path:
+        """Folder of the sweep's table and heat map."""
+        return self.results / "sweep"
+
+    def of_variant(self, name: str) -> "Layout":
+        """The same experiment's paths for one variant of its sweep."""
+        return replace(self, variant=name)

@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdar.config.sweep import RetrievalKind
 from sdar.environments.base import Knowledge, Task
 from sdar.errors import SdarError
 from sdar.skills.retrieval import (
-    RetrievalKind,
     best_match,
     derived_keywords,
     drawn_type,

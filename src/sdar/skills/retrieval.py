@@ -10,11 +10,9 @@ import random
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import yaml
 
-RetrievalKind = Literal["type", "keyword", "all", "random", "none"]
 FRONT_MATTER = re.compile(
     r"\A---[ \t]*\n(?P<values>.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE
 )

@@ -1,0 +1,45 @@
+"""Configuration of the sweep: the ablation over gate, beta, lambda and skill retrieval."""
+
+from typing import Literal
+
+from pydantic import PositiveInt, field_validator
+
+from sdar.config.section import NonNegative, Section
+
+GateKind = Literal["gap", "entropy", "soft_or", "none"]
+RetrievalKind = Literal["type", "keyword", "all", "random", "none"]
+
+
+class SweepConfig(Section):
+    """Every combination of these lists, each trained and compared with lambda = 0: the target
+    `sweep`. An empty list stands for the experiment's own value; all four empty: no sweep. See
+    `sdar sweep list`."""
+
+    gates: tuple[GateKind, ...] = ()
+    betas: tuple[NonNegative, ...] = ()
+    coefficients: tuple[NonNegative, ...] = ()
+    """Lambdas. 0 is always among them: it is the baseline."""
+    retrievals: tuple[RetrievalKind, ...] = ()
+    method: Literal["sdar", "sdar_gigpo"] = "sdar"
+    """What is varied. Its baseline is the same method at lambda = 0: grpo, or gigpo."""
+    seeds: tuple[int, ...] = ()
+    """Empty: the experiment's seeds."""
+    panels: tuple[str, ...] = ()
+    """Panels each run is evaluated on, taken together. Empty: the first of evaluation.panels."""
+    steps: PositiveInt | None = None
+    """Training steps of each run; null: training.steps."""
+    max_teacher_prompt_tokens: PositiveInt | None = None
+    """The teacher's limit in the sweep's runs, their context raised to hold it; null: that of the
+    policy section. Retrieval `all` needs several times that of `type`."""
+
+    @field_validator("gates", "betas", "coefficients", "retrievals", "seeds", "panels")
+    @classmethod
+    def _distinct(cls, values: tuple[object, ...]) -> tuple[object, ...]:
+        if len(set(values)) != len(values):
+            raise ValueError(f"lists a value twice: {list(values)}; remove the repeat")
+        return values
+
+    @property
+    def is_set(self) -> bool:
+        """Something is to be varied."""
+        return bool(self.gates or self.betas or self.coefficients or self.retrievals)
