@@ -152,6 +152,7 @@ def pretended(project: Path) -> Path:
     files += [
         layout.results / name for name in ("episodes.parquet", "episodes.html", "comparison.html")
     ]
+    files += [layout.results / f"answers.{kind}" for kind in ("json", "md", "html")]
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()

@@ -1,7 +1,8 @@
 # The comparison, its figures and the episode pages; `--report` binds them into one HTML file.
 EPISODE_PAGE = LAYOUT.results / "episodes.html"
 TABLE_PAGE = LAYOUT.results / "comparison.html"
-RESULTS = [LAYOUT.results / "comparison.md", TABLE_PAGE, EPISODE_PAGE]
+ANSWERS_PAGE = LAYOUT.results / "answers.html"
+RESULTS = [LAYOUT.results / "comparison.md", TABLE_PAGE, ANSWERS_PAGE, EPISODE_PAGE]
 
 
 rule compare:
@@ -38,6 +39,13 @@ rule report:
             caption="../report/comparison.rst",
             category="Comparison",
         ),
+        answers=report(
+            ANSWERS_PAGE,
+            caption="../report/answers.rst",
+            category="Answers",
+        ),
+        answers_text=LAYOUT.results / "answers.md",
+        answers_values=LAYOUT.results / "answers.json",
         figures=report(
             directory(LAYOUT.results / "figures"),
             patterns=["{name}.svg"],
@@ -55,7 +63,9 @@ rule report:
         f"{BENCHMARKS}/report.tsv"
     params:
         config=RESOLVED,
-        depends_on=keys("methods", "seeds", "evaluation.recorded_episodes"),
+        depends_on=keys(
+            "methods", "seeds", "evaluation.recorded_episodes", "training.distillation"
+        ),
     threads: 1
     resources:
         mem_mb=2000,

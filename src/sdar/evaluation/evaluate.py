@@ -44,13 +44,15 @@ Play = Callable[[Chunk, Sequence[Task], Callable[[RolloutProgress], None]], Play
 
 
 def evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -> None:
-    """Evaluate a method's run; writes `episodes.parquet`, `tokens.parquet` and `summary.json`.
+    """Evaluate a method's run; writes `episodes.parquet`, `tokens.parquet`, `summary.json`
+    and `episodes.html`, the page of the recorded episodes.
 
     `method` is one of the experiment's, or `warm_start`, or `skill_prompt`. Raises SdarError for a
     missing policy, panel or skill before anything is played.
     """
     from sdar.environments.packages import environment_package
     from sdar.environments.tasks_stage import read_tasks
+    from sdar.report.pages import run_page
     from sdar.skills import open_skills
     from sdar.tracking.provenance import write_provenance
     from sdar.tracking.recorder import RunRecorder
@@ -102,6 +104,9 @@ def evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -
         recorder.metrics(0, flat_metrics(summary))
         write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
         recorder.artifact(folder / "summary.json")
+        recorder.artifact(folder / "tokens.parquet", "tokens")
+        rows = tokens.iter_rows(named=True)
+        recorder.artifact(run_page(folder / "episodes.html", rows, config, name), "pages")
         partial.remove()
 
 

@@ -24,25 +24,38 @@ def answers_markdown(answers: "Answers") -> str:
         f"Gate: {answers.gate}, β = {answers.beta:g}; the gap is log p(teacher) − log p(student) "
         "of a sampled token, in nats.",
         "## Where does the gate put its mass?",
-        gate_mass_text(answers.masses),
-        "![Gate mass by token class, position, outcome and task type](figures/gate_mass.svg)",
+        *_with_figure(
+            gate_mass_text(answers.masses),
+            "![Gate mass by token class, position, outcome and task type](figures/gate_mass.svg)",
+        ),
         "## Does the gap shrink?",
-        gap_text(answers.courses, answers.gaps),
-        "![Gap and open gates by step, gap at evaluation](figures/gap_over_training.svg)",
+        *_with_figure(
+            gap_text(answers.courses, answers.gaps),
+            "![Gap and open gates by step, gap at evaluation](figures/gap_over_training.svg)",
+        ),
         "## Is the teacher right when it disagrees?",
-        agreement_text(answers.agreements),
-        "![Agreement with the expert](figures/teacher_agreement.svg)",
+        *_with_figure(
+            agreement_text(answers.agreements),
+            "![Agreement with the expert](figures/teacher_agreement.svg)",
+        ),
         "## What did the teacher's pass cost?",
-        cost_text(answers.costs),
-        "![Seconds and tokens a step by phase](figures/teacher_cost.svg)",
+        *_with_figure(
+            cost_text(answers.costs),
+            "![Seconds and tokens a step by phase](figures/teacher_cost.svg)",
+        ),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def gate_mass_text(masses: Sequence[GateMass]) -> str:
+def _with_figure(parts: Sequence[str], figure: str) -> list[str]:
+    """The sentences, the figure, then the tables."""
+    return [parts[0], figure, *parts[1:]]
+
+
+def gate_mass_text(masses: Sequence[GateMass]) -> list[str]:
     """A sentence a method, then tables of all parts."""
     if not masses:
-        return "No recorded token has a gate."
+        return ["No recorded token has a gate."]
     sentences = [_gate_sentence(mass) for mass in masses if mass.stage == "training"]
     if not sentences:
         sentences = ["No method trained with a gate; these are the gates it would have met:"]
@@ -54,7 +67,7 @@ def gate_mass_text(masses: Sequence[GateMass]) -> str:
         for name, part in division.items()
     ]
     header = ["tokens of", "part", "tokens", "% of tokens", "% of mass", "mean gate"]
-    return "\n".join(f"- {text}" for text in sentences) + "\n\n" + markdown_table(header, rows)
+    return [_bullets(sentences), markdown_table(header, rows)]
 
 
 def _gate_sentence(mass: GateMass) -> str:
@@ -90,7 +103,7 @@ def _extremes(mass: GateMass, division: str, sentence: str) -> str:
     return sentence.format(*(word for name in ends for word in (name, f"({_number(gates[name])})")))
 
 
-def gap_text(courses: Sequence[GapCourse], gaps: Sequence[EvaluatedGap]) -> str:
+def gap_text(courses: Sequence[GapCourse], gaps: Sequence[EvaluatedGap]) -> list[str]:
     """A sentence a method in training and at evaluation, then the table of evaluations."""
     sentences = [_course_sentence(course) for course in courses]
     if not courses:
@@ -107,8 +120,7 @@ def gap_text(courses: Sequence[GapCourse], gaps: Sequence[EvaluatedGap]) -> str:
         for item in gaps
     ]
     header = ["evaluated", "tokens", "mean gap", "mean size of the gap", "gates above .5"]
-    text = "\n".join(f"- {sentence}" for sentence in sentences)
-    return f"{text}\n\n{markdown_table(header, rows)}" if rows else text
+    return [_bullets(sentences), *([markdown_table(header, rows)] if rows else [])]
 
 
 def _course_sentence(course: GapCourse) -> str:
@@ -140,13 +152,13 @@ def _gap_sentence(item: EvaluatedGap) -> str:
     return text + "."
 
 
-def agreement_text(found: Sequence[Agreement]) -> str:
+def agreement_text(found: Sequence[Agreement]) -> list[str]:
     """Sentences a policy, then the table of counts."""
     judged = [item for item in found if item.turns]
     if not judged:
-        return "No recorded turn has an expert's action to compare with."
+        return ["No recorded turn has an expert's action to compare with."]
     sentences = [_agreement_sentence(item) for item in judged]
-    rows = [
+    approval = [
         [
             label(item.method),
             str(item.turns),
@@ -154,6 +166,12 @@ def agreement_text(found: Sequence[Agreement]) -> str:
             _counted(item.disapproved),
             _number(item.ranking) if item.ranking else "–",
             _number(item.ranking_by_response) if item.ranking_by_response else "–",
+        ]
+        for item in judged
+    ]
+    greedy = [
+        [
+            label(item.method),
             _counted(item.same),
             _counted(item.teacher_right),
             _counted(item.student_right),
@@ -161,24 +179,21 @@ def agreement_text(found: Sequence[Agreement]) -> str:
         ]
         for item in judged
     ]
-    header = [
-        "policy",
-        "turns",
-        "approved",
-        "disapproved",
-        "AUC of the action's gap",
-        "of the response's",
-        "same greedy action",
-        "differ: teacher's",
-        "differ: student's",
-        "differ: neither",
+    return [
+        _bullets(sentences),
+        "How often a sampled action is the expert's next action (%), by the teacher's approval "
+        "(gap summed over the action above 0), and AUC of the summed gap for that:",
+        markdown_table(
+            ["policy", "turns", "approved", "disapproved", "action's gap", "response's gap"],
+            approval,
+        ),
+        "How often a greedy action is the expert's (%), where student and teacher name the same "
+        "and where they differ:",
+        markdown_table(
+            ["policy", "the same", "differ: teacher's", "differ: student's", "differ: neither"],
+            greedy,
+        ),
     ]
-    return (
-        "\n".join(f"- {text}" for text in sentences)
-        + "\n\nHow often the action is the expert's next action (%): sampled actions the teacher "
-        "approves (gap summed over the action above 0) and disapproves, then greedy actions.\n\n"
-        + markdown_table(header, rows)
-    )
 
 
 def _agreement_sentence(item: Agreement) -> str:
@@ -201,12 +216,15 @@ def _agreement_sentence(item: Agreement) -> str:
         f"The greedy actions differ at {item.differ} turns; there the teacher's is the expert's in "
         f"{_rate(item.teacher_right)}, the student's in {_rate(item.student_right)}, neither in "
         f"{_rate(item.neither_right)} (teacher against student, sign-flip test over tasks: "
-        f"p {_p(item.p_value)})."
+        f"p {_p(item.p_value)})"
     )
-    return text
+    better = (item.teacher_right.rate or 0) > (item.student_right.rate or 0)
+    if item.p_value >= 0.05:
+        return text + ": these turns do not tell the two apart."
+    return text + f": the {'teacher' if better else 'student'} is right more often."
 
 
-def cost_text(costs: Sequence[TeacherCost]) -> str:
+def cost_text(costs: Sequence[TeacherCost]) -> list[str]:
     """A sentence a method with a teacher, then the table."""
     taught = [cost for cost in costs if cost.seconds_share.value > 0]
     sentences = [
@@ -243,8 +261,11 @@ def cost_text(costs: Sequence[TeacherCost]) -> str:
         "share",
         "steps",
     ]
-    text = "\n".join(f"- {sentence}" for sentence in sentences)
-    return f"{text}\n\n{markdown_table(header, rows)}" if rows else text
+    return [_bullets(sentences), *([markdown_table(header, rows)] if rows else [])]
+
+
+def _bullets(sentences: Sequence[str]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
 def _part_cells(part: Part) -> list[str]:

@@ -18,7 +18,6 @@ from sdar.evaluation.token_classes import CLASSES
 from sdar.report import colours
 from sdar.report.episodes import NUMBERS, TokenEpisode, episodes_of_rows, read_all
 from sdar.report.names import label, type_label
-from sdar.report.table_page import table_page
 
 MAX_TOKENS = 200_000
 """Response tokens in one page, about 20 MB; episodes beyond are left out, and the page says so."""
@@ -29,6 +28,7 @@ def make_report(config: ExperimentConfig, layout: Layout) -> None:
     # What draws needs matplotlib, which pages of single runs do without.
     from sdar.report.answers import write_answers
     from sdar.report.compare import draw_figures
+    from sdar.report.table_page import table_page
 
     draw_figures(config, layout)
     write_text(

@@ -8,12 +8,14 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; m
 table { border-collapse: collapse; display: block; overflow-x: auto;
         font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .75rem; border-bottom: 1px solid #ddd; white-space: nowrap; }
+img { max-width: 100%; }
 th { border-bottom: 2px solid #888; text-align: left; }
 """
 
 
 def table_page(markdown: str, title: str) -> str:
-    """A self-contained HTML page of a markdown document with tables; no raw HTML passes through."""
+    """An HTML page of a markdown document with tables; no raw HTML passes through. Pictures are
+    linked as the document links them."""
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

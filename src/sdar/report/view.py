@@ -129,7 +129,7 @@ def _print_turn(
         line.append(text, _style(values, colour_by))
     console.print(line)
     if numbers:
-        console.print(_numbers(turn, colour_by))
+        console.print(_numbers(turn, colour_by, console.width))
     console.print(Text.assemble(("does    ", "dim"), turn.action or "(nothing)"))
     _print_opinions(turn, console)
     if turn.result:
@@ -153,8 +153,9 @@ def _print_opinions(turn: TokenTurn, console: Console) -> None:
         console.print(Text.assemble((f"{who}", "dim"), action or "(nothing)", judged))
 
 
-def _numbers(turn: TokenTurn, colour_by: ColourBy) -> Table:
-    # Narrow enough for 80 columns; a long token is cut, a number never.
+def _numbers(turn: TokenTurn, colour_by: ColourBy, columns: int) -> Table:
+    # Narrow enough for 80 columns: a long token is cut (it stands in full above), a number never.
+    longest = 9 if columns < 100 else 24
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", justify="right", min_width=2)
     table.add_column("token", no_wrap=True)
@@ -163,11 +164,13 @@ def _numbers(turn: TokenTurn, colour_by: ColourBy) -> Table:
     # What this stage or method does not have takes no room.
     there = [i for i in range(len(NUMBERS)) if any(v[i] is not None for v in turn.values)]
     for name in (NUMBERS[i] for i in there):
-        width = max(6, *map(len, _HEADERS[name].split("\n")))
+        width = max(5, *map(len, _HEADERS[name].split("\n")))
         table.add_column(_HEADERS[name], justify="right", min_width=width, no_wrap=True)
     rows = zip(turn.tokens, turn.token_ids, turn.classes, turn.values, strict=True)
     for position, (text, token_id, kind, values) in enumerate(rows):
-        token = Text(text.replace("\n", "\\n") or "∅", _style(values, colour_by))
+        name = text.replace("\n", "\\n") or "∅"
+        name = name if len(name) <= longest else name[: longest - 1] + "…"
+        token = Text(name, _style(values, colour_by))
         shown = (values[i] for i in there)
         cells = ["–" if value is None else f"{value:.3f}" for value in shown]
         kind_text = Text(kind, colours.CLASS_COLOURS[kind])

@@ -17,6 +17,7 @@ from sdar.evaluation.partial import write_parquet
 from sdar.evaluation.records import TOKENS, skill_in, turn_columns
 from sdar.evaluation.token_classes import token_classes
 from sdar.policy.loading import token_pieces
+from sdar.report.pages import run_page
 from sdar.tracking.recorder import RunRecorder
 from sdar.tracking.traces import episode_record
 from sdar.training.learner import Learner
@@ -27,7 +28,7 @@ SCHEMA = pl.Schema([*TOKENS.items(), ("return", pl.Float64())])
 
 def record_tokens(recorder: RunRecorder, folder: Path, done: StepResult, learner: Learner) -> None:
     """Write `folder/step-<step>.parquet` for `training.recorded_episodes` episodes spread evenly
-    over the step's slots, and send the same episodes to MLflow."""
+    over the step's slots, and their page beside it; send file, page and episodes to MLflow."""
     slots = recorded_slots(len(done.batch.episodes), learner.config.training.recorded_episodes)
     samples = {
         slot: [row for row, owner in enumerate(done.batch.owners) if owner.slot == slot]
@@ -41,8 +42,12 @@ def record_tokens(recorder: RunRecorder, folder: Path, done: StepResult, learner
     ]
     path = folder / f"step-{done.step:05d}.parquet"
     table = [[row.get(name) for name in SCHEMA] for row in rows]
-    write_parquet(path, pl.DataFrame(table, schema=SCHEMA, orient="row"))
+    frame = pl.DataFrame(table, schema=SCHEMA, orient="row")
+    write_parquet(path, frame)
     recorder.artifact(path, "tokens")
+    name = f"{learner.method.name}/seed-{learner.seed}, step {done.step}"
+    page = path.with_suffix(".html")
+    recorder.artifact(run_page(page, frame.iter_rows(named=True), learner.config, name), "pages")
     recorder.episodes(
         [
             episode_record(
@@ -64,7 +69,7 @@ def recorded_slots(episodes: int, count: int) -> list[int]:
 
 def drop_tokens(folder: Path, from_step: int) -> None:
     """Remove the records of `from_step` and later: those steps are run again."""
-    for path in folder.glob("step-*.parquet"):
+    for path in (*folder.glob("step-*.parquet"), *folder.glob("step-*.html")):
         if int(path.stem.removeprefix("step-")) >= from_step:
             path.unlink()
 
