@@ -151,10 +151,11 @@ def compare(config: ConfigOption = Path("config/config.yaml"), root: RootOption 
 @app.command()
 @friendly
 def report(config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()) -> None:
-    """(7) Draw the figures and the pages of sample episodes.
+    """(7) Draw the figures and write the pages: answers, tables, sample episodes.
 
-    Reads results/EXPERIMENT and the runs' records. Writes learning and gate curves (SVG, PNG) and
-    an HTML page of episodes, each response token coloured by gap and gate. All in one file:
+    Reads results/EXPERIMENT and the runs' records. Writes figures/ (SVG, PNG), answers.html (where
+    the gate puts its mass, whether the gap shrinks, whether the teacher is right, what it cost) and
+    episodes.html, every recorded token with its numbers. All in one file:
     snakemake --profile profiles/local --report results/EXPERIMENT/report.html
 
     Example: sdar report
@@ -163,7 +164,7 @@ def report(config: ConfigOption = Path("config/config.yaml"), root: RootOption =
     from sdar.report.pages import make_report
     from sdar.tracking.stage import recorded_stage
 
-    pages = ("figures", "comparison.html", "episodes.html")
+    pages = ("figures", "comparison.html", "answers.html", "answers.json", "episodes.html")
     made = tuple(layout.results / name for name in pages)
     with recorded_stage(experiment, layout, "report", made):
         make_report(experiment, layout)
