@@ -11,6 +11,7 @@ import numpy as np
 from sdar.config import ExperimentConfig, Layout
 from sdar.evaluation.partial import write_parquet
 from sdar.evaluation.records import episodes_frame, tokens_frame
+from sdar.evaluation.token_classes import token_classes
 
 TYPES = (
     "pick_and_place_simple",
@@ -22,6 +23,7 @@ TYPES = (
 )
 SUCCESS = {"warm_start": 0.40, "skill_prompt": 0.66, "grpo": 0.56, "sdar": 0.62}
 PANELS = {"valid_seen": 140, "valid_unseen": 134}
+SKILL = "Mugs & cups are kept in the sink."
 PROMPT = "You are in a room. Your task is to: put a clean mug <in> the cabinet.\n> go to sink 1\n"
 
 
@@ -86,7 +88,8 @@ def _tokens(task: dict[str, object], rng: np.random.Generator) -> list[dict[str,
     for turn in range(4 if task["success"] else 8):
         words = ["<think>", "find", " mug", " sinkbasin 1", "</think>", "<action>"]
         words += ["go to", f" cabinet {turn + 1}", "</action>"]
-        for position, word in enumerate(words):
+        here, elsewhere = f"go to cabinet {turn + 1}", "go to fridge 1"
+        for position, (word, kind) in enumerate(zip(words, token_classes(words), strict=True)):
             student = float(-rng.exponential(0.3))
             teacher = min(-1e-4, student + float(rng.normal(-0.05, 0.6)))
             rows.append(
@@ -96,18 +99,27 @@ def _tokens(task: dict[str, object], rng: np.random.Generator) -> list[dict[str,
                     "turn": turn,
                     "position": position,
                     "token": word,
+                    "token_id": 100 + position,
+                    "token_class": kind,
                     "student_log_prob": student,
                     "teacher_log_prob": teacher,
+                    "old_log_prob": student,
                     "gap": teacher - student,
                     "gate": float(1 / (1 + np.exp(-5 * (teacher - student)))),
-                    "action": f"go to cabinet {turn + 1}",
+                    "action": here,
                     "valid": True,
                     "admissible": turn % 4 != 3,
                     "observation": f"You arrive at cabinet {turn}. On the cabinet {turn}, you see "
                     "a mug 1, and a cup 2.",
                     "next_observation": f"You arrive at cabinet {turn + 1}.",
                     "student_prompt": f"user: {PROMPT}",
-                    "teacher_prompt": f"system: Mugs & cups are kept in the sink.\nuser: {PROMPT}",
+                    "teacher_prompt": f"system: {SKILL}\nuser: {PROMPT}",
+                    "skill": task["task_type"],
+                    "skill_digest": "0123abcd",
+                    "skill_text": SKILL,
+                    "expert_action": here if turn % 2 else elsewhere,
+                    "student_greedy_action": here,
+                    "teacher_greedy_action": elsewhere if turn % 3 == 0 else here,
                 }
             )
     return rows
@@ -118,15 +130,20 @@ def _training(folder: Path, method: str, rate: float, steps: int, rng: np.random
     for step in range(steps):
         success = 0.28 + (rate - 0.34) * (1 - np.exp(-step / 12)) + rng.normal(0, 0.04)
         record = {"step": step, "train/success": float(np.clip(success, 0, 1))}
+        record |= {"train/samples": 40, "train/response_tokens": 25.0}
         seconds = {"environment_s": 0.4, "generation_s": 2.2, "old_s": 1.1, "reference_s": 1.0}
         seconds |= {"update_s": 4.1, "records_s": 0.02}
         if method == "sdar":
             record["gate/mean"] = float(0.45 + 0.02 * np.sin(step / 6) + rng.normal(0, 0.004))
             record["gate/active_ratio"] = float(0.34 + 0.002 * step + rng.normal(0, 0.01))
             record["gap/mean"] = float(-0.13 + 0.002 * step + rng.normal(0, 0.01))
+            for q, offset in (("05", -0.9), ("25", -0.1), ("50", 0.0), ("75", 0.05), ("95", 0.4)):
+                record[f"gap/q{q}"] = record["gap/mean"] + offset
             seconds["teacher_s"] = 1.3
         metrics.append(record)
-        timings.append({"step": step, **{k: v + rng.random() * 0.3 for k, v in seconds.items()}})
+        line = {k: v + rng.random() * 0.3 for k, v in seconds.items()}
+        counts = {"tokens": 15_000, "teacher_prompt_tokens": 21_000 if method == "sdar" else 0}
+        timings.append({"step": step, **line, **counts, "total_s": 0.5 + sum(line.values())})
     folder.mkdir(parents=True, exist_ok=True)
     for name, records in (("metrics.jsonl", metrics), ("timings.jsonl", timings)):
         lines = "".join(json.dumps(record) + "\n" for record in records)

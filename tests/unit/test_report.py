@@ -16,14 +16,24 @@ from sdar.report import colours
 from sdar.report.compare import compare
 from sdar.report.comparison import Variant
 from sdar.report.episodes import read_all, read_tokens
-from sdar.report.figures import order_phases, running_mean
-from sdar.report.pages import make_report, render_page
+from sdar.report.figures import running_mean
+from sdar.report.pages import make_report, render_page, run_page
+from sdar.report.phases import order_phases
 from sdar.report.runs import read_run, seconds_by_phase
 from sdar.report.tables import duration, markdown_table, p_text, points
 from sdar.report.view import view
 
 PANELS = {"valid_seen": 60, "valid_unseen": 48}
-FIGURES = ("success_by_panel", "learning_curves", "success_by_type", "gate_curves", "phase_times")
+FIGURES = (
+    "success_by_panel",
+    "learning_curves",
+    "success_by_type",
+    "gate_curves",
+    "gate_mass",
+    "gap_over_training",
+    "teacher_agreement",
+    "teacher_cost",
+)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +119,7 @@ def test_results_are_functions_of_their_inputs(made, tmp_path):
         "comparison.html",
         "episodes.parquet",
         "episodes.html",
+        *(f"answers.{kind}" for kind in ("json", "md", "html")),
         *(f"{name}.{kind}" for name in FIGURES for kind in ("svg", "png")),
     }
     for path in files:
@@ -153,7 +164,9 @@ def test_variants_tell_the_prompt():
 def test_series_and_phases_are_read(made):
     _, layout = made
     run = read_run(layout, "sdar", 0)
-    assert set(run.series) == {"success", "gate_mean", "gate_active", "gap_mean"}
+    drawn = {"success", "gate_mean", "gate_active", "gap_mean", "response_tokens"}
+    assert set(run.series) == drawn | {f"gap_q{q}" for q in ("05", "25", "50", "75", "95")}
+    assert run.series["response_tokens"] == [(step, 1000.0) for step in range(8)]
     assert [step for step, _ in run.series["success"]] == list(range(8))
     assert "gate_mean" not in read_run(layout, "grpo", 0).series
     timings = [
@@ -194,12 +207,14 @@ class _Page(HTMLParser):
     def __init__(self):
         super().__init__()
         self.links: list[str] = []
+        self.ids: set[str] = set()
         self.data = ""
         self._inside = False
 
     def handle_starttag(self, tag, attrs):
         values = dict(attrs)
         self.links += [values[key] for key in ("src", "href") if values.get(key)]
+        self.ids.add(values.get("id") or "")
         self._inside = values.get("id") == "data"
 
     def handle_endtag(self, tag):
@@ -233,9 +248,47 @@ def test_page_holds_every_recorded_token_and_nothing_from_elsewhere(made):
     ):
         recorded += pl.read_parquet(layout.evaluation(method, seed) / "tokens.parquet").height
     assert sum(len(turn["tokens"]) for e in data["episodes"] for turn in e["turns"]) == recorded
-    gap, gate, student, teacher = data["episodes"][0]["turns"][0]["values"][0]
-    assert gap == pytest.approx(teacher - student, abs=2e-4)
-    assert 0 < gate < 1
+    values = dict(zip(data["numbers"], data["episodes"][0]["turns"][0]["values"][0], strict=True))
+    gap = values["teacher_log_prob"] - values["student_log_prob"]
+    assert values["gap"] == pytest.approx(gap, abs=2e-4)
+    assert 0 < values["gate"] < 1
+    assert values["advantage"] is None
+
+
+def test_page_knows_class_skill_and_second_opinions(made):
+    _, layout = made
+    data, _ = parse((layout.results / "episodes.html").read_text("utf-8"))
+    turn = data["episodes"][0]["turns"][1]
+    names = [data["classes"][number]["name"] for number in turn["classes"]]
+    assert names == ["tag", *["thought"] * 3, "tag", "tag", "action verb", "object", "tag"]
+    assert turn["token_ids"] == list(range(100, 109))
+    assert data["texts"][turn["skill_text"]] in data["texts"][turn["teacher_prompt"]]
+    assert data["texts"][turn["skill_text"]] not in data["texts"][turn["student_prompt"]]
+    assert (turn["number"], turn["action"], turn["expert_action"]) == (2, *["go to cabinet 2"] * 2)
+    assert turn["teacher_greedy_action"] == turn["student_greedy_action"] == "go to cabinet 2"
+
+
+def test_page_offers_the_filters_that_its_data_have(made):
+    _, layout = made
+    text = (layout.results / "episodes.html").read_text("utf-8")
+    data, page = parse(text)
+    wanted = {"method", "seed", "stage", "panel", "type", "outcome", "turns", "first", "last"}
+    assert wanted <= page.ids
+    # Every key that a filter reads is a key of the episodes.
+    keys = dict(re.findall(r"(\w+): \"(\w+)\"", re.search(r"const filters = {(.*?)};", text)[1]))
+    assert keys.keys() <= page.ids
+    assert set(keys.values()) <= data["episodes"][0].keys()
+    assert {e["method_label"] for e in data["episodes"]} >= {"GRPO", "SDAR"}
+
+
+def test_page_of_one_run_holds_its_rows(made, tmp_path):
+    config, layout = made
+    rows = pl.read_parquet(layout.evaluation("sdar", 1) / "tokens.parquet")
+    path = run_page(tmp_path / "page.html", rows.iter_rows(named=True), config, "sdar/seed-1")
+    data, page = parse(path.read_text("utf-8"))
+    assert sum(len(t["tokens"]) for e in data["episodes"] for t in e["turns"]) == rows.height
+    assert {e["source"] for e in data["episodes"]} == {"sdar/seed-1"}
+    assert page.links == []
 
 
 def test_page_survives_texts_that_look_like_html(made):
@@ -259,7 +312,7 @@ def test_unreadable_tokens_name_the_file(tmp_path):
     path = tmp_path / "tokens.parquet"
     path.write_bytes(b"PAR1 cut")
     with pytest.raises(SdarError, match=r"tokens\.parquet: not a readable token file"):
-        read_tokens(path, source="x", stage="evaluation")
+        read_tokens(path, source="x")
 
 
 def test_colours_point_the_right_way():
@@ -292,11 +345,40 @@ def test_view_lists_and_prints_coloured_tokens(made):
     assert f"48;2;{red};{green};{blue}" in shown(folder, "1", colour_by="gate")
 
 
+def test_view_shows_numbers_classes_and_second_opinions(made):
+    _, layout = made
+    folder = layout.run("sdar", 0)
+    tokens = pl.read_parquet(folder / "evaluation" / "tokens.parquet").sort(
+        "panel", "episode", "turn", "position"
+    )
+    turn = tokens.filter(episode=tokens["episode"][0], turn=3).to_dicts()
+    text = re.sub(r"\x1b\[[0-9;]*m", "", shown(folder, "1", numbers=True, turn=4, prompts=True))
+    assert "Turn 4" in text
+    assert "Turn 3" not in text
+    for row in turn:
+        line = next(line for line in text.splitlines() if f" {row['token_id']} " in line)
+        numbers = (row["gap"], row["gate"], row["student_log_prob"], row["teacher_log_prob"])
+        for number in numbers:
+            assert f"{round(number, 4):.3f}" in line
+        assert row["token_class"] in line
+    assert "advan-" not in text, "an evaluation has no advantages"
+    assert re.search(r"^expert +go to cabinet 4$", text, re.M)
+    assert re.search(r"^student +go to cabinet 4  as the expert$", text, re.M)
+    assert re.search(r"^teacher +go to fridge 1  not so$", text, re.M)
+    assert text.count("Mugs & cups are kept in the sink.") == 1
+    narrow = Console(file=StringIO(), width=80)
+    view(folder, "1", numbers=True, turn=1, console=narrow)
+    assert "…" in narrow.file.getvalue()
+    assert f"{turn[0]['gap']:.3f}" not in narrow.file.getvalue()
+
+
 def test_view_says_what_is_wrong(made, tmp_path):
     _, layout = made
     with pytest.raises(SdarError, match="no recorded episodes"):
         view(tmp_path)
     with pytest.raises(SdarError, match="numbered from 1"):
         view(layout.run("sdar", 0), "99")
+    with pytest.raises(SdarError, match="turns 1 to"):
+        view(layout.run("sdar", 0), "1", turn=99)
     with pytest.raises(SdarError, match="no recorded task"):
         view(layout.run("sdar", 0), "zebra")
