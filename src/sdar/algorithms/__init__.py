@@ -11,10 +11,13 @@ from sdar.algorithms.advantages import (
     rlsd_token_advantages,
 )
 from sdar.algorithms.aggregation import aggregate, global_denominator
+from sdar.algorithms.context import GapQuantiles, StepContext
 from sdar.algorithms.distillation import (
+    full_reverse_kl_loss,
     gated_distillation_loss,
     reverse_kl_loss,
     skill_sd_loss,
+    vocabulary_reverse_kl,
 )
 from sdar.algorithms.execution import (
     AdvantageSettings,
@@ -22,6 +25,7 @@ from sdar.algorithms.execution import (
     StepSamples,
     TrainingLoss,
     step_advantages,
+    step_context,
     training_loss,
 )
 from sdar.algorithms.gates import compute_gate, gate_by_position, gate_statistics, teacher_gap
@@ -31,8 +35,10 @@ from sdar.algorithms.policy_loss import clipped_policy_loss, reference_kl
 __all__ = [
     "METHODS",
     "AdvantageSettings",
+    "GapQuantiles",
     "LossSettings",
     "Method",
+    "StepContext",
     "StepSamples",
     "TrainingLoss",
     "agent_opsd_advantages",
@@ -40,6 +46,7 @@ __all__ = [
     "clipped_policy_loss",
     "compute_gate",
     "discounted_step_returns",
+    "full_reverse_kl_loss",
     "gate_by_position",
     "gate_statistics",
     "gated_distillation_loss",
@@ -52,6 +59,8 @@ __all__ = [
     "rlsd_token_advantages",
     "skill_sd_loss",
     "step_advantages",
+    "step_context",
     "teacher_gap",
     "training_loss",
+    "vocabulary_reverse_kl",
 ]

@@ -1,11 +1,12 @@
 """Carries out any method's declaration: advantages once a step, the loss once a micro-batch.
 
-Legend: S samples, T tokens. A trainer calls `step_advantages` on the whole step, then
-`training_loss` on each micro-batch with the global denominator, and needs no branch on the method.
-The dispatch by name lives here alone.
+Legend: S samples, T tokens. A trainer calls `step_advantages` and `step_context` on the whole step,
+then `training_loss` on each micro-batch with the global denominator, and needs no branch on the
+method. The dispatch on a declaration's fields lives here alone.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,15 @@ from sdar.algorithms.advantages import (
     rlsd_token_advantages,
 )
 from sdar.algorithms.aggregation import aggregate, clean, masked_mean, response_tokens
+from sdar.algorithms.context import (
+    GapQuantiles,
+    StepContext,
+    mean_over_step,
+    unopposed_tokens,
+)
 from sdar.algorithms.distillation import (
+    distillation_weight,
+    full_reverse_kl_loss,
     gated_distillation_loss,
     reverse_kl_loss,
     skill_sd_loss,
@@ -53,7 +62,8 @@ class StepSamples:
 
     `step_return` is the episode's return less the turn's penalty; `step_reward` what the turn
     itself earned (the return, on the last turn), less its penalty. Keys must tell episodes of
-    different groups apart. Log-probs are [S, T] under the policy at the start of the step.
+    different groups apart. `valid` [S]: non-zero where the turn's action could be parsed. Log-probs
+    and entropy are [S, T] under the policy at the start of the step.
     """
 
     step_return: Tensor
@@ -64,11 +74,13 @@ class StepSamples:
     success: Tensor | None = None
     step_reward: Tensor | None = None
     anchor_observation: Keys | None = None
+    valid: Tensor | None = None
     old_log_probs: Tensor | None = None
+    old_entropy: Tensor | None = None
     teacher_log_probs: Tensor | None = None
 
 
-def _required(value: Tensor | Keys | None, name: str, method: Method) -> Tensor | Keys:
+def _required(value: Any, name: str, method: Method) -> Any:
     if value is None:
         raise SdarError(f"method {method.name!r} needs {name} and got none: pass `{name}`")
     return value
@@ -161,13 +173,65 @@ class LossSettings:
     gate: str = "gap"
 
 
+def step_context(
+    method: Method,
+    settings: LossSettings,
+    samples: StepSamples,
+    advantages: Tensor,
+    running: GapQuantiles | None = None,
+) -> StepContext:
+    """What the loss of every micro-batch needs to know of the whole step.
+
+    Args:
+        samples: the whole step, with log-probs of both sides under the weights at its start.
+        advantages: [S, T] as `step_advantages` gives them.
+        running: the quantiles a run has kept, `StepContext.running` of the step before; None at a
+            run's first step.
+
+    Raises:
+        SdarError: the method needs something `samples` does not hold.
+    """
+    if not method.needs_step_context:
+        return StepContext()
+    mask_ST = response_tokens(samples.response_mask)
+    context: dict[str, Any] = {}
+    kind = method.gate_kind(settings.gate)
+    if kind == "adaptive" or method.gate_baseline == "step_mean":
+        old_ST = _tensor(samples.old_log_probs, "old_log_probs", method)
+        teacher_ST = _tensor(samples.teacher_log_probs, "teacher_log_probs", method)
+        gap_ST = teacher_gap(clean(old_ST, mask_ST), clean(teacher_ST, mask_ST)).double()
+        if kind == "adaptive":
+            own = GapQuantiles.of_step(gap_ST, mask_ST)
+            running = own if running is None else running.followed_by(own)
+            context |= {"running": running, "centre": running.median}
+            context["scale"] = running.scale(settings.beta)
+        if method.gate_baseline == "step_mean":
+            entropy_ST = None
+            if method.needs_old_entropy(settings.gate):
+                entropy_ST = _tensor(samples.old_entropy, "old_entropy", method).double()
+            gate_ST = compute_gate(
+                str(kind),
+                gap_ST,
+                beta=settings.beta,
+                entropy=entropy_ST,
+                centre=context.get("centre", 0.0),
+                scale=context.get("scale", torch.inf),
+            )
+            context["baseline"] = mean_over_step(gate_ST, mask_ST)
+    if method.kept_tokens == "unopposed":
+        valid_S = _tensor(samples.valid, "valid", method)
+        context["keep"] = unopposed_tokens(advantages, valid_S)
+    return StepContext(**context)
+
+
 @dataclass(frozen=True)
 class TrainingLoss:
     """The loss to differentiate, its parts, and the gap and gate of each token for the records.
 
     `statistics` are means over the response tokens given; `gap` and `gate` are None where the
-    method has none. For the figures of a step, concatenate them over its micro-batches and call
-    `gates.gate_statistics` once.
+    method has none. `gate` is the weight the distillation term really had at the token. For the
+    figures of a step, concatenate them over its micro-batches and call `gates.gate_statistics`
+    once.
     """
 
     loss: Tensor
@@ -187,6 +251,8 @@ def training_loss(
     teacher_log_probs: Tensor | None = None,
     reference_log_probs: Tensor | None = None,
     entropy: Tensor | None = None,
+    teacher_divergence: Tensor | None = None,
+    context: StepContext | None = None,
     denominator: float | Tensor | None = None,
     sequence: Tensor | None = None,
 ) -> TrainingLoss:
@@ -195,6 +261,8 @@ def training_loss(
     Args:
         log_probs, old_log_probs, advantages, response_mask, teacher_log_probs,
             reference_log_probs, entropy: [S, T], padded or packed; see the terms' functions.
+        teacher_divergence: [S, T] KL(student || teacher) over the vocabulary, differentiable.
+        context: of the step (`step_context`), its per-token part cut to these tokens.
         denominator: of the global batch, so that micro-batch losses add up to it.
         sequence: [S, T] sample number of each token in packed rows, for the `seq-*` aggregations.
 
@@ -246,39 +314,27 @@ def training_loss(
     if method.distillation != "none":
         teacher_ST = _tensor(teacher_log_probs, "teacher_log_probs", method)
         gap_ST = clean(teacher_gap(log_probs, teacher_ST), mask_ST)
+        how: dict[str, Any] = {
+            "loss_agg": settings.loss_agg,
+            "denominator": denominator,
+            "sequence": sequence,
+        }
         kind = method.gate_kind(settings.gate)
         if kind is not None:
-            gate_ST = compute_gate(kind, gap_ST, beta=settings.beta, entropy=entropy)
+            weighted = _weighting(method, settings, kind, context, entropy)
+            gate_ST = clean(distillation_weight(gap_ST, **weighted), mask_ST)
             distillation, measured = gated_distillation_loss(
-                log_probs,
-                teacher_ST,
-                response_mask,
-                beta=settings.beta,
-                gate=kind,
-                entropy=entropy,
-                loss_agg=settings.loss_agg,
-                denominator=denominator,
-                sequence=sequence,
+                log_probs, teacher_ST, response_mask, **weighted, **how
             )
         elif method.distillation == "skill_sd":
             distillation, measured = skill_sd_loss(
-                log_probs,
-                teacher_ST,
-                old_log_probs,
-                response_mask,
-                loss_agg=settings.loss_agg,
-                denominator=denominator,
-                sequence=sequence,
+                log_probs, teacher_ST, old_log_probs, response_mask, **how
             )
+        elif method.distillation == "reverse_kl":
+            distillation, measured = reverse_kl_loss(log_probs, teacher_ST, response_mask, **how)
         else:
-            distillation, measured = reverse_kl_loss(
-                log_probs,
-                teacher_ST,
-                response_mask,
-                loss_agg=settings.loss_agg,
-                denominator=denominator,
-                sequence=sequence,
-            )
+            divergence_ST = _tensor(teacher_divergence, "teacher_divergence", method)
+            distillation, measured = full_reverse_kl_loss(divergence_ST, response_mask, **how)
         statistics |= measured
         statistics["distillation_loss"] = distillation.detach()
         coefficient = method.coefficient(settings.distillation_coefficient)
@@ -286,3 +342,25 @@ def training_loss(
             total = total + coefficient * distillation
     statistics["loss"] = total.detach()
     return TrainingLoss(total, statistics, gap_ST, gate_ST)
+
+
+def _weighting(
+    method: Method,
+    settings: LossSettings,
+    kind: str,
+    context: StepContext | None,
+    entropy: Tensor | None,
+) -> dict[str, Any]:
+    """The arguments of `distillation.distillation_weight`."""
+    if method.needs_step_context:
+        context = _required(context, "context", method)
+    context = context or StepContext()
+    return {
+        "gate": kind,
+        "beta": settings.beta,
+        "entropy": entropy,
+        "centre": context.centre,
+        "scale": context.scale,
+        "baseline": context.baseline,
+        "keep": context.keep,
+    }

@@ -1,11 +1,12 @@
 """The gate: how much of the distillation term each sampled token receives.
 
 Legend: S samples, T tokens. The gap is D = log p_teacher - log p_student of the sampled token, in
-nats; the teacher is the same policy given the privileged skill. A gate is a number in (0, 1) and
+nats; the teacher is the same policy given the privileged skill. A gate is a number in [0, 1] and
 never carries gradient. Source: SDAR (arXiv 2605.15155), gate variants; the released reference code
-has the gap gate alone. See docs/methods.md.
+has the gap gate alone; the adaptive gate is this project's. See docs/methods.md.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
@@ -17,6 +18,9 @@ from sdar.errors import SdarError
 
 GateName = Literal["gap", "entropy", "soft_or", "none"]
 GATES: tuple[str, ...] = get_args(GateName)
+"""What a run may choose from."""
+MethodGate = Literal["gap", "entropy", "soft_or", "none", "adaptive"]
+"""What a method may fix; `adaptive` needs the step's statistics, so it is a method's own."""
 QUANTILES: tuple[float, ...] = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -45,12 +49,33 @@ def constant_gate(gap: Tensor) -> Tensor:
     return torch.full_like(gap, 0.5)
 
 
-def compute_gate(kind: str, gap: Tensor, *, beta: float, entropy: Tensor | None = None) -> Tensor:
+def adaptive_gate(gap: Tensor, *, centre: float, scale: float) -> Tensor:
+    """max(0, tanh((D - centre) / scale)): shut up to the centre, open some scales above it."""
+    return torch.tanh((gap.detach() - centre) / scale).clamp(min=0)
+
+
+def compute_gate(
+    kind: str,
+    gap: Tensor,
+    *,
+    beta: float,
+    entropy: Tensor | None = None,
+    centre: float = 0.0,
+    scale: float = math.inf,
+) -> Tensor:
     """The gate named `kind`, shaped like `gap`, without gradient.
+
+    Args:
+        kind: one of `GATES`, or `adaptive`.
+        beta: sharpness of the sigmoid gates.
+        entropy: the student's, for `entropy` and `soft_or`.
+        centre, scale: of the adaptive gate, in nats; see `context.StepContext`.
 
     Raises:
         SdarError: unknown kind, or a kind that needs the entropy without it.
     """
+    if kind == "adaptive":
+        return adaptive_gate(gap, centre=centre, scale=scale)
     if kind not in GATES:
         raise SdarError(
             f"gate is {kind!r}, expected one of {', '.join(GATES)}: "
@@ -70,7 +95,7 @@ def compute_gate(kind: str, gap: Tensor, *, beta: float, entropy: Tensor | None 
     return soft_or_gate(gap, entropy, beta=beta)
 
 
-def _quantile(sorted_N: Tensor, q: float) -> float:
+def quantile(sorted_N: Tensor, q: float) -> float:
     """Linear interpolation between order statistics (torch.quantile stops at 16 M values)."""
     position = q * (sorted_N.numel() - 1)
     low = int(position)
@@ -88,10 +113,11 @@ def gate_statistics(
     """What the gate did, over all response tokens of a step at once.
 
     Args:
-        gate, gap: any one shape (padded, packed, or all tokens of a step concatenated).
+        gate, gap: any one shape (padded, packed, or all tokens of a step concatenated). `gate` is
+            the weight that was applied, so it may be negative (a centred gate).
         response_mask: same shape, non-zero at response tokens.
         parts: named masks that broadcast to that shape (say `failed`: [S, 1]); each adds
-            `gate_mass_<name>`, its share of the sum of the gate, and `gate_mean_<name>` where it
+            `gate_mass_<name>`, its share of the sum of |gate|, and `gate_mean_<name>` where it
             has tokens.
 
     Returns:
@@ -108,17 +134,17 @@ def gate_statistics(
     sorted_N = gate_N.sort().values
     statistics = {"tokens": float(tokens), "gate_mean": float(gate_N.mean())}
     for q in QUANTILES:
-        statistics[f"gate_q{round(100 * q):02d}"] = _quantile(sorted_N, q)
+        statistics[f"gate_q{round(100 * q):02d}"] = quantile(sorted_N, q)
     statistics["gate_active_ratio"] = float((gate_N > 0.5).double().mean())
     statistics["teacher_gap_mean"] = float(gap_N.mean())
     statistics["teacher_gap_std"] = float(gap_N.std()) if tokens > 1 else 0.0
-    total = float(gate_N.sum())
+    total = float(gate_N.abs().sum())
     for name, part in (parts or {}).items():
         inside_N = response_tokens(part).expand(mask.shape)[mask]
-        mass = float(gate_N[inside_N].sum())
+        mass = float(gate_N[inside_N].abs().sum())
         statistics[f"gate_mass_{name}"] = mass / total if total > 0 else 0.0
         if bool(inside_N.any()):
-            statistics[f"gate_mean_{name}"] = mass / int(inside_N.sum())
+            statistics[f"gate_mean_{name}"] = float(gate_N[inside_N].sum()) / int(inside_N.sum())
     return statistics
 
 

@@ -1,20 +1,23 @@
 """The methods, one declaration each. Nothing here computes; `execution` carries a declaration out.
 
-A method = rollout prompt + advantage + policy coefficient + distillation term + gate. What a
-declaration leaves at None is the run's own setting (lambda, gate, clip range), so an ablation
-changes the configuration and never the method. Sources: SDAR (arXiv 2605.15155) and its reference
-code unless `source` says otherwise; formulas in docs/methods.md.
+A method = rollout prompt + advantage + policy coefficient + distillation term + gate, where the
+gate may be centred or kept to some tokens. What a declaration leaves at None is the run's own
+setting (lambda, gate, clip range), so an ablation changes the configuration and never the method.
+Sources: SDAR (arXiv 2605.15155) and its reference code unless `source` says otherwise; formulas in
+docs/methods.md.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-from sdar.algorithms.gates import GateName
+from sdar.algorithms.gates import MethodGate
 from sdar.errors import SdarError
 
 AdvantageName = Literal["grpo", "gigpo"]
 TokenCredit = Literal["uniform", "rlsd", "agent_opsd"]
-DistillationName = Literal["none", "gated", "skill_sd", "reverse_kl"]
+DistillationName = Literal["none", "gated", "skill_sd", "reverse_kl", "reverse_kl_full"]
+GateBaseline = Literal["none", "step_mean"]
+KeptTokens = Literal["all", "unopposed"]
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,28 @@ class Method:
     distillation: DistillationName = "none"
     distillation_coefficient: float | None = None
     """None: the run's lambda, `training.distillation.coefficient`."""
-    gate: GateName | None = None
+    gate: MethodGate | None = None
     """For the gated term. None: the run's `training.distillation.gate` (the paper's is `gap`)."""
+    gate_baseline: GateBaseline = "none"
+    """Subtracted from the gate: the mean gate of the step's response tokens, or nothing."""
+    kept_tokens: KeptTokens = "all"
+    """`unopposed`: no weight where raising the sampled token opposes the reward."""
 
     @property
     def needs_teacher(self) -> bool:
         """Log-probs under the skill-augmented prompt are used in training."""
         return self.trained and (self.distillation != "none" or self.token_credit != "uniform")
+
+    @property
+    def needs_teacher_distribution(self) -> bool:
+        """The teacher's probabilities over the whole vocabulary are used, not the sampled token's
+        alone."""
+        return self.trained and self.distillation == "reverse_kl_full"
+
+    @property
+    def needs_step_context(self) -> bool:
+        """The loss uses statistics of the whole step (`context.StepContext`)."""
+        return self.gate == "adaptive" or (self.gate_baseline, self.kept_tokens) != ("none", "all")
 
     @property
     def needs_anchor_observation(self) -> bool:
@@ -82,6 +100,10 @@ class Method:
     def needs_entropy_gate(self, configured: str) -> bool:
         """The gate in force reads the student's entropy."""
         return self.gate_kind(configured) in ("entropy", "soft_or")
+
+    def needs_old_entropy(self, configured: str) -> bool:
+        """The entropy under the policy at the step's start is used, for the gates' mean."""
+        return self.gate_baseline == "step_mean" and self.needs_entropy_gate(configured)
 
     def coefficient(self, configured: float) -> float:
         """The weight of the distillation term under a run's lambda."""
@@ -150,6 +172,33 @@ _DECLARATIONS = (
         "GRPO and the sampled reverse-KL policy gradient toward the teacher",
         source="the correction of the reference code's issue 16",
         distillation="reverse_kl",
+    ),
+    Method(
+        "reverse_kl_full",
+        "GRPO and the reverse KL toward the teacher over the whole vocabulary",
+        source="the divergence itself, as in SDPO, arXiv 2601.20802",
+        distillation="reverse_kl_full",
+    ),
+    Method(
+        "sdar_centred",
+        "SDAR with the step's mean gate subtracted from every gate",
+        source="this project",
+        distillation="gated",
+        gate_baseline="step_mean",
+    ),
+    Method(
+        "sdar_adaptive",
+        "SDAR with a gate that follows where the gaps lie, and is shut without information",
+        source="this project, on the future work that SDAR names",
+        distillation="gated",
+        gate="adaptive",
+    ),
+    Method(
+        "sdar_objective",
+        "SDAR on the tokens whose raising does not oppose the reward",
+        source="this project; compare ICSD, arXiv 2608.14945",
+        distillation="gated",
+        kept_tokens="unopposed",
     ),
     Method(
         "agent_opsd",

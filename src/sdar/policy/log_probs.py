@@ -1,4 +1,4 @@
-"""Log-probabilities and entropies of response tokens: one kernel for everyone who needs them.
+"""Log-probabilities, entropies, divergences of response tokens: one kernel for all who need them.
 
 Student, old policy, teacher and reference are all scored here. Prompt positions are dropped before
 the head, and the head works on chunks of response tokens: `[chunk, vocabulary]` in float32 is the
@@ -8,13 +8,17 @@ Shape suffixes: S samples, T tokens of a padded sequence, R response tokens of a
 N response tokens of all samples, C tokens of a chunk, D hidden size, V vocabulary.
 """
 
+import copy
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from sdar.algorithms.distillation import vocabulary_reverse_kl
 from sdar.policy.batches import TokenBatch, pad_batch, plan_micro_batches
 from sdar.policy.trunk import hidden_states_at, hidden_states_packed
 
@@ -27,6 +31,48 @@ class Scores(NamedTuple):
 
     log_probs: Tensor
     entropy: Tensor | None
+    divergence: Tensor | None = None
+    """KL(policy || teacher) over the vocabulary, in nats."""
+    hidden: Tensor | None = None
+    """`[N, D]`, what goes into the head: response tokens of sample 0, of sample 1, and so on."""
+
+
+@dataclass(frozen=True)
+class TeacherDistribution:
+    """The teacher's distributions over the vocabulary at response tokens, before the head.
+
+    `[N, vocabulary]` would be too large to keep; hidden states and the head they go through are
+    the same distributions. The head is a copy, so they stay what they are while the policy learns.
+    """
+
+    head: nn.Module
+    hidden_ND: Tensor
+    """Tokens of sample 0, then of sample 1, and so on. Of a whole step: on the CPU."""
+    tokens: tuple[int, ...]
+    """Response tokens of each sample."""
+
+    def of(self, rows: Sequence[int], device: torch.device | str) -> "TeacherDistribution":
+        """The distributions of samples `rows`, in that order, on `device`."""
+        ends = list(accumulate(self.tokens))
+        pieces = [self.hidden_ND[ends[row] - self.tokens[row] : ends[row]] for row in rows]
+        return replace(
+            self,
+            hidden_ND=torch.cat(pieces).to(device),
+            tokens=tuple(self.tokens[row] for row in rows),
+        )
+
+
+def computing_dtype(values: Tensor) -> torch.dtype:
+    """The type a linear layer computes in with these values: autocast's, where that is on."""
+    kind = values.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype
+
+
+@torch.no_grad()
+def copied_head(model: Any) -> nn.Module:
+    """The model's output layer as it is now, in the type it computes in."""
+    head: nn.Module = copy.deepcopy(model.lm_head).requires_grad_(False)
+    return head.to(computing_dtype(model.lm_head.weight))
 
 
 class PolicyScorer(nn.Module):
@@ -44,43 +90,84 @@ class PolicyScorer(nn.Module):
         self.temperature = temperature
         self.chunk_logits = chunk_logits
 
-    def forward(self, batch: TokenBatch, entropy: bool = False, packed: bool = False) -> Scores:
+    def forward(
+        self,
+        batch: TokenBatch,
+        entropy: bool = False,
+        packed: bool = False,
+        hidden: bool = False,
+        teacher: TeacherDistribution | None = None,
+    ) -> Scores:
         """Score the responses of `batch`; `packed` puts all samples in one row without padding.
 
-        With `entropy`, both results carry gradient where autograd is on.
+        `entropy`, `teacher` (its divergence from there) and `hidden` add these results. All carry
+        gradient where autograd is on; nothing flows to the teacher.
         """
         trunk = hidden_states_packed if packed else hidden_states_at
         hidden_SRD = trunk(self.model, batch.input_ids_ST, batch.positions_SR)
         hidden_ND = hidden_SRD[batch.mask_SR]
-        log_probs_N, entropy_N = self._head(hidden_ND, batch.targets_SR[batch.mask_SR], entropy)
-        return Scores(
-            _scatter(log_probs_N, batch.mask_SR),
-            _scatter(entropy_N, batch.mask_SR) if entropy else None,
+        targets_N = batch.targets_SR[batch.mask_SR]
+        scored = self._head(hidden_ND, targets_N, entropy, teacher)
+        log_probs_SR, entropy_SR, divergence_SR = (
+            None if values_N is None else _scatter(values_N, batch.mask_SR) for values_N in scored
         )
+        assert log_probs_SR is not None
+        return Scores(log_probs_SR, entropy_SR, divergence_SR, hidden_ND if hidden else None)
 
-    def _head(self, hidden_ND: Tensor, targets_N: Tensor, entropy: bool) -> tuple[Tensor, Tensor]:
+    def _head(
+        self,
+        hidden_ND: Tensor,
+        targets_N: Tensor,
+        entropy: bool,
+        teacher: TeacherDistribution | None,
+    ) -> list[Tensor | None]:
+        """Log-prob, entropy and divergence `[N]` of each token, chunk by chunk."""
         size = max(1, self.chunk_logits // self.model.config.vocab_size)
         pieces = list(zip(hidden_ND.split(size), targets_N.split(size), strict=True))
+        taught = [None] * len(pieces) if teacher is None else teacher.hidden_ND.split(size)
+        head = None if teacher is None else teacher.head
         recompute = torch.is_grad_enabled() and len(pieces) > 1
         scored = [
-            checkpoint(self._chunk, hidden_CD, targets_C, entropy, use_reentrant=False)
+            checkpoint(self._chunk, *piece, entropy, head, taught_CD, use_reentrant=False)
             if recompute
-            else self._chunk(hidden_CD, targets_C, entropy)
-            for hidden_CD, targets_C in pieces
+            else self._chunk(*piece, entropy, head, taught_CD)
+            for piece, taught_CD in zip(pieces, taught, strict=True)
         ]
-        return torch.cat([s[0] for s in scored]), torch.cat([s[1] for s in scored])
+        kinds = zip(*scored, strict=True)
+        return [None if kind[0] is None else torch.cat(kind) for kind in kinds]
 
-    def _chunk(self, hidden_CD: Tensor, targets_C: Tensor, entropy: bool) -> tuple[Tensor, Tensor]:
-        logits_CV = self.model.lm_head(hidden_CD).float()
-        if self.temperature != 1.0:
-            logits_CV = logits_CV / self.temperature
-        if not entropy:
-            chosen_C = logits_CV.gather(1, targets_C[:, None])[:, 0]
-            log_probs_C = chosen_C - logits_CV.logsumexp(dim=-1)
-            return log_probs_C, torch.zeros_like(log_probs_C)
-        all_log_probs_CV = logits_CV.log_softmax(dim=-1)
-        log_probs_C = all_log_probs_CV.gather(1, targets_C[:, None])[:, 0]
-        return log_probs_C, -(all_log_probs_CV.exp() * all_log_probs_CV).sum(dim=-1)
+    def _chunk(
+        self,
+        hidden_CD: Tensor,
+        targets_C: Tensor,
+        entropy: bool,
+        teacher_head: nn.Module | None,
+        teacher_hidden_CD: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        logits_CV = self._logits(self.model.lm_head, hidden_CD)
+        every_CV = None
+        if entropy or teacher_head is not None:
+            every_CV = logits_CV.log_softmax(dim=-1)
+        if every_CV is not None and torch.is_grad_enabled():
+            log_probs_C = every_CV.gather(1, targets_C[:, None])[:, 0]
+        else:
+            # One formula for all scoring: what else is asked for changes no log-prob's last bit.
+            log_probs_C = logits_CV.gather(1, targets_C[:, None])[:, 0] - logits_CV.logsumexp(-1)
+        if every_CV is None:
+            return log_probs_C, None, None
+        entropy_C = -(every_CV.exp() * every_CV).sum(dim=-1) if entropy else None
+        if teacher_head is None:
+            return log_probs_C, entropy_C, None
+        with torch.no_grad():
+            teacher_CV = self._logits(teacher_head, teacher_hidden_CD).log_softmax(dim=-1)
+        return log_probs_C, entropy_C, vocabulary_reverse_kl(every_CV, teacher_CV)
+
+    def _logits(self, head: nn.Module, hidden_CD: Tensor | None) -> Tensor:
+        """At least float32, divided by the temperature."""
+        logits_CV: Tensor = head(hidden_CD)
+        if logits_CV.dtype != torch.float64:
+            logits_CV = logits_CV.float()
+        return logits_CV if self.temperature == 1.0 else logits_CV / self.temperature
 
 
 @torch.no_grad()
@@ -92,24 +179,35 @@ def score_responses(
     micro_batch: int = 64,
     micro_batch_tokens: int | None = 4096,
     entropy: bool = False,
+    hidden: bool = False,
     device: torch.device | str = "cpu",
 ) -> Scores:
     """`[S, R]` scores of responses after prompts, on the CPU, without gradient.
 
     The micro-batches (samples, padded tokens) bound the memory and never change the result.
+    `hidden` keeps the hidden states too, in the type that the head computes in.
     """
     width = max(map(len, responses), default=0)
     log_probs_SR = torch.zeros(len(responses), width)
     entropy_SR = torch.zeros(len(responses), width) if entropy else None
+    hidden_ND: Tensor | None = None
+    ends = list(accumulate(map(len, responses)))
     lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
     for rows in plan_micro_batches(lengths, micro_batch, micro_batch_tokens):
         batch = pad_batch([prompts[i] for i in rows], [responses[i] for i in rows], device)
-        scores = scorer(batch, entropy=entropy)
+        scores = scorer(batch, entropy=entropy, hidden=hidden)
         columns = scores.log_probs.shape[1]
         log_probs_SR[rows, :columns] = scores.log_probs.cpu()
         if entropy_SR is not None:
             entropy_SR[rows, :columns] = scores.entropy.cpu()
-    return Scores(log_probs_SR, entropy_SR)
+        if hidden:
+            part_ND = scores.hidden.to("cpu", computing_dtype(scores.hidden))
+            if hidden_ND is None:
+                hidden_ND = part_ND.new_empty(ends[-1], part_ND.shape[1])
+            split = part_ND.split([len(responses[i]) for i in rows])
+            for row, sample_RD in zip(rows, split, strict=True):
+                hidden_ND[ends[row] - len(responses[row]) : ends[row]] = sample_RD
+    return Scores(log_probs_SR, entropy_SR, hidden=hidden_ND)
 
 
 def _scatter(values_N: Tensor, mask_SR: Tensor) -> Tensor:

@@ -68,7 +68,12 @@ class StepBatch:
         """Tokens of prompt and response."""
         return [len(turn.prompt_ids) + len(turn.response_ids) for turn in self.turns]
 
-    def samples(self, old_log_probs_SR: Tensor, teacher_log_probs_SR: Tensor | None) -> StepSamples:
+    def samples(
+        self,
+        old_log_probs_SR: Tensor,
+        teacher_log_probs_SR: Tensor | None,
+        old_entropy_SR: Tensor | None = None,
+    ) -> StepSamples:
         """What advantages are made from (METHOD 3): a sample's score is its episode's return less
         the turn's own penalty; the environment pays on an episode's last turn."""
         pairs = list(zip(self.owners, self.turns, strict=True))
@@ -83,7 +88,9 @@ class StepBatch:
             turn=[turn.index for turn in self.turns],
             success=torch.tensor([float(episode.won) for episode in self.owners]),
             anchor_observation=[turn.observation for turn in self.turns],
+            valid=torch.tensor([turn.valid for turn in self.turns]),
             response_mask=self.response_mask_SR,
             old_log_probs=old_log_probs_SR,
+            old_entropy=old_entropy_SR,
             teacher_log_probs=teacher_log_probs_SR,
         )

@@ -5,19 +5,33 @@ Shape suffixes: S samples (turns of all episodes of a step), R response tokens.
 
 import copy
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from sdar.algorithms.aggregation import global_denominator
-from sdar.algorithms.execution import AdvantageSettings, LossSettings, training_loss
+from sdar.algorithms.context import GapQuantiles, StepContext
+from sdar.algorithms.execution import (
+    AdvantageSettings,
+    LossSettings,
+    StepSamples,
+    step_context,
+    training_loss,
+)
 from sdar.algorithms.methods import Method
 from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig
 from sdar.environments.base import Task
 from sdar.policy.batches import pad_batch, padding_share, plan_micro_batches, split_evenly
-from sdar.policy.log_probs import PolicyScorer, score_responses
+from sdar.policy.log_probs import (
+    PolicyScorer,
+    Scores,
+    TeacherDistribution,
+    copied_head,
+    score_responses,
+)
 from sdar.rollout.collector import RolloutProgress, RolloutSettings, collect
 from sdar.rollout.engines.transformers import TransformersEngine
 from sdar.rollout.episode import Episode
@@ -43,6 +57,8 @@ class Learner:
     engine: TransformersEngine
     reference: PolicyScorer | None
     """The frozen policy the KL term holds the student to; None when that term is off."""
+    running: GapQuantiles | None = None
+    """What the run keeps from step to step beside weights and optimizer, for the adaptive gate."""
 
     @classmethod
     def prepare(
@@ -96,6 +112,32 @@ class Learner:
     def score(self, batch: StepBatch, prompts: list[list[int]], scorer: Any = None) -> Tensor:
         """Log-probs `[S, R]` of the sampled tokens after `prompts`, without gradient, on the CPU;
         by the current weights, or by another scorer."""
+        return self._scores(batch, prompts, scorer).log_probs
+
+    def score_old(self, batch: StepBatch) -> tuple[Tensor, Tensor | None]:
+        """As `score`, after the student's prompts, and the entropy where the method's gate needs
+        that of the step's start."""
+        entropy = self.method.needs_old_entropy(self.config.training.distillation.gate)
+        scores = self._scores(batch, batch.prompts, entropy=entropy)
+        return scores.log_probs, scores.entropy
+
+    def score_teacher(
+        self, batch: StepBatch, prompts: list[list[int]]
+    ) -> tuple[Tensor, TeacherDistribution | None]:
+        """As `score`, after the teacher's prompts, and its distributions over the vocabulary where
+        the method needs them."""
+        whole = self.method.needs_teacher_distribution
+        scores = self._scores(batch, prompts, hidden=whole)
+        if scores.hidden is None:
+            return scores.log_probs, None
+        with self.accelerator.autocast():
+            head = copied_head(self.parts.model)
+        tokens = tuple(map(len, batch.responses))
+        return scores.log_probs, TeacherDistribution(head, scores.hidden, tokens)
+
+    def _scores(
+        self, batch: StepBatch, prompts: list[list[int]], scorer: Any = None, **more: bool
+    ) -> Scores:
         with self.accelerator.autocast():
             return score_responses(
                 self.scorer if scorer is None else scorer,
@@ -104,7 +146,25 @@ class Learner:
                 micro_batch=self.config.training.micro_batch,
                 micro_batch_tokens=self.micro_batch_tokens,
                 device=self.accelerator.device,
-            ).log_probs
+                **more,
+            )
+
+    def look_at_step(self, samples: StepSamples, advantages_SR: Tensor) -> StepContext:
+        """The step's constants of the loss; takes the step into what the run keeps of the gaps."""
+        context = step_context(
+            self.method, self.loss_settings(), samples, advantages_SR, self.running
+        )
+        self.running = context.running
+        return context
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint: what a resumed run needs beside weights and optimizer."""
+        return {"running_gap": None if self.running is None else self.running.to_state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` gave when the checkpoint was written."""
+        saved = state.get("running_gap")
+        self.running = None if saved is None else GapQuantiles.from_state(saved)
 
     @property
     def micro_batch_tokens(self) -> int | None:
@@ -118,11 +178,14 @@ class Learner:
         teacher_SR: Tensor | None,
         reference_SR: Tensor | None,
         advantages_SR: Tensor,
+        context: StepContext | None = None,
+        distribution: TeacherDistribution | None = None,
     ) -> UpdateMeasures:
         """One pass over the samples, minibatch after minibatch, an optimizer step for each.
 
         Micro-batches are a matter of memory and speed: the loss of each is divided by what the
-        whole minibatch is divided by.
+        whole minibatch is divided by. `context` (`look_at_step`) and `distribution`
+        (`score_teacher`) are for the methods that need them.
         """
         training, accelerator = self.config.training, self.accelerator
         settings = self.loss_settings()
@@ -147,7 +210,10 @@ class Learner:
                 def of_rows(values_SR: Tensor, rows: Any = rows, width: int = width) -> Tensor:
                     return values_SR[rows, :width].to(accelerator.device)
 
-                scores = self.scorer(tokens, entropy=True)
+                teacher = None
+                if distribution is not None:
+                    teacher = distribution.of(rows, accelerator.device)
+                scores = self.scorer(tokens, entropy=True, teacher=teacher)
                 loss = training_loss(
                     self.method,
                     settings,
@@ -158,6 +224,8 @@ class Learner:
                     teacher_log_probs=None if teacher_SR is None else of_rows(teacher_SR),
                     reference_log_probs=None if reference_SR is None else of_rows(reference_SR),
                     entropy=scores.entropy,
+                    teacher_divergence=scores.divergence,
+                    context=None if context is None else context.of(of_rows),
                     denominator=denominator,
                 )
                 accelerator.backward(loss.loss)

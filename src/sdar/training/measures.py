@@ -1,7 +1,8 @@
 """What is measured of a training step. Pure: everything is a function of the run alone.
 
 Keys of metrics.jsonl, flat, a section before the slash. Gate figures are over all response tokens
-of the step at once, as the loss saw them (METHOD 10, defect 7).
+of the step at once, as the loss saw them (METHOD 10, defect 7): the gate is the weight that was
+applied, so a centred one may be negative.
 
 Shape suffixes: S samples, R response tokens.
 """
@@ -14,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdar.algorithms.context import StepContext, mean_over_step
 from sdar.algorithms.execution import TrainingLoss
 from sdar.algorithms.gates import QUANTILES, gate_by_position, gate_statistics
+from sdar.algorithms.methods import Method
 from sdar.training.batches import StepBatch
 from sdar.training.teacher import TeacherPrompt
 
@@ -168,6 +171,20 @@ def gap_and_gate_measures(
         found[f"gap/task_type/{task_type}"] = float(gap_SR[inside_SR].double().mean())
         if gate_SR is not None:
             found[f"gate/task_type/{task_type}"] = float(gate_SR[inside_SR].double().mean())
+    return found
+
+
+def context_measures(context: StepContext, method: Method, mask_SR: Tensor) -> Metrics:
+    """The step's constants of the loss, as far as the method has them."""
+    found: Metrics = {}
+    if method.gate_baseline != "none":
+        found["gate/baseline"] = context.baseline
+    if context.keep is not None:
+        found["gate/kept_share"] = mean_over_step(context.keep, mask_SR)
+    if context.running is not None:
+        found["gap/running_q10"] = context.running.q10
+        found["gap/running_median"] = context.running.median
+        found["gap/running_q90"] = context.running.q90
     return found
 
 

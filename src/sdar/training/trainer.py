@@ -18,13 +18,19 @@ from torch import Tensor
 from sdar.algorithms.execution import step_advantages
 from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig, Layout
+from sdar.policy.log_probs import TeacherDistribution
 from sdar.progress import Progress
 from sdar.tracking.provenance import write_provenance
 from sdar.tracking.recorder import RunRecorder
 from sdar.training.batches import StepBatch
 from sdar.training.checkpoint import load_checkpoint, save_checkpoint
 from sdar.training.learner import Learner
-from sdar.training.measures import gap_and_gate_measures, rollout_measures, teacher_measures
+from sdar.training.measures import (
+    context_measures,
+    gap_and_gate_measures,
+    rollout_measures,
+    teacher_measures,
+)
 from sdar.training.records import EpisodeLog
 from sdar.training.run import (
     Parts,
@@ -76,6 +82,7 @@ def train_with(
     checkpoint = find_start(folder / "checkpoints", identity, training.steps)
     if checkpoint is not None:
         load_checkpoint(checkpoint, parts.model, learner.optimizer)
+        learner.restore(checkpoint.state)
         start = checkpoint.step
 
     write_provenance(folder, config, layout, method=method.name, seed=seed, inputs=parts.inputs)
@@ -100,7 +107,8 @@ def train_with(
                         step + 1,
                         model=parts.model,
                         optimizer=learner.optimizer,
-                        state={"identity": identity, "method": method.name, "seed": seed},
+                        state={"identity": identity, "method": method.name, "seed": seed}
+                        | learner.state(),
                         keep=training.keep_checkpoints,
                     )
             recorder.timings(step, done.timings())
@@ -120,10 +128,11 @@ def training_step(learner: Learner, step: int, bar: Any = None) -> StepResult:
     metrics = rollout_measures(batch, config.policy.max_response_tokens)
 
     with clock("old"):
-        old_SR = learner.score(batch, batch.prompts)
+        old_SR, old_entropy_SR = learner.score_old(batch)
 
     teacher: list[TeacherPrompt] = []
     teacher_SR: Tensor | None = None
+    distribution: TeacherDistribution | None = None
     if method.needs_teacher:
         with clock("teacher"):
             teacher = teacher_prompts(
@@ -133,7 +142,8 @@ def training_step(learner: Learner, step: int, bar: Any = None) -> StepResult:
                 environment=config.environment.name,
                 limit=config.policy.max_teacher_prompt_tokens,
             )
-            teacher_SR = learner.score(batch, [prompt.prompt_ids for prompt in teacher])
+            taught = [prompt.prompt_ids for prompt in teacher]
+            teacher_SR, distribution = learner.score_teacher(batch, taught)
         metrics |= teacher_measures(batch, teacher)
 
     reference_SR: Tensor | None = None
@@ -141,16 +151,27 @@ def training_step(learner: Learner, step: int, bar: Any = None) -> StepResult:
         with clock("reference"):
             reference_SR = learner.score(batch, batch.prompts, learner.reference)
 
-    samples = batch.samples(old_SR, teacher_SR)
+    samples = batch.samples(old_SR, teacher_SR, old_entropy_SR)
     advantages_SR = step_advantages(method, samples, learner.advantage_settings(), step=step)
     with clock("update"):
-        update = learner.update(step, batch, old_SR, teacher_SR, reference_SR, advantages_SR)
+        context = learner.look_at_step(samples, advantages_SR)
+        update = learner.update(
+            step,
+            batch,
+            old_SR,
+            teacher_SR,
+            reference_SR,
+            advantages_SR,
+            context,
+            distribution,
+        )
 
     gap_SR = update.gap_SR
     if gap_SR is None and teacher_SR is not None:
         gap_SR = teacher_SR - old_SR
     metrics |= update.measures()
     metrics |= gap_and_gate_measures(batch, gap_SR, update.gate_SR)
+    metrics |= context_measures(context, method, batch.response_mask_SR)
     metrics["policy/engine_difference"] = _engine_difference(batch, old_SR)
     metrics["update/learning_rate"] = learning_rate_at(step, config)
     return StepResult(
