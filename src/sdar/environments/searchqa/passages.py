@@ -1,7 +1,7 @@
 """Passages of an archive, one a field of a country, in Search-R1's form; and reading them back.
 
-Small world: `"peru"`, then `The seat of peru is lima.` Full world: `"Peru: Capital"`, then the
-Factbook's text, cut at about a hundred words as wiki-18's passages are.
+Small world: `"peru"`, then `The seat of peru is lima.` Full world: `"Peru: Capital"`, then, as in
+wiki-18's passages, the title once more and about a hundred words, which are the Factbook's.
 """
 
 import random
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdar.environments.searchqa.facts import SOURCES, Fact, countries
-from sdar.environments.searchqa.world import FILED_UNDER, FURTHER, LABELS, Archive, Entry
+from sdar.environments.searchqa.world import FILED_UNDER, FULL_WORDS, FURTHER, Archive, Entry
 
 PASSAGE_WORDS = 100
 
@@ -18,7 +18,7 @@ _KIND_OF_WORD = {
     **{word: kind for kind, words in FILED_UNDER.items() for word in words},
     **{kind: kind for kind in FURTHER},
 }
-_KIND_OF_FIELD = {SOURCES[kind].field: kind for kind in LABELS}
+_KIND_OF_FIELD = {SOURCES[kind].field: kind for kind in FULL_WORDS}
 _SENTENCE = re.compile(r"The ([a-z]+) of ([a-z]+) is ([a-z]+)(\d*)\.")
 _DOCUMENT = re.compile(r'^Doc \d+: "(.*)"\n(.*)$', re.MULTILINE)
 
@@ -60,8 +60,9 @@ def _full_contents() -> list[str]:
         for field in country.fields:
             words = field.text.split(" ")
             text = " ".join(words[:PASSAGE_WORDS]) + (" ..." if len(words) > PASSAGE_WORDS else "")
-            contents.append(f'"{country.name}: {field.name}"\n{text}')
-    return contents
+            contents.append(f'"{country.name}: {field.name}"\n{country.name}: {field.name}. {text}')
+    # Some fields stand in two sections of a page.
+    return list(dict.fromkeys(contents))
 
 
 def read_results(text: str) -> list[Statement]:
@@ -81,8 +82,8 @@ def _read(title: str, body: str) -> Statement | None:
     kind = _KIND_OF_FIELD.get(field)
     if kind is None:
         return None
-    fact = SOURCES[kind].read(_line(body, SOURCES[kind].line))
-    return None if fact is None else Statement(kind, field, subject, fact)
+    fact = SOURCES[kind].read(_line(body.removeprefix(f"{title}. "), SOURCES[kind].line))
+    return None if fact is None else Statement(kind, FULL_WORDS[kind], subject, fact)
 
 
 def _line(body: str, name: str | None) -> str:

@@ -61,6 +61,11 @@ LABELS: Mapping[str, str] = {
     "peak": "highest point",
 }
 
+FULL_WORDS: Mapping[str, str] = {
+    kind: " ".join(filter(None, (SOURCES[kind].field, SOURCES[kind].line))) for kind in LABELS
+}
+"""The field and the line that tell a kind of fact in the full world."""
+
 _WORD = re.compile(r"[a-z]+")
 
 
@@ -85,7 +90,7 @@ class Archive:
     def draw(cls, seed: int, size: Size = "small") -> "Archive":
         """The archive of a seed; the full world has one, whatever the seed."""
         if size == "full":
-            return cls(seed, size, {kind: SOURCES[kind].field for kind in LABELS})
+            return cls(seed, size, FULL_WORDS)
         draw = random.Random(f"archive/{seed}")
         return cls(seed, size, {kind: draw.choice(words) for kind, words in FILED_UNDER.items()})
 
