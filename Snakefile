@@ -1,12 +1,16 @@
 # The pipeline: games -> demonstrations -> warm start -> training -> evaluation -> comparison.
 #   snakemake --profile profiles/local all
 #   snakemake --profile profiles/local --configfile config/experiments/NAME.yaml -- all
+# The ablation of `sweep`: the same with the target `sweep` (see `sdar sweep list`).
 from snakemake.utils import min_version
 
 min_version("9.27")
 
 
-configfile: "config/config.yaml"
+DEFAULT_CONFIG = "config/config.yaml"
+
+
+configfile: DEFAULT_CONFIG
 
 
 report: "workflow/report/workflow.rst"
@@ -18,6 +22,7 @@ include: "workflow/rules/warm_start.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/sweep.smk"
 
 
 rule all:

@@ -10,8 +10,18 @@ from typing import Annotated
 import typer
 
 from sdar.cli_config import config_app
-from sdar.cli_options import ConfigOption, MethodOption, RootOption, SeedOption, friendly, prepare
+from sdar.cli_options import (
+    ConfigOption,
+    MethodOption,
+    RootOption,
+    SeedOption,
+    VariantOption,
+    friendly,
+    prepare,
+    prepare_run,
+)
 from sdar.cli_people import bench, doctor, play, replay, serve_retriever, ui, view
+from sdar.cli_sweep import sweep_app
 
 app = typer.Typer(
     name="sdar",
@@ -89,8 +99,9 @@ def warm_start(
 @app.command()
 @friendly
 def train(
-    method: MethodOption,
+    method: MethodOption = None,
     seed: SeedOption = 0,
+    variant: VariantOption = None,
     config: ConfigOption = Path("config/config.yaml"),
     root: RootOption = Path(),
 ) -> None:
@@ -99,19 +110,22 @@ def train(
     Reads the games and the warm start. Writes runs/EXPERIMENT/METHOD/seed-N: metrics.jsonl (one
     object a step), timings.jsonl, episodes.parquet, tokens/, checkpoints/ and, last, policy/.
 
+    With --variant, one run of the sweep, in runs/EXPERIMENT/sweep/VARIANT/seed-N.
+
     Example: sdar train --method sdar --seed 0
     """
-    experiment, layout = prepare(config, root, method=method, training=True)
+    experiment, layout, name = prepare_run(config, root, method, variant, training=True)
     from sdar.training.trainer import train as stage
 
-    stage(experiment, layout, method, seed)
+    stage(experiment, layout, name, seed)
 
 
 @app.command()
 @friendly
 def evaluate(
-    method: MethodOption,
+    method: MethodOption = None,
     seed: SeedOption = 0,
+    variant: VariantOption = None,
     config: ConfigOption = Path("config/config.yaml"),
     root: RootOption = Path(),
 ) -> None:
@@ -119,14 +133,14 @@ def evaluate(
 
     METHOD may also be `warm_start` (the policy before training) or `skill_prompt` (the same with
     the skill in its prompt). Reads the games and runs/EXPERIMENT/METHOD/seed-N/policy. Writes
-    runs/EXPERIMENT/METHOD/seed-N/evaluation.
+    runs/EXPERIMENT/METHOD/seed-N/evaluation. With --variant, one run of the sweep.
 
     Example: sdar evaluate --method sdar --seed 0
     """
-    experiment, layout = prepare(config, root, method=method)
+    experiment, layout, name = prepare_run(config, root, method, variant)
     from sdar.evaluation.evaluate import evaluate as stage
 
-    stage(experiment, layout, method, seed)
+    stage(experiment, layout, name, seed)
 
 
 @app.command()
@@ -176,6 +190,7 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
 app.command()(ui)
 app.command(name="serve-retriever")(serve_retriever)
 app.add_typer(config_app, name="config")
+app.add_typer(sweep_app, name="sweep")
 
 
 def _version(value: bool) -> None:

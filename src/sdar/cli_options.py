@@ -18,6 +18,7 @@ import typer
 from sdar.config import ExperimentConfig, Layout, load_config
 from sdar.config.checks import check_files
 from sdar.config.models import MethodName
+from sdar.config.variants import find_variant, variant_config
 from sdar.errors import SdarError
 
 ConfigOption = Annotated[
@@ -27,7 +28,11 @@ RootOption = Annotated[
     Path, typer.Option("--root", help="Folder under which data/, runs/ and results/ lie.")
 ]
 MethodOption = Annotated[
-    str, typer.Option("--method", "-m", help="A method, such as grpo or sdar.")
+    str | None, typer.Option("--method", "-m", help="A method, such as grpo or sdar.")
+]
+VariantOption = Annotated[
+    str | None,
+    typer.Option("--variant", help="A variant of the sweep instead of a method: sdar sweep list."),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of the run.")]
 
@@ -58,6 +63,27 @@ def prepare(
     if method is not None:
         _check_method(method, training)
     return experiment, Layout(root, experiment.experiment)
+
+
+def prepare_run(
+    config: Path, root: Path, method: str | None, variant: str | None, training: bool = False
+) -> tuple[ExperimentConfig, Layout, str]:
+    """`prepare` for one run: of a method, or of a variant of the sweep, which names its method."""
+    if variant is None:
+        if method is None:
+            raise SdarError(
+                "--method: missing; give a method such as grpo, or --variant and a variant of the "
+                "sweep (`sdar sweep list` shows them)"
+            )
+        experiment, layout = prepare(config, root, method=method, training=training)
+        return experiment, layout, method
+    experiment, layout = prepare(config, root)
+    found = find_variant(experiment, variant)
+    if method not in (None, found.method):
+        raise SdarError(
+            f"--method {method}: variant {variant} is of {found.method}; leave --method out"
+        )
+    return variant_config(experiment, found), layout.of_variant(found.name), found.method
 
 
 def _check_method(method: str, training: bool) -> None:

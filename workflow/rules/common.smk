@@ -8,9 +8,18 @@ from snakemake.exceptions import WorkflowError
 from sdar.config import Layout, parse_config
 from sdar.config.checks import check_files, library_digest
 from sdar.config.generate import resolved_yaml, write_if_changed
+from sdar.config.load import merge_values, read_values
+from sdar.config.variants import sweep_seeds, sweep_variants, variant_config
 from sdar.errors import SdarError
 
 try:
+    # Snakemake lays an experiment over the default key by key, also where it is about another
+    # environment, whose section has other keys.
+    merged = merge_values(
+        read_values(DEFAULT_CONFIG), workflow.config_settings.overwrite_config
+    )
+    config.clear()
+    config.update(merged)
     CONFIG = parse_config(config, source=" + ".join(map(str, workflow.configfiles)))
     check_files(CONFIG)
 except SdarError as error:
@@ -52,9 +61,32 @@ wildcard_constraints:
     seed=r"\d+",
 
 
-def keys(*names):
+# Demonstrations and the warm start go by type, whatever `skills.retrieval` says.
+HINT_KEYS = ("skills.library", "skills.digest")
+# What training and evaluation depend on, of a method's run and of a variant's alike.
+TRAINING_KEYS = (
+    "environment",
+    "skills",
+    "policy",
+    "rollout",
+    "training",
+    "execution.threads",
+    "execution.device",
+)
+EVALUATION_KEYS = (
+    "environment",
+    "skills",
+    "policy",
+    "evaluation",
+    "rollout.batch",
+    "execution.threads",
+    "execution.device",
+)
+
+
+def keys(*names, of=CONFIG):
     """The parts of the configuration a rule's result depends on, as one comparable text."""
-    values = CONFIG.model_dump(mode="json")
+    values = of.model_dump(mode="json")
     values["environment"].pop("workers")  # spreads the work, never changes it
     values["skills"]["digest"] = SKILLS_DIGEST
     chosen = {}

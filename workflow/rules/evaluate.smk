@@ -11,15 +11,7 @@ rule evaluate:
         f"{BENCHMARKS}/evaluate-{{method}}-{{seed}}.tsv"
     params:
         config=RESOLVED,
-        depends_on=keys(
-            "environment",
-            "skills",
-            "policy",
-            "evaluation",
-            "rollout.batch",
-            "execution.threads",
-            "execution.device",
-        ),
+        depends_on=keys(*EVALUATION_KEYS),
     threads: CONFIG.execution.threads
     resources:
         mem_mb=JOB_MEMORY_MB,

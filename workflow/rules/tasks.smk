@@ -29,7 +29,7 @@ rule demonstrations:
     params:
         config=RESOLVED,
         depends_on=keys(
-            "environment", "skills", "policy.tiny", "warm_start.demonstrations"
+            "environment", *HINT_KEYS, "policy.tiny", "warm_start.demonstrations"
         ),
     threads: 1
     resources:

@@ -12,15 +12,7 @@ rule train:
         f"{BENCHMARKS}/train-{{method}}-{{seed}}.tsv"
     params:
         config=RESOLVED,
-        depends_on=keys(
-            "environment",
-            "skills",
-            "policy",
-            "rollout",
-            "training",
-            "execution.threads",
-            "execution.device",
-        ),
+        depends_on=keys(*TRAINING_KEYS),
     threads: CONFIG.execution.threads
     resources:
         mem_mb=JOB_MEMORY_MB,

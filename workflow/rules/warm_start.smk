@@ -13,7 +13,7 @@ rule warm_start:
         config=RESOLVED,
         depends_on=keys(
             "environment",
-            "skills",
+            *HINT_KEYS,
             "policy",
             "warm_start",
             "rollout",

@@ -20,6 +20,11 @@ def load_config(path: Path | str) -> ExperimentConfig:
 
     Raises `SdarError` with the path of each wrong key and what to do.
     """
+    return parse_config(read_values(path), source=str(path))
+
+
+def read_values(path: Path | str) -> Any:
+    """What a YAML file says, unchecked; an empty file says nothing. Raises `SdarError`."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -32,7 +37,7 @@ def load_config(path: Path | str) -> ExperimentConfig:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise SdarError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    return parse_config({} if values is None else values, source=str(path))
+    return {} if values is None else values
 
 
 def parse_config(values: Mapping[str, Any], source: str = "configuration") -> ExperimentConfig:

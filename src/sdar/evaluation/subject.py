@@ -51,7 +51,8 @@ def subject_of(config: ExperimentConfig, layout: Layout, method: str, seed: int)
         trained, usual = declared.trained, declared.evaluate_with_skill
         prompts = (usual, not usual) if declared.evaluate_both_prompts else (usual,)
     if trained:
-        path, stage = layout.run(method, seed) / "policy", f"train --method {method} --seed {seed}"
+        what = f"--variant {layout.variant}" if layout.variant else f"--method {method}"
+        path, stage = layout.run(method, seed) / "policy", f"train {what} --seed {seed}"
     elif config.warm_start.enabled:
         path, stage = layout.warm_start / "policy", "warm-start"
     else:

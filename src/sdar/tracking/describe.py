@@ -60,6 +60,18 @@ def run_tags(config: ExperimentConfig, kind: Kind, name: str) -> dict[str, str]:
     return tags
 
 
+def variant_tags(layout: Layout) -> dict[str, str]:
+    """The variant of the sweep that a run belongs to, where it does."""
+    return {} if layout.variant is None else {"variant": layout.variant}
+
+
+def run_name(layout: Layout, name: str) -> str:
+    """`sdar/seed-0` as people read it; a variant's run has the variant's name for the method's."""
+    if layout.variant is None:
+        return name
+    return f"sweep/{layout.variant}/{name.partition('/')[2]}"
+
+
 def datasets(kind: Kind, layout: Layout) -> list[dict[str, Any]]:
     """The data a run reads: name, digest, path and split sizes. Absent files are left out."""
     found: list[dict[str, Any]] = []

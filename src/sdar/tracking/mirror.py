@@ -205,8 +205,8 @@ class Mirror:
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         model = self.client.create_logged_model(
             self.state["experiment_id"],
-            # MLflow forbids slashes in the names of models.
-            name=self.spec["name"].replace("/", "_"),
+            # MLflow forbids slashes and points in the names of models.
+            name=self.spec["name"].replace("/", "_").replace(".", "_"),
             source_run_id=self.run_id,
             tags={"path": str(path), "bytes": str(size)},
             params=store.read_json(path / "config.json") and _architecture(path),

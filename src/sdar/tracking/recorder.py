@@ -204,6 +204,8 @@ def _spec(
     tags: Mapping[str, Any],
 ) -> dict[str, Any]:
     flat = describe.parameters(config, kind) | describe.flatten(parameters)
+    known = describe.run_tags(config, kind, name) | describe.variant_tags(layout)
+    name = describe.run_name(layout, name)
     spec: dict[str, Any] = {
         "kind": kind,
         "name": name,
@@ -211,7 +213,7 @@ def _spec(
         "experiment": layout.experiment,
         "store": store.address(config, layout),
         "parameters": flat,
-        "tags": describe.run_tags(config, kind, name) | {k: str(v) for k, v in tags.items()},
+        "tags": known | {k: str(v) for k, v in tags.items()},
     }
     # Two runs with one digest are one run: what only says where or how fast is left out.
     decisive = {k: v for k, v in flat.items() if not k.startswith("execution.")}

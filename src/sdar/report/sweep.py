@@ -1,0 +1,260 @@
+"""The sweep compared: every variant against the baseline, as numbers, a table and a heat map.
+
+Writes `sweep.json`, `sweep.md`, `heatmap.svg` and `heatmap.png` under `layout.sweep_results`. A
+function of the evaluations it reads: equal inputs, equal bytes.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from sdar.config import ExperimentConfig, Layout
+from sdar.config.variants import (
+    Cell,
+    SweepVariant,
+    baseline,
+    sweep_cells,
+    sweep_panels,
+    sweep_seeds,
+    sweep_variants,
+)
+from sdar.errors import SdarError
+from sdar.evaluation.partial import write_text
+from sdar.evaluation.statistics import Difference, Rate, paired_bootstrap, rate_over_tasks
+from sdar.report.comparison import BOOTSTRAP_SEED, CONFIDENCE, RESAMPLES
+from sdar.report.names import label
+from sdar.report.style import save
+from sdar.report.tables import difference_text, markdown_table, p_text, points, rate_text
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """One variant: its rate, and its difference to the baseline (None for the baseline)."""
+
+    variant: SweepVariant
+    rate: Rate
+    difference: Difference | None
+
+    @property
+    def decided(self) -> bool:
+        """The interval of the difference excludes 0."""
+        found = self.difference
+        return found is not None and (found.low > 0 or found.high < 0)
+
+
+@dataclass(frozen=True)
+class SweepComparison:
+    """Everything that table and heat map show."""
+
+    experiment: str
+    panels: tuple[str, ...]
+    seeds: tuple[int, ...]
+    evaluation_seeds: tuple[int, ...]
+    steps: int
+    cells: dict[Cell, SweepVariant]
+    results: dict[str, SweepResult]
+    """By the variant's name, the baseline first."""
+
+    @property
+    def base(self) -> SweepResult:
+        return next(iter(self.results.values()))
+
+    def at(self, cell: Cell) -> SweepResult:
+        return self.results[self.cells[cell].name]
+
+    @property
+    def by_effect(self) -> list[SweepResult]:
+        """All but the baseline, the largest difference first, equals by name."""
+        rest = [one for one in self.results.values() if one.difference is not None]
+        return sorted(rest, key=lambda one: (-_of(one).difference, one.variant.name))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for sweep.json."""
+        return {
+            "experiment": self.experiment,
+            "panels": list(self.panels),
+            "seeds": list(self.seeds),
+            "evaluation_seeds": list(self.evaluation_seeds),
+            "steps": self.steps,
+            "baseline": self.base.variant.name,
+            "variants": [
+                {
+                    "name": one.variant.name,
+                    "method": one.variant.method,
+                    "rate": one.rate.as_dict(),
+                    "difference": one.difference and one.difference.as_dict(),
+                    "interval_excludes_0": one.decided,
+                }
+                for one in self.results.values()
+            ],
+            "cells": [
+                cell._asdict() | {"variant": variant.name} for cell, variant in self.cells.items()
+            ],
+            "statistics": {
+                "confidence": CONFIDENCE,
+                "resamples": RESAMPLES,
+                "difference": "paired bootstrap over tasks and runs, against the baseline",
+            },
+        }
+
+
+def compare_sweep(config: ExperimentConfig, layout: Layout) -> None:
+    """Compare the sweep's variants. Raises SdarError naming the first evaluation missing."""
+    from sdar.report.sweep_heatmap import heatmap
+
+    comparison = read_sweep(config, layout)
+    folder = layout.sweep_results
+    text = json.dumps(comparison.as_dict(), indent=1, ensure_ascii=False) + "\n"
+    write_text(folder / "sweep.json", text)
+    write_text(folder / "sweep.md", sweep_markdown(comparison))
+    save(heatmap(comparison), folder / "heatmap")
+
+
+def read_sweep(config: ExperimentConfig, layout: Layout) -> SweepComparison:
+    """Rates and differences from the evaluations of all variants and seeds."""
+    cells, panels, seeds = sweep_cells(config), sweep_panels(config), sweep_seeds(config)
+    frames = {
+        variant: _episodes(layout, variant, panels, seeds) for variant in sweep_variants(config)
+    }
+    base = baseline(config.sweep)
+    tasks, base_TR = _outcomes(frames[base])
+    results = {}
+    for variant, frame in frames.items():
+        found, variant_TR = _outcomes(frame)
+        if found != tasks:
+            raise SdarError(
+                f"sweep: {variant.name} and {base.name} were evaluated on different tasks; "
+                "evaluate both again with `sdar evaluate --variant NAME`"
+            )
+        results[variant.name] = SweepResult(
+            variant,
+            _rate(frame),
+            None
+            if variant == base
+            else paired_bootstrap(
+                variant_TR,
+                base_TR,
+                seed=BOOTSTRAP_SEED,
+                resamples=RESAMPLES,
+                confidence=CONFIDENCE,
+            ),
+        )
+    return SweepComparison(
+        experiment=config.experiment,
+        panels=panels,
+        seeds=seeds,
+        evaluation_seeds=config.evaluation.seeds,
+        steps=config.sweep.steps or config.training.steps,
+        cells=cells,
+        results=results,
+    )
+
+
+def sweep_markdown(comparison: SweepComparison) -> str:
+    """sweep.md: the variants by effect, and how to read them."""
+    base = comparison.base
+    rows = [
+        [
+            one.variant.name,
+            rate_text(one.rate),
+            difference_text(_of(one)),
+            f"[{points(_of(one).low_these_runs)}, {points(_of(one).high_these_runs)}]",
+            p_text(_of(one).p_value),
+            "yes" if one.decided else "no",
+            _filled(comparison, one.variant),
+        ]
+        for one in comparison.by_effect
+    ]
+    name, decided = label(base.variant.method), sum(one.decided for one in comparison.by_effect)
+    header = [
+        "variant",
+        "success (%)",
+        f"minus {name} (points)",
+        "for these runs",
+        "p",
+        "excludes 0",
+        "cells",
+    ]
+    return (
+        f"# {comparison.experiment}: sweep\n\n"
+        f"Each variant against {name} (lambda = 0), {comparison.steps} training steps, "
+        f"{setting(comparison)}. {name}: {rate_text(base.rate)} %.\n\n"
+        f"{markdown_table(header, rows)}\n\n"
+        "## How to read it\n\n"
+        f"- Brackets are {CONFIDENCE:.0%} intervals: of a rate Wilson's over tasks, of a "
+        f"difference the paired bootstrap's over tasks and runs ({RESAMPLES:,} resamples); *for "
+        "these runs* and p over tasks alone.\n"
+        f"- {decided} of {len(rows)} intervals exclude 0. If nothing had an effect, about "
+        f"{(1 - CONFIDENCE) * len(rows):.1f} would: the largest of many differences is largest "
+        "by luck too, and wants runs of its own.\n"
+        "- One variant may fill several cells of the heat map: what its gate does not read cannot "
+        "change it (gate none: neither beta nor skill; gate entropy: no skill).\n"
+    )
+
+
+def setting(comparison: SweepComparison) -> str:
+    """`140 tasks of valid_seen x 2 run seeds`."""
+    rate, seeds, plays = comparison.base.rate, len(comparison.seeds), comparison.evaluation_seeds
+    text = f"{rate.tasks} tasks of {' + '.join(comparison.panels)} x {seeds} run seed"
+    text += "s" if seeds > 1 else ""
+    return text + (f" x {len(plays)} evaluation seeds" if len(plays) > 1 else "")
+
+
+def _of(result: SweepResult) -> Difference:
+    assert result.difference is not None
+    return result.difference
+
+
+def _filled(comparison: SweepComparison, variant: SweepVariant) -> str:
+    return str(sum(found == variant for found in comparison.cells.values()))
+
+
+def _episodes(
+    layout: Layout, variant: SweepVariant, panels: tuple[str, ...], seeds: tuple[int, ...]
+) -> pl.DataFrame:
+    """The variant's episodes with the prompt its method is reported with, of these panels."""
+    frames = []
+    for seed in seeds:
+        path = layout.of_variant(variant.name).evaluation(variant.method, seed) / "episodes.parquet"
+        if not path.is_file():
+            raise SdarError(
+                f"{path}: no such evaluation; make it with `sdar evaluate --variant "
+                f"{variant.name} --seed {seed}`, or all with the Snakemake target `sweep`"
+            )
+        frames.append(pl.read_parquet(path))
+    frame = pl.concat(frames).filter(pl.col("panel").is_in(panels), ~pl.col("with_skill"))
+    absent = set(panels) - set(frame["panel"].unique())
+    if absent:
+        raise SdarError(
+            f"sweep: {variant.name} was not evaluated on {', '.join(sorted(absent))}; evaluate it "
+            f"again with `sdar evaluate --variant {variant.name}`"
+        )
+    return frame
+
+
+def _outcomes(frame: pl.DataFrame) -> tuple[list[tuple[str, str]], NDArray[np.float64]]:
+    """(panel, task) in order, and success [tasks, runs], a run's evaluation seeds averaged."""
+    table = (
+        frame.group_by("panel", "task_id", "seed")
+        .agg(pl.col("success").cast(pl.Float64).sort().mean())
+        .pivot("seed", index=["panel", "task_id"], values="success", sort_columns=True)
+        .sort("panel", "task_id")
+    )
+    values = table.drop("panel", "task_id").to_numpy().astype(np.float64)
+    if values.size == 0 or np.isnan(values).any():
+        raise SdarError(
+            "sweep: the seeds of a variant did not all play the same tasks; evaluate them again "
+            "with `sdar evaluate --variant NAME --seed N`"
+        )
+    return table.select("panel", "task_id").rows(), values
+
+
+def _rate(frame: pl.DataFrame) -> Rate:
+    plays: dict[str, list[bool]] = {}
+    for panel, task, won in frame.select("panel", "task_id", "success").rows():
+        plays.setdefault(f"{panel}/{task}", []).append(won)
+    return rate_over_tasks(plays, CONFIDENCE)

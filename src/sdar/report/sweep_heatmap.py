@@ -1,0 +1,110 @@
+"""The sweep's heat map: rows retrieval, columns gate, cells beta x lambda."""
+
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm, to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from sdar.config.variants import Cell
+from sdar.report.names import label
+from sdar.report.style import ink, new_figure
+from sdar.report.sweep import SweepComparison, SweepResult, setting
+from sdar.report.tables import percent, points
+
+# Blue, white, orange: read alike by people who confuse red and green.
+COLOURS = LinearSegmentedColormap.from_list("difference", ["#0072B2", "#ffffff", "#D55E00"])
+SMALLEST_RANGE = 0.05
+"""The colours span at least +-5 points, so that noise does not glow."""
+CELL_INCHES = (1.65, 0.78)
+
+
+def heatmap(comparison: SweepComparison) -> Figure:
+    """Success minus the baseline's in every cell, in points, with its paired interval. A thick
+    frame and bold type: the interval excludes 0."""
+    cells = list(comparison.cells)
+    gates, betas, weights, retrievals = (
+        list(dict.fromkeys(axis)) for axis in zip(*cells, strict=True)
+    )
+    shown = [one.difference.difference for one in comparison.results.values() if one.difference]
+    reach = max([SMALLEST_RANGE, *map(abs, shown)])
+    norm = TwoSlopeNorm(0.0, -100 * reach, 100 * reach)
+    rows_of = {gate: [None] if _ignores_beta(comparison, gate) else betas for gate in gates}
+    width = 1.6 + CELL_INCHES[0] * len(weights) * len(gates) + 0.4 * len(gates)
+    height = 1.5 + len(retrievals) * (0.75 + CELL_INCHES[1] * max(map(len, rows_of.values())))
+    figure, axes = new_figure(len(retrievals), len(gates), (max(width, 7.5), height))
+    for place, axis in enumerate(axes):
+        retrieval, gate = retrievals[place // len(gates)], gates[place % len(gates)]
+        axis.grid(visible=False)
+        axis.tick_params(length=0)
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+        rows = rows_of[gate]
+        for y, beta in enumerate(rows):
+            for x, weight in enumerate(weights):
+                cell = Cell(gate, betas[0] if beta is None else beta, weight, retrieval)
+                _draw(axis, x, y, comparison.at(cell), norm)
+        axis.set(xlim=(-0.5, len(weights) - 0.5), ylim=(len(rows) - 0.5, -0.5))
+        axis.set_xticks(range(len(weights)), [f"{weight:g}" for weight in weights])
+        axis.set_yticks(range(len(rows)), ["any" if b is None else f"{b:g}" for b in rows])
+        axis.set_title(f"gate {gate}, skill by {retrieval}" + _note(comparison, gate, retrieval))
+        if place >= len(axes) - len(gates):
+            axis.set_xlabel("λ")
+        if place % len(gates) == 0:
+            axis.set_ylabel("β")
+    base = comparison.base
+    name = label(base.variant.method)
+    figure.suptitle(
+        f"{comparison.experiment}: success minus {name}'s (points, 95% interval, paired)\n"
+        f"{name}: {percent(base.rate.rate)}% [{percent(base.rate.low)}, {percent(base.rate.high)}]"
+        f"; {setting(comparison)}; bold and framed: excludes 0",
+        fontsize=11,
+    )
+    colours = ScalarMappable(norm, COLOURS)
+    figure.colorbar(colours, ax=axes, label="points", shrink=0.8, pad=0.02)
+    return figure
+
+
+def _draw(axis: Axes, x: int, y: int, result: SweepResult, norm: TwoSlopeNorm) -> None:
+    found = result.difference
+    shade = to_hex(COLOURS(norm(100 * found.difference))) if found else "#eeeeee"
+    line = 2.6 if result.decided else 0.8
+    axis.add_patch(
+        Rectangle(
+            (x - 0.47, y - 0.45),
+            0.94,
+            0.9,
+            facecolor=shade,
+            edgecolor="#1a1a1a" if result.decided else "#bbbbbb",
+            linewidth=line,
+        )
+    )
+    text = "baseline"
+    if found is not None:
+        text = f"{points(found.difference)}\n[{points(found.low)}, {points(found.high)}]"
+    axis.text(
+        x,
+        y,
+        text,
+        ha="center",
+        va="center",
+        fontsize=10,
+        fontweight="bold" if result.decided else "normal",
+        color=ink(shade),
+    )
+
+
+def _ignores_beta(comparison: SweepComparison, gate: str) -> bool:
+    """Whatever beta, the same runs."""
+    found: dict[tuple[float, str], set[str]] = {}
+    for cell, variant in comparison.cells.items():
+        if cell.gate == gate:
+            found.setdefault((cell.coefficient, cell.retrieval), set()).add(variant.name)
+    return gate == "none" and all(len(names) == 1 for names in found.values())
+
+
+def _note(comparison: SweepComparison, gate: str, retrieval: str) -> str:
+    """Says so where a facet repeats the runs of another row."""
+    first = next(cell.retrieval for cell in comparison.cells)
+    repeats = gate in ("none", "entropy") and retrieval != first
+    return " (same runs)" if repeats else ""

@@ -1,0 +1,118 @@
+# The sweep: every variant of the configuration's `sweep` section trained, evaluated and compared
+# with the baseline. Variants share the experiment's tasks and warm start.
+SWEEP = (
+    {variant.name: variant for variant in sweep_variants(CONFIG)}
+    if CONFIG.sweep.is_set
+    else {}
+)
+VARIANT_CONFIGS = {name: variant_config(CONFIG, found) for name, found in SWEEP.items()}
+PER_VARIANT = LAYOUT.of_variant("{variant}").run("", "{seed}")
+SWEEP_RUNS = [
+    LAYOUT.of_variant(name).run("", seed)
+    for name in SWEEP
+    for seed in sweep_seeds(CONFIG)
+]
+SWEEP_RESULTS = LAYOUT.sweep_results
+
+
+def variant_keys(*names):
+    """`keys`, of the configuration that the wildcard's variant runs with."""
+    return lambda wildcards: keys(*names, of=VARIANT_CONFIGS[wildcards.variant])
+
+
+def sweep_evaluations(_wildcards):
+    """Every evaluation that is compared; says what to set where there is no sweep."""
+    try:
+        sweep_variants(CONFIG)
+    except SdarError as error:
+        raise WorkflowError(str(error)) from None
+    return [
+        folder / "evaluation" / name
+        for folder in SWEEP_RUNS
+        for name in EVALUATION_FILES
+    ]
+
+
+rule train_variant:
+    input:
+        LAYOUT.tasks,
+        starting_policy(),
+    output:
+        directory(PER_VARIANT / "policy"),
+    log:
+        f"{LOGS}/sweep/train/{{variant}}-{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/sweep/train-{{variant}}-{{seed}}.tsv"
+    params:
+        config=RESOLVED,
+        depends_on=variant_keys(*TRAINING_KEYS),
+    threads: CONFIG.execution.threads
+    resources:
+        mem_mb=JOB_MEMORY_MB,
+        runtime=4320 if ON_GPU else 240,
+        gpu=GPUS,
+    shell:
+        "export OMP_NUM_THREADS={threads}; "
+        "sdar train --variant {wildcards.variant} --seed {wildcards.seed} "
+        "--config {params.config} --root . 2>&1 | tee -i {log}"
+
+
+rule evaluate_variant:
+    input:
+        LAYOUT.tasks,
+        PER_VARIANT / "policy",
+    output:
+        [PER_VARIANT / "evaluation" / name for name in EVALUATION_FILES],
+    log:
+        f"{LOGS}/sweep/evaluate/{{variant}}-{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/sweep/evaluate-{{variant}}-{{seed}}.tsv"
+    params:
+        config=RESOLVED,
+        depends_on=variant_keys(*EVALUATION_KEYS),
+    threads: CONFIG.execution.threads
+    resources:
+        mem_mb=JOB_MEMORY_MB,
+        runtime=720 if ON_GPU else 120,
+        gpu=GPUS,
+    shell:
+        "export OMP_NUM_THREADS={threads}; "
+        "sdar evaluate --variant {wildcards.variant} --seed {wildcards.seed} "
+        "--config {params.config} --root . 2>&1 | tee -i {log}"
+
+
+rule compare_sweep:
+    input:
+        sweep_evaluations,
+    output:
+        values=SWEEP_RESULTS / "sweep.json",
+        table=report(
+            SWEEP_RESULTS / "sweep.md",
+            caption="../report/sweep.rst",
+            category="Sweep",
+        ),
+        heatmap=report(
+            SWEEP_RESULTS / "heatmap.svg",
+            caption="../report/sweep.rst",
+            category="Sweep",
+        ),
+        raster=SWEEP_RESULTS / "heatmap.png",
+    log:
+        f"{LOGS}/sweep/compare.log",
+    benchmark:
+        f"{BENCHMARKS}/sweep/compare.tsv"
+    params:
+        config=RESOLVED,
+        depends_on=keys("sweep", "seeds", "training.steps", "evaluation"),
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    shell:
+        "export OMP_NUM_THREADS={threads}; "
+        "sdar sweep compare --config {params.config} --root . 2>&1 | tee -i {log}"
+
+
+rule sweep:
+    input:
+        rules.compare_sweep.output,
