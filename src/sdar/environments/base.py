@@ -4,7 +4,7 @@ A `Task` is one thing to do (a game, a goal, a question); a `TextEnvironment` pl
 of it at a time. Both are plain data and plain text: no model, no tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -186,6 +186,11 @@ class EnvironmentPackage(Protocol):
 
     def expert(self, task: Task, first: Observation, knowledge: Knowledge | None) -> Expert:
         """The expert at the start of `task`; with `knowledge` it is told the habits."""
+        ...
+
+    def names(self) -> Collection[str]:
+        """Words (in lower case) that a tiny policy has to copy: each stands alone in its
+        vocabulary. Numbered names ("drawer 3") do so anyway."""
         ...
 
     def practice(self, config: Any, index: int, *, opening: bool = False) -> Practice:

@@ -1,6 +1,6 @@
 """What a text game shares with other text games: one action a turn, chosen from a list."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +37,10 @@ class ActionListPackage:
         if skill:
             messages.insert(0, {"role": "system", "content": skill})
         return messages
+
+    def names(self) -> Collection[str]:
+        """None: what is copied is numbered, or copied as a whole action."""
+        return ()
 
     def response(self, thought: str, action: str) -> str:
         return f"<think>{thought}</think><action>{action}</action>"

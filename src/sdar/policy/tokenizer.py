@@ -48,14 +48,14 @@ def _segments(corpus: Iterable[str]) -> Iterable[str]:
         yield from (segment for segment in _MARKERS.split(text) if segment)
 
 
-def learn_units(corpus: list[str], size: int) -> list[str]:
+def learn_units(corpus: list[str], size: int, words: Iterable[str] = ()) -> list[str]:
     """The `size` most useful units: every atom by frequency first, then whole phrases.
 
     A phrase is a run of words and punctuation between two names; names (numbered things and their
-    classes) always stand alone, so that a model can copy them.
+    classes, and `words`) always stand alone, so that a model can copy them.
     """
     segments = Counter(_segments(corpus))
-    names: set[str] = set()
+    names = set(words)
     for segment in segments:
         names.update(_NAME.findall(segment))
     atoms: Counter[str] = Counter()
@@ -83,8 +83,13 @@ def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
-def train_tokenizer(corpus: list[str], vocabulary: int, context: int) -> PreTrainedTokenizerFast:
-    """Train on whole conversations (chat markers included); at most `vocabulary` tokens."""
+def train_tokenizer(
+    corpus: list[str], vocabulary: int, context: int, names: Iterable[str] = ()
+) -> PreTrainedTokenizerFast:
+    """Train on whole conversations (chat markers included); at most `vocabulary` tokens.
+
+    `names`: words that are never part of a phrase, beside those that are numbered.
+    """
     alphabet = sorted(ByteLevel.alphabet())
     # An environment's own tags: what its corpus never says is spelled, should it ever come up.
     tags = [tag for tag in TAGS if any(tag in text for text in corpus)]
@@ -94,7 +99,7 @@ def train_tokenizer(corpus: list[str], vocabulary: int, context: int) -> PreTrai
             f"policy.tiny.vocabulary: {vocabulary} is too small, bytes and markers alone take "
             f"{vocabulary - size}: raise it"
         )
-    units = learn_units(corpus, size)
+    units = learn_units(corpus, size, names)
     to_bytes = ByteLevel(add_prefix_space=False, use_regex=False)
     spelled = [to_bytes.pre_tokenize_str(unit)[0][0] for unit in units]
     vocab = {token: index for index, token in enumerate(dict.fromkeys(alphabet + spelled))}

@@ -136,7 +136,9 @@ def make_demonstrations(config: ExperimentConfig, layout: Layout) -> None:
     folder = layout.demonstrations
     folder.mkdir(parents=True, exist_ok=True)
     tiny = config.policy.tiny
-    tokenizer = train_tokenizer([as_text(turn) for turn in turns], tiny.vocabulary, tiny.context)
+    names = environment_package(config.environment.name).names()
+    corpus = [as_text(turn) for turn in turns]
+    tokenizer = train_tokenizer(corpus, tiny.vocabulary, tiny.context, names)
     tokenizer.save_pretrained(folder / "tokenizer")
     write_demonstrations(folder / "demonstrations.parquet", turns)
 

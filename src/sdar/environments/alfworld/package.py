@@ -1,6 +1,6 @@
 """ALFWorld as the rest of the code sees it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,6 +54,10 @@ class AlfworldPackage:
 
     def expert(self, task: Task, first: Observation, knowledge: Knowledge | None) -> GameExpert:
         return GameExpert(task, first, knowledge)
+
+    def names(self) -> Collection[str]:
+        """None beside the numbered ones."""
+        return ()
 
     def practice(self, config: Any, index: int, *, opening: bool = False) -> GamePractice:
         return practice(config, index, opening=opening)

@@ -1,7 +1,7 @@
 """Search-QA as the rest of the code sees it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from sdar.environments.searchqa import engine, prompt
 from sdar.environments.searchqa.expert import ArchiveExpert
 from sdar.environments.searchqa.practice import QuestionPractice, practice
 from sdar.environments.searchqa.tasks_stage import make_tasks, read_archive, stored_questions
+from sdar.environments.searchqa.world import small_names
 
 _OPENING = re.compile(r"^<(search|answer)>")
 
@@ -69,6 +70,10 @@ class SearchqaPackage:
 
     def expert(self, task: Task, first: Observation, knowledge: Knowledge | None) -> ArchiveExpert:
         return ArchiveExpert(task, first, knowledge)
+
+    def names(self) -> Collection[str]:
+        """The small world's countries and values, and the words for their kinds."""
+        return small_names()
 
     def practice(self, config: Any, index: int, *, opening: bool = False) -> QuestionPractice:
         return practice(config, index, opening=opening)

@@ -8,7 +8,7 @@ import re
 import string
 from collections.abc import Iterable
 
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_OPENING, _CLOSING = "<answer>", "</answer>"
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -21,8 +21,14 @@ def normalize_answer(text: str) -> str:
 
 def last_answer(text: str) -> str | None:
     """The inside of the last complete `<answer>` block, stripped; None without any."""
-    blocks = _ANSWER.findall(text)
-    return blocks[-1].strip() if blocks else None
+    # Not a regular expression: its time is quadratic in opening tags that nothing closes.
+    last, behind = None, 0
+    while (start := text.find(_OPENING, behind)) >= 0:
+        end = text.find(_CLOSING, start)
+        if end < 0:
+            break
+        last, behind = text[start + len(_OPENING) : end].strip(), end + len(_CLOSING)
+    return last
 
 
 def exact_match(text: str, targets: Iterable[str]) -> bool:

@@ -133,6 +133,14 @@ def entries(size: Size) -> tuple[Entry, ...]:
     return _small_entries()
 
 
+def small_names() -> frozenset[str]:
+    """Every word of the small world that carries a fact."""
+    told = entries("small")
+    values = (fact.value for entry in told for fact in entry.facts.values())
+    words = (word for words in FILED_UNDER.values() for word in words)
+    return frozenset((*KINDS, *(entry.name for entry in told), *values, *words))
+
+
 @lru_cache(maxsize=256)
 def imagined_entries(seed: int) -> tuple[Entry, ...]:
     """Some of the small world's countries with each other's facts.
