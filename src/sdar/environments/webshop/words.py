@@ -65,7 +65,7 @@ WORDS: dict[WebshopCategory, CategoryWords] = {
         properties=("sturdy", "foldable", "stackable", "rustproof", "compact"),
         lines=("meadow", "brook", "summit", "prairie", "canyon"),
         finishes=("steel", "wooden", "wicker", "painted"),
-        types=("chair", "table", "shelf", "planter", "lantern", "bench", "basket", "stool"),
+        types=("chair", "table", "shelf", "mirror", "lantern", "bench", "basket", "stool"),
         option="size",
         values=_SIZES,
     ),

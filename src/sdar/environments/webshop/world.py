@@ -24,28 +24,26 @@ BLOCK = 12
 """Products of a type: each line in each finish, and two twins."""
 FINISHES_OF_A_TYPE = 2
 VALUES_OF_A_PRODUCT = 3
-CHEAP = (15, 25, 35, 45)
-"""Dollars, in the middle of a ten: what a goal sets as its limit is never near a price."""
+CHEAP = (14, 16, 18, 22, 24, 26)
+"""Dollars: every goal on a cheap product can pay for any other cheap one."""
 DEARER = 70
-"""Dollars: a dear product is over every limit that a cheap one's goal can set."""
+"""Dollars: a dear product is over every limit that a goal on a cheap one sets."""
 RANGE_SHARE = 0.15
-"""Of products, whose price is a range (of six dollars)."""
+"""Of products, whose price is a range (of four dollars)."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """A catalogue as WebShop's files hold it, and the nouns of each product's name."""
+    """A catalogue as WebShop's files hold it; the items bring the nouns of their names."""
 
     items: list[Record]
     instructions: dict[str, Record]
-    nouns: dict[str, list[str]]
 
     def write(self, folder: Path) -> None:
         for name, content in (
             ("items_shuffle.json", self.items),
             ("items_ins_v2.json", self.instructions),
             ("items_human_ins.json", {}),
-            ("nouns.json", self.nouns),
         ):
             text = json.dumps(content, indent=1, ensure_ascii=False)
             (folder / name).write_text(text + "\n", encoding="utf-8")
@@ -92,7 +90,6 @@ def make_records(
     return Records(
         items=[_item(asin, listing, properties) for asin, listing in listed],
         instructions={asin: _instruction(listing, properties) for asin, listing in listed},
-        nouns={asin: [listing.kind] for asin, listing in listed},
     )
 
 
@@ -122,7 +119,7 @@ def _block(
 ) -> list[_Listing]:
     """All of one type: first each combination of line and finish once, then twins of them.
 
-    Twins cost either much more or much less, and share most option values.
+    All cost about the same, but every second twin much more.
     """
     finishes = rng.sample(words.finishes, FINISHES_OF_A_TYPE)
     combinations = [(line, finish) for line in words.lines for finish in finishes]
@@ -130,12 +127,12 @@ def _block(
     dear: dict[tuple[str, str], bool] = {}
     listings = []
     for combination in islice(cycle(combinations), size):
-        dear[combination] = not dear.get(combination, rng.random() < 0.5)
+        dear[combination] = not dear.get(combination, True)
         values = rng.sample(words.values, VALUES_OF_A_PRODUCT)
         values.sort(key=words.values.index)
         price = rng.choice(CHEAP) + DEARER * dear[combination]
         ranged = rng.random() < RANGE_SHARE
-        pricing = f"${price - 3}${price + 3}" if ranged else f"${price}"
+        pricing = f"${price - 2}${price + 2}" if ranged else f"${price}"
         listings.append(_Listing(category, kind, *combination, tuple(values), pricing))
     return listings
 
@@ -145,6 +142,7 @@ def _item(asin: str, listing: _Listing, properties: dict[str, str]) -> Record:
     return {
         "asin": asin,
         "name": f"{listing.kind} {listing.line} {listing.finish}",
+        "nouns": [listing.kind],
         "full_description": f"a {listing.finish} {listing.kind}",
         # Only the first is indexed.
         "small_description": [
