@@ -107,6 +107,7 @@ def test_markdown_opens_with_the_privilege_gap_and_is_well_formed(made):
     assert "nan" not in text.lower()
 
 
+@pytest.mark.slow
 def test_results_are_functions_of_their_inputs(made, tmp_path):
     _, layout = made
     other_config, other = make_experiment(tmp_path, steps=8, panels=PANELS)
