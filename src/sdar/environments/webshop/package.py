@@ -1,0 +1,69 @@
+"""WebShop as the rest of the code sees it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from sdar.environments.base import (
+    EnvironmentPackage,
+    EnvironmentPool,
+    Expert,
+    Knowledge,
+    Observation,
+    PastTurn,
+    Task,
+)
+from sdar.environments.pools import InProcessPool
+from sdar.environments.webshop.engine import WebshopEnvironment
+from sdar.environments.webshop.expert import make_expert
+from sdar.environments.webshop.practice import ShopPractice, practice
+from sdar.environments.webshop.prompt import build_messages
+from sdar.environments.webshop.tasks_stage import make_tasks, open_catalogue, read_shop
+
+
+class WebshopPackage:
+    """See `base.EnvironmentPackage`."""
+
+    name = "webshop"
+    parser: Literal["webshop"] = "webshop"
+
+    def make_tasks(self, config: Any, folder: Path) -> tuple[list[Task], str]:
+        return make_tasks(config, folder)
+
+    def knowledge(self, folder: Path) -> Knowledge | None:
+        """The shop's lines; None for real data."""
+        return read_shop(folder)
+
+    def open_pool(self, environment: Any, folder: Path) -> EnvironmentPool:
+        """All episodes on one catalogue, in this process."""
+        catalogue = open_catalogue(environment, folder)
+        return InProcessPool(lambda: WebshopEnvironment(catalogue, environment.observation))
+
+    def build_messages(
+        self,
+        instruction: str,
+        history: Sequence[PastTurn],
+        observation: str,
+        admissible_actions: Sequence[str],
+        turn: int,
+        skill: str | None = None,
+    ) -> list[dict[str, str]]:
+        return build_messages(instruction, history, observation, admissible_actions, turn, skill)
+
+    def response(self, thought: str, action: str) -> str:
+        return f"<think>{thought}</think><action>{action}</action>"
+
+    def is_admissible(self, action: str, admissible_actions: Sequence[str]) -> bool:
+        """As listed; where a search is offered, with any words."""
+        if action.startswith("search[") and action.endswith("]"):
+            return any(offered.startswith("search[") for offered in admissible_actions)
+        return action in admissible_actions
+
+    def expert(self, task: Task, first: Observation, knowledge: Knowledge | None) -> Expert:
+        return make_expert(task, first, knowledge)
+
+    def practice(self, config: Any, index: int, *, opening: bool = False) -> ShopPractice:
+        return practice(config, index, opening=opening)
+
+
+PACKAGE: EnvironmentPackage = WebshopPackage()
