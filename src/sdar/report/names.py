@@ -18,6 +18,10 @@ _LABELS_AND_COLOURS = {
     "sdar_gigpo": ("SDAR+GiGPO", "#A32A2A"),
     "reverse_kl": ("reverse KL", "#6A3D9A"),
     "agent_opsd": ("AgentOPSD", "#2F7F7A"),
+    "reverse_kl_full": ("full reverse KL", "#B07AD9"),
+    "sdar_centred": ("centred SDAR", "#7A9A01"),
+    "sdar_adaptive": ("adaptive SDAR", "#F08A6B"),
+    "sdar_objective": ("objective-consistent SDAR", "#5C4033"),
 }
 TYPE_LABELS = {
     "pick_and_place_simple": "pick & place",
