@@ -8,6 +8,8 @@ import yaml
 from sdar.config import ExperimentConfig, load_config, parse_config
 from sdar.config.alfworld import ALFWORLD_TASK_TYPES
 from sdar.config.checks import check_files
+from sdar.config.generate import default_yaml
+from sdar.config.load import merge_values
 from sdar.errors import SdarError
 
 
@@ -40,11 +42,65 @@ def nested(key: str, value: object) -> dict[str, object]:
         ("policy.tiny.heads", 3, r"policy\.tiny: heads \(3\) must divide hidden"),
         ("warm_start.enabled", False, r"set warm_start.enabled to true"),
         ("environment.data", "games", r"set environment.data to null, or policy.model"),
+        ("environment.name", "doom", r"environment: .*webshop"),
+        ("skills.retrieval", "best", r"skills\.retrieval: .*keyword.*found 'best'"),
+        ("sweep.gates", ["gap", "gap"], r"sweep\.gates: lists a value twice"),
+        ("sweep.betas", [-1.0], r"sweep\.betas\.0: .*greater than or equal to 0"),
+        ("sweep.method", "rlsd", r"sweep\.method: .*sdar_gigpo.*found 'rlsd'"),
+        ("sweep.panels", ["train"], r"sweep\.panels: train is not among evaluation\.panels"),
+        ("sweep.gate", ["gap"], r"sweep\.gate: unknown key \(did you mean gates\?\)"),
     ],
 )
 def test_refused_with_key_and_remedy(key: str, value: object, says: str) -> None:
     with pytest.raises(SdarError, match=says):
         parse_config(nested(key, value))
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        (
+            {"name": "webshop", "product": 3},
+            r"environment\.product: unknown key \(did you mean products\?\)",
+        ),
+        (
+            {"name": "webshop", "goals": {"train": 0}},
+            r"environment\.goals\.train: .*greater than 0",
+        ),
+        ({"name": "searchqa", "habit": 0.5}, r"environment\.habit: unknown key \(known: name, "),
+        ({"games": {"trian": 3}}, r"environment\.games\.trian: unknown key \(did you mean train"),
+    ],
+)
+def test_keys_of_any_environment_are_named_without_its_tag(
+    environment: dict[str, object], says: str
+) -> None:
+    with pytest.raises(SdarError, match=says):
+        parse_config({"environment": environment})
+
+
+def test_merging_goes_key_by_key_in_depth() -> None:
+    base = {"a": {"b": 1, "c": {"d": 2, "e": 3}}, "f": [1, 2], "g": None}
+    over = {"a": {"c": {"d": 4}}, "f": [3], "g": {"h": 5}}
+    assert merge_values(base, over) == {
+        "a": {"b": 1, "c": {"d": 4, "e": 3}},
+        "f": [3],
+        "g": {"h": 5},
+    }
+    assert base["a"] == {"b": 1, "c": {"d": 2, "e": 3}}
+    assert merge_values(base, {}) == base
+
+
+def test_another_environment_replaces_the_bases_section() -> None:
+    """Its keys are others: what the base says of ALFWorld must not remain below it."""
+    base = yaml.safe_load(default_yaml())
+    webshop = {"environment": {"name": "webshop", "products": 50}}
+    merged = merge_values(base, webshop)
+    assert merged["environment"] == webshop["environment"]
+    assert parse_config(merged).environment == parse_config(webshop).environment
+    same = merge_values(base, {"environment": {"name": "alfworld", "home": 3}})
+    assert same["environment"] == base["environment"] | {"home": 3}
+    unnamed = merge_values(base, {"environment": {"home": 3}})
+    assert unnamed == same
 
 
 def test_every_problem_is_named_at_once() -> None:

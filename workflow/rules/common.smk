@@ -59,6 +59,7 @@ onstart:
 wildcard_constraints:
     method="|".join([*UNTRAINED, *TRAINED]),
     seed=r"\d+",
+    variant=r"[\w.+-]+",
 
 
 # Demonstrations and the warm start go by type, whatever `skills.retrieval` says.
@@ -113,3 +114,37 @@ def policy_of(wildcards):
 def run_files(runs, *names):
     """These files of these runs' folders."""
     return [LAYOUT.run(method, seed) / name for method, seed in runs for name in names]
+
+
+# The sweep: its variants, and the configuration and folder of each.
+SWEEP = (
+    {variant.name: variant for variant in sweep_variants(CONFIG)}
+    if CONFIG.sweep.is_set
+    else {}
+)
+VARIANT_CONFIGS = {name: variant_config(CONFIG, found) for name, found in SWEEP.items()}
+PER_VARIANT = LAYOUT.of_variant("{variant}").run("", "{seed}")
+SWEEP_RUNS = [
+    LAYOUT.of_variant(name).run("", seed)
+    for name in SWEEP
+    for seed in sweep_seeds(CONFIG)
+]
+SWEEP_RESULTS = LAYOUT.sweep_results
+
+
+def variant_keys(*names):
+    """`keys`, of the configuration that the wildcard's variant runs with."""
+    return lambda wildcards: keys(*names, of=VARIANT_CONFIGS[wildcards.variant])
+
+
+def sweep_evaluations(_wildcards):
+    """Every evaluation that is compared; says what to set where there is no sweep."""
+    try:
+        sweep_variants(CONFIG)
+    except SdarError as error:
+        raise WorkflowError(str(error)) from None
+    return [
+        folder / "evaluation" / name
+        for folder in SWEEP_RUNS
+        for name in EVALUATION_FILES
+    ]

@@ -1,38 +1,5 @@
 # The sweep: every variant of the configuration's `sweep` section trained, evaluated and compared
 # with the baseline. Variants share the experiment's tasks and warm start.
-SWEEP = (
-    {variant.name: variant for variant in sweep_variants(CONFIG)}
-    if CONFIG.sweep.is_set
-    else {}
-)
-VARIANT_CONFIGS = {name: variant_config(CONFIG, found) for name, found in SWEEP.items()}
-PER_VARIANT = LAYOUT.of_variant("{variant}").run("", "{seed}")
-SWEEP_RUNS = [
-    LAYOUT.of_variant(name).run("", seed)
-    for name in SWEEP
-    for seed in sweep_seeds(CONFIG)
-]
-SWEEP_RESULTS = LAYOUT.sweep_results
-
-
-def variant_keys(*names):
-    """`keys`, of the configuration that the wildcard's variant runs with."""
-    return lambda wildcards: keys(*names, of=VARIANT_CONFIGS[wildcards.variant])
-
-
-def sweep_evaluations(_wildcards):
-    """Every evaluation that is compared; says what to set where there is no sweep."""
-    try:
-        sweep_variants(CONFIG)
-    except SdarError as error:
-        raise WorkflowError(str(error)) from None
-    return [
-        folder / "evaluation" / name
-        for folder in SWEEP_RUNS
-        for name in EVALUATION_FILES
-    ]
-
-
 rule train_variant:
     input:
         LAYOUT.tasks,

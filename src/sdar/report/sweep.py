@@ -225,15 +225,16 @@ def _episodes(
                 f"{path}: no such evaluation; make it with `sdar evaluate --variant "
                 f"{variant.name} --seed {seed}`, or all with the Snakemake target `sweep`"
             )
-        frames.append(pl.read_parquet(path))
-    frame = pl.concat(frames).filter(pl.col("panel").is_in(panels), ~pl.col("with_skill"))
-    absent = set(panels) - set(frame["panel"].unique())
-    if absent:
-        raise SdarError(
-            f"sweep: {variant.name} was not evaluated on {', '.join(sorted(absent))}; evaluate it "
-            f"again with `sdar evaluate --variant {variant.name}`"
-        )
-    return frame
+        frame = pl.read_parquet(path)
+        frame = frame.filter(pl.col("panel").is_in(panels), ~pl.col("with_skill"))
+        absent = sorted(set(panels) - set(frame["panel"].unique()))
+        if absent:
+            raise SdarError(
+                f"{path}: nothing of panel {', '.join(absent)}; evaluate it again with `sdar "
+                f"evaluate --variant {variant.name} --seed {seed}`"
+            )
+        frames.append(frame)
+    return pl.concat(frames)
 
 
 def _outcomes(frame: pl.DataFrame) -> tuple[list[tuple[str, str]], NDArray[np.float64]]:

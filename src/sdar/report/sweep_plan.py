@@ -36,9 +36,12 @@ def plan_text(config: ExperimentConfig, layout: Layout) -> str:
         filled = sum(found == variant for found in cells.values())
         done = sum((_run(layout, variant, seed) / "policy").is_dir() for seed in seeds)
         what = variant.cell
-        values = ["", "", "0", ""] if what is None else [
-            what.gate, f"{what.beta:g}", f"{what.coefficient:g}", what.retrieval
-        ]  # fmt: skip
+        if what is None:
+            values = ["", "", "0", ""]
+        else:
+            beta = "any" if what.gate == "none" else f"{what.beta:g}"
+            told = "any" if what.gate in ("none", "entropy") else what.retrieval
+            values = [what.gate, beta, f"{what.coefficient:g}", told]
         rows.append([variant.name, variant.method, *values, str(filled), f"{done} of {len(seeds)}"])
     header = ["variant", "method", "gate", "beta", "lambda", "retrieval", "cells", "trained"]
     jobs = len(variants) * len(seeds)
