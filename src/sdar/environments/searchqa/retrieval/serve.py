@@ -31,7 +31,7 @@ def serve_retriever(
         retriever, len(retriever), host=host, port=port, default_top_k=retriever_config.top_k
     ) as server:
         kind = retriever_config.kind
-        say(f"{len(retriever)} passages ({kind}) at {server.url}/retrieve; Ctrl-C ends it")
+        say(f"serving {len(retriever)} passages ({kind}) at {server.url} (Ctrl-C ends it)")
         serve(server)
     say("ended")
 

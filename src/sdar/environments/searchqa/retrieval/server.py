@@ -7,6 +7,8 @@ comes back as {"error": ...} with a 4xx status.
 """
 
 import json
+import socket
+import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -59,8 +61,14 @@ class RetrieverServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        host, port = self.server_address[:2]
-        return f"http://{host if isinstance(host, str) else host.decode()}:{port}"
+        host, port = str(self.server_address[0]), self.server_address[1]
+        return f"http://{socket.gethostname() if host == '0.0.0.0' else host}:{port}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A line instead of a traceback, and nothing for a client that went away."""
+        error = sys.exception()
+        if not isinstance(error, ConnectionError | TimeoutError):
+            print(f"{client_address}: {type(error).__name__}: {error}", file=sys.stderr)
 
     def answer(self, body: Any) -> dict[str, Any]:
         """The answer to a decoded /retrieve request; `RequestError` for a wrong one."""
