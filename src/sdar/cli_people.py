@@ -29,6 +29,7 @@ class Benchmark(StrEnum):
     environment = "environment"
     rollout = "rollout"
     update = "update"
+    webshop = "webshop"
     retrieval = "retrieval"
 
 

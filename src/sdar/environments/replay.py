@@ -1,7 +1,8 @@
 """Recorded cases against the environment: does it still say exactly what was recorded?
 
 Recognises the format from the content: transcripts of ALFWorld games (engine level: actions are
-sent as they stand, the admissible list includes `help`), and action-parsing cases.
+sent as they stand, the admissible list includes `help`), action-parsing cases, and the cases of
+WebShop and Search-QA, whose replays lie beside their environments.
 """
 
 import contextlib
@@ -54,7 +55,7 @@ def replay(file: Path, environment: str, data: Path) -> ReplayReport:
     """Run the cases of `file` against `environment` ("alfworld", "webshop" or "searchqa").
 
     For ALFWorld transcripts `data` holds `json_2.1.1/` or `json_2.1.1.tar.xz` (unpacked to a
-    temporary folder); parsing cases need no data. Every step is one case, and so is every first
+    temporary folder), for WebShop's cases its JSON files; parsing cases need no data. Every step is one case, and so is every first
     observation. Raises SdarError when the file is unreadable, of an unknown format, or meant for
     another environment.
     """
@@ -70,9 +71,16 @@ def replay(file: Path, environment: str, data: Path) -> ReplayReport:
         if environment != "searchqa":
             raise SdarError(f"{file} holds scoring cases of answers: use --environment searchqa")
         return replay_scoring(cases, ReplayReport())
+    from sdar.environments.webshop.replay import are_webshop_cases, replay_cases
+
+    if are_webshop_cases(cases):
+        if environment != "webshop":
+            raise SdarError(f"{file} holds WebShop's cases: use --environment webshop")
+        return replay_cases(cases, data)
     raise SdarError(
         f"{file}: not a format that {environment} can replay; known are ALFWorld transcripts "
-        "(a list of episodes with game, first_observation, steps) and action-parsing cases"
+        "(a list of episodes with game, first_observation, steps), WebShop's transcripts, ranks and "
+        "rewards, scoring cases of answers, and action-parsing cases"
     )
 
 

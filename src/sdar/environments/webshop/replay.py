@@ -32,16 +32,18 @@ def are_ranks(cases: Any) -> bool:
     )
 
 
-def replay_cases(cases: Any, data: Path) -> ReplayReport | None:
-    """Replay `cases` on the catalogue in the folder `data`; None if they are no WebShop cases."""
-    for recognises, run in (
-        (are_transcripts, replay_transcripts),
-        (are_rewards, replay_rewards),
-        (are_ranks, replay_ranks),
-    ):
-        if recognises(cases):
-            return run(cases, Catalogue.open(data, SEED))
-    return None
+def are_webshop_cases(cases: Any) -> bool:
+    return are_transcripts(cases) or are_rewards(cases) or are_ranks(cases)
+
+
+def replay_cases(cases: Any, data: Path) -> ReplayReport:
+    """Replay `cases` (of one of the three kinds) on the catalogue in the folder `data`."""
+    catalogue = Catalogue.open(data, SEED)
+    if are_transcripts(cases):
+        return replay_transcripts(cases, catalogue)
+    if are_rewards(cases):
+        return replay_rewards(cases, catalogue)
+    return replay_ranks(cases, catalogue)
 
 
 def replay_transcripts(episodes: Sequence[dict[str, Any]], catalogue: Catalogue) -> ReplayReport:
