@@ -8,10 +8,10 @@ Shape suffixes: R tokens of one response, V vocabulary. What has none is a numbe
 """
 
 import copy
+import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import torch
@@ -100,28 +100,26 @@ def log_probs_RV(model: Any, prompt: list[int], response: list[int], temperature
     return (logits_TV[first : first + len(response)] / temperature).log_softmax(dim=-1)
 
 
-@cache
-def remembered_RV(weights: "Frozen", prompt: tuple, response: tuple, temperature: float) -> Tensor:
-    """`log_probs_RV` without gradient. All methods start from one policy: it answers once."""
-    with torch.no_grad():
-        return log_probs_RV(weights.model, list(prompt), list(response), temperature)
+_ANSWERS: dict[tuple[Any, ...], Tensor] = {}
 
 
-class Frozen:
-    """A copy of a policy, equal to any other with the same weights."""
+def frozen_log_probs_RV(
+    model: Any, weights: str, prompt: list[int], response: list[int], temperature: float
+) -> Tensor:
+    """The same without gradient, of a model with the digest `weights`: it is asked only once for
+    what all methods want to know of the policy that all of them start from."""
+    key = (weights, tuple(prompt), tuple(response), temperature)
+    if key not in _ANSWERS:
+        with torch.no_grad():
+            _ANSWERS[key] = log_probs_RV(model, prompt, response, temperature)
+    return _ANSWERS[key]
 
-    def __init__(self, model: Any) -> None:
-        self.model = copy.deepcopy(model)
-        self.key = b"".join(p.detach().numpy().tobytes() for p in self.model.parameters())
 
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Frozen) and other.key == self.key
-
-    def log_probs_RV(self, prompt: list[int], response: list[int], temperature: float) -> Tensor:
-        return remembered_RV(self, tuple(prompt), tuple(response), temperature)
+def digest(model: Any) -> str:
+    found = hashlib.sha256()
+    for parameter in model.parameters():
+        found.update(parameter.detach().numpy().tobytes())
+    return found.hexdigest()
 
 
 class Grpo:
@@ -135,7 +133,7 @@ class Grpo:
 
     def __init__(self, model: Any, training: Any, temperature: float = 1.0) -> None:
         self.model = copy.deepcopy(model)
-        self.initial = Frozen(model)
+        self.initial, self.initial_weights = model, digest(model)
         self.training = training
         self.temperature = temperature
         self.optimizer = self.make_optimizer()
@@ -146,8 +144,8 @@ class Grpo:
     def step(self, number: int, samples: Sequence[Sample]) -> Measured:
         """Step `number` (from 0) on the samples, in their order; moves `self.model`."""
         self.number = number
-        start = Frozen(self.model)
-        tokens = [self.known_before(sample, start) for sample in samples]
+        weights = digest(self.model)
+        tokens = [self.known_before(sample, weights) for sample in samples]
         for sample, row, own in zip(samples, tokens, self.advantages(samples, tokens), strict=True):
             for token, advantage in zip(row, own, strict=True):
                 token.advantage, token.valid = advantage, sample.valid
@@ -162,15 +160,14 @@ class Grpo:
             self.optimizer.step()
         return measured
 
-    def known_before(self, sample: Sample, start: Frozen) -> list[Token]:
+    def known_before(self, sample: Sample, weights: str) -> list[Token]:
         """What is computed once a step, with the weights at its start and those of the run's."""
-        old_RV = start.log_probs_RV(sample.prompt, sample.response, self.temperature)
-        reference_RV = self.initial.log_probs_RV(sample.prompt, sample.response, self.temperature)
+        rest = sample.response, self.temperature
+        old_RV = frozen_log_probs_RV(self.model, weights, sample.prompt, *rest)
+        reference_RV = frozen_log_probs_RV(self.initial, self.initial_weights, sample.prompt, *rest)
         teacher_RV = torch.full_like(old_RV, math.nan)
         if sample.teacher_prompt is not None:
-            teacher_RV = start.log_probs_RV(
-                sample.teacher_prompt, sample.response, self.temperature
-            )
+            teacher_RV = frozen_log_probs_RV(self.model, weights, sample.teacher_prompt, *rest)
         return [
             Token(
                 old=old_RV[place, token],
@@ -355,9 +352,11 @@ class SkillSd(Grpo):
     coefficient = 0.001
 
     def term(self, token: Token) -> Tensor:
+        return torch.exp((token.now - token.old).clamp(max=10)) * self.k3(token)
+
+    def k3(self, token: Token) -> Tensor:
         d = token.now - token.teacher
-        k3 = torch.exp((-d).clamp(max=20)) - 1 + d
-        return torch.exp((token.now - token.old).clamp(max=10)) * k3
+        return torch.exp((-d).clamp(max=20)) - 1 + d
 
 
 class ReverseKl(Grpo):
