@@ -55,9 +55,9 @@ def replay(file: Path, environment: str, data: Path) -> ReplayReport:
     """Run the cases of `file` against `environment` ("alfworld", "webshop" or "searchqa").
 
     For ALFWorld transcripts `data` holds `json_2.1.1/` or `json_2.1.1.tar.xz` (unpacked to a
-    temporary folder), for WebShop's cases its JSON files; parsing cases need no data. Every step is one case, and so is every first
-    observation. Raises SdarError when the file is unreadable, of an unknown format, or meant for
-    another environment.
+    temporary folder), for WebShop's cases its JSON files; parsing cases need no data. Every step is
+    one case, and so is every first observation. Raises SdarError when the file is unreadable, of
+    an unknown format, or meant for another environment.
     """
     cases = _read_cases(file)
     if isinstance(cases, dict) and any(name in cases for name in PARSING_NAMES.values()):
@@ -79,8 +79,8 @@ def replay(file: Path, environment: str, data: Path) -> ReplayReport:
         return replay_cases(cases, data)
     raise SdarError(
         f"{file}: not a format that {environment} can replay; known are ALFWorld transcripts "
-        "(a list of episodes with game, first_observation, steps), WebShop's transcripts, ranks and "
-        "rewards, scoring cases of answers, and action-parsing cases"
+        "(a list of episodes with game, first_observation, steps), WebShop's transcripts, ranks "
+        "and rewards, scoring cases of answers, and action-parsing cases"
     )
 
 
