@@ -9,6 +9,9 @@ import pytest
 import yaml
 from pipeline_runner import snakemake
 
+from sdar.config import load_config
+from sdar.config.variants import sweep_variants
+
 
 def planned(output: str) -> dict[str, int]:
     """Rule -> number of jobs, from the first table of a dry run."""
@@ -66,6 +69,49 @@ def test_a_pretrained_model_needs_no_warm_start(project: Path) -> None:
     assert plan["evaluate"] == 7 * 3 + 2
     assert {"warm_start", "demonstrations"}.isdisjoint(plan)
     assert "gpu=1" in done.stdout
+
+
+def test_plan_of_the_sweep(project: Path) -> None:
+    """Variants share games and warm start; each is trained and evaluated once a seed."""
+    config = "config/experiments/sweep.yaml"
+    done = snakemake(project, "--dry-run", "--configfile", config, "--", "sweep")
+    assert done.returncode == 0, done.stdout
+    variants = sweep_variants(load_config(project / config))
+    jobs = 2 * len(variants)
+    assert planned(done.stdout) == {
+        "tasks": 1,
+        "demonstrations": 1,
+        "warm_start": 1,
+        "train_variant": jobs,
+        "evaluate_variant": jobs,
+        "compare_sweep": 1,
+        "sweep": 1,
+        "total": 5 + 2 * jobs,
+    }
+    for variant in variants:
+        assert f"sdar train --variant {variant.name} --seed 1 --config" in done.stdout
+
+
+def test_without_a_sweep_its_target_says_what_to_set(project: Path) -> None:
+    done = snakemake(project, "--dry-run", "--", "sweep")
+    assert done.returncode != 0
+    assert "list values under sweep.gates" in done.stdout
+
+
+def test_another_environment_inherits_no_keys_of_the_default_one(project: Path) -> None:
+    """config.yaml spells out ALFWorld's keys; an experiment on another environment is not refused
+    because of them, and a wrong key of its own is."""
+    section = "{name: textworld_express, max_turns: 7}"
+    path = experiment(
+        project,
+        "{experiment: other, environment: " + section + ", evaluation: {panels: [test]}}",
+    )
+    done = snakemake(project, "--dry-run", "--configfile", str(path), "--", "all")
+    assert "unknown key" not in done.stdout
+    assert done.returncode == 0, done.stdout
+    path.write_text("environment: {name: textworld_express, habit: 0.5}")
+    done = snakemake(project, "--dry-run", "--configfile", str(path), "--", "all")
+    assert "environment.habit: unknown key" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -179,6 +225,10 @@ def test_only_what_depends_on_a_changed_key_runs_again(pretended: Path) -> None:
     assert plan["evaluate"] == 6
     plan = planned(change(pretended, "training", learning_rate=1e-4).stdout)
     assert plan["train"] == 4
+    assert {"tasks", "demonstrations", "warm_start"}.isdisjoint(plan)
+    # What the teacher is told is no hint of a demonstration: those go by type.
+    plan = planned(change(pretended, "skills", retrieval="none").stdout)
+    assert (plan["train"], plan["evaluate"]) == (4, 6)
     assert {"tasks", "demonstrations", "warm_start"}.isdisjoint(plan)
     plan = planned(change(pretended, "environment", habit=0.5).stdout)
     assert plan["total"] == 16

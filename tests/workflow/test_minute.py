@@ -13,11 +13,15 @@ from pathlib import Path
 import pytest
 from pipeline_runner import copy_workflow, run, snakemake
 
+from sdar.algorithms.methods import METHODS
+from sdar.config import load_config
+
 pytestmark = pytest.mark.slow
 
 CONFIG = "config/experiments/minute.yaml"
+TRAINED = [name for name, method in METHODS.items() if method.trained]
 STAGES = {
-    ("tasks",): "sdar.environments.alfworld.tasks_stage",
+    ("tasks",): "sdar.environments.tasks_stage",
     ("demonstrations",): "sdar.training.demonstrations",
     ("warm-start",): "sdar.training.warm_start",
     ("train", "--method", "sdar", "--seed", "0"): "sdar.training.trainer",
@@ -46,16 +50,61 @@ def test_everything_promised_is_there(finished: Path) -> None:
     assert (results / "episodes.html").stat().st_size > 1000
     names = {path.stem for path in (results / "figures").glob("*.svg")}
     assert {"learning_curves", "gate_curves"} <= names
-    for method in ("grpo", "sdar"):
-        for seed in (0, 1):
-            folder = finished / "runs" / "minute" / method / f"seed-{seed}"
-            steps = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
-            assert [step["step"] for step in steps] == list(range(len(steps)))
-            assert len(steps) == 2
-            for name in ("config.yaml", "provenance.json", "policy/config.json"):
-                assert (folder / name).is_file(), f"{method}/seed-{seed}: no {name}"
-    for name in ("tasks", "warm_start", "train/sdar-1", "evaluate/skill_prompt-0", "compare"):
+    for method in TRAINED:
+        folder = finished / "runs" / "minute" / method / "seed-0"
+        steps = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+        assert [step["step"] for step in steps] == list(range(len(steps)))
+        assert len(steps) == 2
+        for name in ("config.yaml", "provenance.json", "policy/config.json"):
+            assert (folder / name).is_file(), f"{method}: no {name}"
+    for name in ("tasks", "warm_start", "train/sdar-0", "evaluate/skill_prompt-0", "compare"):
         assert (finished / "logs" / "minute" / f"{name}.log").is_file()
+
+
+def test_every_method_stands_in_the_comparison_with_its_interval(finished: Path) -> None:
+    comparison = json.loads((finished / "results" / "minute" / "comparison.json").read_text())
+    for panel in ("valid_seen", "valid_unseen"):
+        results = {r["method"]: r["rate"] for r in comparison["results"] if r["panel"] == panel}
+        assert set(results) == {"warm_start", *METHODS}
+        for rate in results.values():
+            assert 0 <= rate["low"] <= rate["rate"] <= rate["high"] <= 1
+            assert rate["tasks"] == 6
+        versus = {v["method"] for v in comparison["versus"] if v["panel"] == panel}
+        assert versus == set(TRAINED) - {"grpo"}
+
+
+def test_the_sweep_shares_the_warm_start_and_ends_in_a_heat_map(finished: Path) -> None:
+    warm = (finished / "runs" / "minute" / "warm_start" / "policy" / "config.json").stat()
+    done = snakemake(finished, "--configfile", CONFIG, "--", "sweep")
+    assert done.returncode == 0, done.stdout[-5000:]
+    after = (finished / "runs" / "minute" / "warm_start" / "policy" / "config.json").stat()
+    assert after.st_mtime == warm.st_mtime
+    results = finished / "results" / "minute" / "sweep"
+    values = json.loads((results / "sweep.json").read_text())
+    names = [variant["name"] for variant in values["variants"]]
+    assert names == [
+        "grpo",
+        "gap-beta5-lambda0.1-type",
+        "gap-beta5-lambda0.1-random",
+        "none-lambda0.1",
+    ]
+    for name in names:
+        folder = finished / "runs" / "minute" / "sweep" / name / "seed-0"
+        resolved = load_config(folder / "config.yaml")
+        assert resolved.skills.retrieval == ("random" if name.endswith("random") else "type")
+        assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+    for name in ("heatmap.svg", "heatmap.png"):
+        assert (results / name).stat().st_size > 5000
+    # At lambda = 0 the sweep's baseline is GRPO itself: the same run, byte for byte.
+    runs = finished / "runs" / "minute"
+    grpo = runs / "grpo" / "seed-0" / "metrics.jsonl"
+    assert (runs / "sweep" / "grpo" / "seed-0" / "metrics.jsonl").read_bytes() == grpo.read_bytes()
+    again = snakemake(finished, "--configfile", CONFIG, "--", "sweep")
+    assert "Nothing to be done" in again.stdout
+    target = results / "report.html"
+    done = snakemake(finished, "--configfile", CONFIG, "--report", str(target), "--", "sweep")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "heatmap.svg" in target.read_text()
 
 
 def test_a_second_run_has_nothing_to_do(finished: Path) -> None:
