@@ -12,11 +12,13 @@ from torch import Tensor
 from sdar.algorithms import (
     aggregate,
     clipped_policy_loss,
+    full_reverse_kl_loss,
     gated_distillation_loss,
     global_denominator,
     reference_kl,
     reverse_kl_loss,
     skill_sd_loss,
+    vocabulary_reverse_kl,
 )
 from sdar.algorithms.aggregation import LOSS_AGGREGATIONS
 from sdar.errors import SdarError
@@ -96,6 +98,38 @@ def reverse_kl_term(batch: Batch, **how: object) -> Tensor:
     return reverse_kl_loss(batch.student, batch.teacher, batch.mask, **how)[0]
 
 
+def centred_term(batch: Batch, **how: object) -> Tensor:
+    return gated_distillation_loss(batch.student, batch.teacher, batch.mask, baseline=0.37, **how)[
+        0
+    ]
+
+
+def adaptive_term(batch: Batch, **how: object) -> Tensor:
+    return gated_distillation_loss(
+        batch.student, batch.teacher, batch.mask, gate="adaptive", centre=0.1, scale=0.6, **how
+    )[0]
+
+
+def kept_term(batch: Batch, **how: object) -> Tensor:
+    keep = batch.advantages.detach() >= 0
+    return gated_distillation_loss(batch.student, batch.teacher, batch.mask, keep=keep, **how)[0]
+
+
+def divergence(batch: Batch) -> Tensor:
+    """[S, T] over a vocabulary of two, the sampled token and the other one; 0 off the response."""
+    inside = batch.mask != 0
+    student = batch.student[inside]
+    student_NV = torch.stack([student, (-student.expm1()).log()], dim=-1)
+    teacher = batch.teacher[inside]
+    teacher_NV = torch.stack([teacher, torch.zeros_like(teacher)], dim=-1).log_softmax(-1)
+    divergence_N = vocabulary_reverse_kl(student_NV, teacher_NV)
+    return divergence_N.new_zeros(inside.shape).masked_scatter(inside, divergence_N)
+
+
+def full_reverse_kl_term(batch: Batch, **how: object) -> Tensor:
+    return full_reverse_kl_loss(divergence(batch), batch.mask, **how)[0]
+
+
 TERMS: list[Term] = [
     policy_term,
     kl_term,
@@ -104,6 +138,10 @@ TERMS: list[Term] = [
     soft_or_term,
     skill_sd_term,
     reverse_kl_term,
+    centred_term,
+    adaptive_term,
+    kept_term,
+    full_reverse_kl_term,
 ]
 every_term = pytest.mark.parametrize("term", TERMS, ids=lambda term: term.__name__)
 some = settings(max_examples=25, deadline=None)
@@ -238,6 +276,67 @@ def test_a_very_sharp_gap_gate_keeps_only_tokens_the_teacher_prefers(batch: Batc
     _, gradient = value_and_gradient(gap_term, batch, beta=1e12)
     preferred = (batch.teacher > batch.student).double() * batch.mask
     close(gradient, -preferred / batch.mask.sum())
+
+
+@some
+@given(batch=batches, baseline=st.floats(-1, 2))
+def test_a_baseline_is_taken_from_every_gate(batch: Batch, baseline: float) -> None:
+    gap = batch.teacher - batch.student
+    _, gradient = value_and_gradient(gap_term, batch, baseline=baseline)
+    weight = torch.sigmoid(5.0 * gap) - baseline
+    close(gradient, -weight * batch.mask / batch.mask.sum())
+    _, statistics = gated_distillation_loss(
+        batch.student, batch.teacher, batch.mask, baseline=baseline
+    )
+    close(statistics["gate_mean"], (weight * batch.mask).sum() / batch.mask.sum())
+
+
+@some
+@given(batch=batches, how=st.sampled_from([{"beta": 0.0}, {"gate": "none"}]))
+def test_a_constant_gate_less_its_mean_is_exactly_nothing(batch: Batch, how: dict) -> None:
+    loss, gradient = value_and_gradient(gap_term, batch, baseline=0.5, **how)
+    assert loss == 0
+    assert gradient.eq(0).all()
+
+
+@some
+@given(batch=batches, centre=st.floats(-2, 2), scale=st.floats(0.01, 5))
+def test_adaptive_gradient_is_minus_the_rectified_tanh(
+    batch: Batch, centre: float, scale: float
+) -> None:
+    gap = batch.teacher - batch.student
+    how = {"gate": "adaptive", "centre": centre, "scale": scale}
+    _, gradient = value_and_gradient(gap_term, batch, **how)
+    weight = torch.tanh((gap - centre) / scale).clamp(min=0)
+    close(gradient, -weight * batch.mask / batch.mask.sum())
+    assert (gradient <= 0).all(), "it only ever raises a token"
+
+
+@some
+@given(batch=batches)
+def test_a_token_that_is_not_kept_weighs_nothing_and_still_counts(batch: Batch) -> None:
+    keep = (batch.advantages >= 0).double()
+    _, whole = value_and_gradient(gap_term, batch)
+    _, gradient = value_and_gradient(gap_term, batch, keep=keep)
+    close(gradient, whole * keep)
+    _, of_all = value_and_gradient(gap_term, batch, keep=torch.ones_like(keep))
+    assert torch.equal(of_all, whole)
+    loss, of_none = value_and_gradient(gap_term, batch, keep=torch.zeros_like(keep))
+    assert loss == 0
+    assert of_none.eq(0).all()
+
+
+@some
+@given(batch=batches)
+def test_divergence_from_an_equal_teacher_is_zero_and_stationary(batch: Batch) -> None:
+    logits = batch.student.clone().requires_grad_()
+    divergence_S = vocabulary_reverse_kl(logits.log_softmax(-1), batch.student.log_softmax(-1))
+    assert divergence_S.abs().max() < 1e-12
+    divergence_S.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().max() < 1e-12
+    other = vocabulary_reverse_kl(batch.student.log_softmax(-1), batch.teacher.log_softmax(-1))
+    assert (other > -1e-12).all()
 
 
 @some
