@@ -9,8 +9,10 @@ import re
 from pathlib import Path
 
 from sdar.config.models import ExperimentConfig
+from sdar.config.searchqa import SearchqaConfig
 from sdar.errors import SdarError
 
+QUESTION_FILES = (".parquet", ".jsonl")
 GAMES_FOLDER = "json_2.1.1"
 GENERAL_SKILL = "general"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -24,10 +26,45 @@ def check_files(config: ExperimentConfig) -> None:
 
 
 def _data(config: ExperimentConfig) -> list[str]:
-    """`environment.data` is an `$ALFWORLD_DATA` folder with every split that will be played."""
+    """`environment.data`, where it is set, holds what the environment reads there."""
     data = config.environment.data
     if data is None:
         return []
+    if config.environment.name == "alfworld":
+        return _games(config, data)
+    if isinstance(config.environment, SearchqaConfig):
+        return _questions(config.environment, data)
+    if data.expanduser().exists():
+        return []
+    return [
+        f"environment.data: {data} does not exist; correct it, or set it to null for generated "
+        "tasks"
+    ]
+
+
+def _questions(environment: SearchqaConfig, data: Path) -> list[str]:
+    """Question files, and passages for a retriever in process."""
+    problems = []
+    folder = data.expanduser()
+    if not any(path.suffix in QUESTION_FILES for path in folder.glob("*")):
+        problems.append(
+            f"environment.data: {folder} holds no question files ({' or '.join(QUESTION_FILES)}); "
+            "put them there (names that begin with `train` are training questions), or set "
+            "environment.data to null to generate questions"
+        )
+    retriever = environment.retriever
+    if retriever.kind != "http":
+        passages = retriever.passages
+        if passages is None or not passages.expanduser().is_file():
+            problems.append(
+                f"environment.retriever.passages: expected a file of passages, found {passages}; "
+                "real questions need one (JSON lines of id and contents), or retriever.kind http"
+            )
+    return problems
+
+
+def _games(config: ExperimentConfig, data: Path) -> list[str]:
+    """An `$ALFWORLD_DATA` folder with every split that will be played."""
     games = data.expanduser() / GAMES_FOLDER
     remedy = (
         f"download the games with `ALFWORLD_DATA={data} alfworld-download`, set environment.data "
