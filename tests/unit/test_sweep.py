@@ -306,10 +306,10 @@ def test_the_heat_map_shows_each_cells_value_and_interval(
     figure = heatmap(comparison)
     facets = [axis for axis in figure.axes if axis.get_title(loc="left")]
     assert [axis.get_title(loc="left") for axis in facets] == [
-        "gate gap, skill by type",
-        "gate none, skill by type",
-        "gate gap, skill by random",
-        "gate none, skill by random (same runs)",
+        "gap gate, skill: type",
+        "none gate, skill: type",
+        "gap gate, skill: random",
+        "none gate, skill: random (same runs)",
     ]
     texts = [text for axis in facets for text in axis.texts]
     assert len(texts) == 2 * (4 + 2)  # gate none: one row, whatever beta

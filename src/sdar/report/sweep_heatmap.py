@@ -17,6 +17,8 @@ COLOURS = LinearSegmentedColormap.from_list("difference", ["#0072B2", "#ffffff",
 SMALLEST_RANGE = 0.05
 """The colours span at least +-5 points, so that noise does not glow."""
 CELL_INCHES = (1.65, 0.78)
+FACET_INCHES = 3.2
+"""Wide enough for its title."""
 
 
 def heatmap(comparison: SweepComparison) -> Figure:
@@ -30,7 +32,8 @@ def heatmap(comparison: SweepComparison) -> Figure:
     reach = max([SMALLEST_RANGE, *map(abs, shown)])
     norm = TwoSlopeNorm(0.0, -100 * reach, 100 * reach)
     rows_of = {gate: [None] if _ignores_beta(comparison, gate) else betas for gate in gates}
-    width = 1.6 + CELL_INCHES[0] * len(weights) * len(gates) + 0.4 * len(gates)
+    facet = max(FACET_INCHES, 0.4 + CELL_INCHES[0] * len(weights))
+    width = 1.6 + facet * len(gates)
     height = 1.5 + len(retrievals) * (0.75 + CELL_INCHES[1] * max(map(len, rows_of.values())))
     figure, axes = new_figure(len(retrievals), len(gates), (max(width, 7.5), height))
     for place, axis in enumerate(axes):
@@ -47,7 +50,8 @@ def heatmap(comparison: SweepComparison) -> Figure:
         axis.set(xlim=(-0.5, len(weights) - 0.5), ylim=(len(rows) - 0.5, -0.5))
         axis.set_xticks(range(len(weights)), [f"{weight:g}" for weight in weights])
         axis.set_yticks(range(len(rows)), ["any" if b is None else f"{b:g}" for b in rows])
-        axis.set_title(f"gate {gate}, skill by {retrieval}" + _note(comparison, gate, retrieval))
+        title = f"{gate} gate, skill: {retrieval}{_note(comparison, gate, retrieval)}"
+        axis.set_title(title, fontsize=10)
         if place >= len(axes) - len(gates):
             axis.set_xlabel("λ")
         if place % len(gates) == 0:
