@@ -48,8 +48,8 @@ ONE_MINIBATCH = {"steps": 1, "minibatch": 64, "micro_batch": 5, "learning_rate":
 # importance weights and the gap of the current forward pass to matter; with warm-up.
 SEVERAL = {
     "steps": 2,
-    "minibatch": 5,
-    "micro_batch": 3,
+    "minibatch": 3,
+    "micro_batch": 2,
     "learning_rate": 1e-2,
     "warmup_ratio": 1.0,
     "gradient_clip": 0.5,
@@ -213,7 +213,7 @@ def real_run(
     parts = Parts(
         model=copy.deepcopy(model),
         tokenizer=scripted.tokenizer(),
-        pool=Worlds(modulus=5),
+        pool=Worlds(modulus=3),
         tasks=scripted.tasks(5),
         skills=trainer_world.Skills(),
         inputs={},
