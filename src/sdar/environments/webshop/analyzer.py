@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 import regex
-from nltk.stem.porter import PorterStemmer
+
+from sdar.environments.webshop.stemmer import stem
 
 _STOP_WORDS = """
 a an and are as at be but by for if in into is it no not of on or such that the their then there
@@ -102,9 +103,6 @@ def analyze(text: str) -> list[str]:
     return [term for word in words(text.lower()) if (term := _term(word))]
 
 
-_stem = PorterStemmer(mode=PorterStemmer.MARTIN_EXTENSIONS).stem
-
-
 @lru_cache(maxsize=1 << 16)
 def _term(word: str) -> str:
     """The term of a word; empty for one that is not searched for."""
@@ -112,4 +110,4 @@ def _term(word: str) -> str:
         word = word[:-2]
     if word in STOP_WORDS:
         return ""
-    return str(_stem(word, to_lowercase=False))
+    return stem(word)
