@@ -135,6 +135,14 @@ def test_missing_evaluation_names_the_command(made, tmp_path):
         compare(config, layout)
 
 
+def test_an_evaluation_of_another_version_names_the_command(tmp_path):
+    config, layout = make_experiment(tmp_path, steps=2, panels={"valid_seen": 6})
+    path = layout.evaluation("grpo", 1) / "episodes.parquet"
+    pl.read_parquet(path).drop("skill_digest").write_parquet(path)
+    with pytest.raises(SdarError, match=r"grpo/seed-1.*sdar evaluate --method grpo --seed 1"):
+        compare(config, layout)
+
+
 def test_missing_training_records_name_the_command(tmp_path):
     config, layout = make_experiment(tmp_path, steps=2, panels={"valid_seen": 6})
     (layout.run("grpo", 0) / "metrics.jsonl").unlink()

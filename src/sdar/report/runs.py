@@ -9,6 +9,7 @@ import polars as pl
 from sdar.algorithms.methods import get_method
 from sdar.config import ExperimentConfig, Layout
 from sdar.errors import SdarError
+from sdar.evaluation.records import EPISODES
 from sdar.tracking import records
 
 BASELINES = ("warm_start", "skill_prompt")
@@ -62,12 +63,16 @@ def read_episodes(config: ExperimentConfig, layout: Layout) -> pl.DataFrame:
     frames = []
     for method, seed in evaluations(config, layout):
         path = layout.evaluation(method, seed) / "episodes.parquet"
+        remedy = f"make it with `sdar evaluate --method {method} --seed {seed}`"
         if not path.is_file():
+            raise SdarError(f"{path}: no such evaluation; {remedy}")
+        frame = pl.read_parquet(path)
+        if frame.columns != list(EPISODES):
             raise SdarError(
-                f"{path}: no such evaluation; make it with `sdar evaluate --method {method} "
-                f"--seed {seed}`"
+                f"{path}: its columns are not {', '.join(EPISODES)}; it was written by another "
+                f"version of sdar: {remedy}"
             )
-        frames.append(pl.read_parquet(path))
+        frames.append(frame)
     return pl.concat(frames)
 
 
