@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -220,6 +221,21 @@ def test_what_is_no_answer_is_told(
     # And a healthy server beside it is used instead.
     healthy = serve(lambda request, n: (200, good(request)))
     assert client(server.url, healthy.url).search(["a", "b"], 1) == [found("a", 1), found("b", 1)]
+
+
+def test_one_part_that_fails_ends_the_pauses_of_the_others(serve: Callable[[Answer], Fake]) -> None:
+    """Two parts on two servers; the request that holds "a" is refused by both, the other is put
+    off for minutes. The refusal ends the search at once."""
+
+    def answer(body: dict[str, Any], n: int) -> Reply:
+        return (403, b"no") if "a" in body["queries"] else (503, b"later")
+
+    retriever = HttpRetriever([serve(answer).url, serve(answer).url], timeout=5, retries=60)
+    start = time.monotonic()
+    with pytest.raises(SdarError, match="status 403"):
+        retriever.search(["a", "b"], 1)
+    retriever._threads.shutdown(wait=True)
+    assert time.monotonic() - start < 3
 
 
 def test_a_refusal_is_not_repeated(serve: Callable[[Answer], Fake]) -> None:

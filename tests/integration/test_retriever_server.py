@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from sdar.environments.base import Task
+from sdar.environments.searchqa.data import Question
+from sdar.environments.searchqa.engine import SearchqaPool
 from sdar.environments.searchqa.retrieval.base import MAX_QUERY_CHARACTERS
 from sdar.environments.searchqa.retrieval.bm25 import Bm25Retriever
 from sdar.environments.searchqa.retrieval.http import QUERIES_A_REQUEST, HttpRetriever
@@ -70,6 +73,22 @@ def test_the_same_answers_as_in_process(local: Bm25Retriever, server: RetrieverS
     assert client.search(QUERIES, 3) == local.search(QUERIES, 3)
     assert client.search([], 3) == []
     client.close()
+
+
+def test_episodes_over_a_server_are_those_in_process(
+    local: Bm25Retriever, server: RetrieverServer
+) -> None:
+    questions = {f"q{n}": Question(f"q{n}", f"number {n}?", ("even",), "nq") for n in range(8)}
+    tasks = {n: Task(f"q{n}", "test", "one_hop", "", "") for n in range(8)}
+    actions = {n: f"<search>number {n}</search>" if n % 3 else "" for n in range(8)}
+    seen = []
+    for retriever in (local, HttpRetriever([server.url])):
+        pool = SearchqaPool(retriever, questions)
+        pool.reset(tasks)
+        seen.append(pool.step(actions))
+        pool.close()
+    assert seen[0] == seen[1]
+    assert "Title 4" in seen[0][4].text
 
 
 def test_two_urls_share_the_queries(local: Bm25Retriever, server: RetrieverServer) -> None:

@@ -3,7 +3,9 @@
 import json
 import math
 import multiprocessing
+import os
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -165,6 +167,18 @@ def test_a_damaged_index_is_built_again(tmp_path: Path, damage: str) -> None:
         file.unlink()
     assert opened(tmp_path, passages()).search(["w1"], 3) == expected
     assert list((tmp_path / "index").iterdir()) == [folder]
+
+
+def test_what_a_killed_process_left_is_removed_in_time(tmp_path: Path) -> None:
+    opened(tmp_path, passages())
+    (folder,) = (tmp_path / "index").iterdir()
+    shutil.rmtree(folder)
+    old, young = (folder.with_name(f".{folder.name}.{name}") for name in ("old", "young"))
+    for left in (old, young):
+        left.mkdir()
+    os.utime(old, (1, 1))
+    opened(tmp_path, passages())
+    assert set((tmp_path / "index").iterdir()) == {folder, young}
 
 
 def test_broken_passages_leave_no_index(tmp_path: Path) -> None:

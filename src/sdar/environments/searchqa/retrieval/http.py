@@ -13,7 +13,6 @@ import http.client
 import json
 import random
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -64,7 +63,7 @@ class HttpRetriever:
         timeout: float = 60.0,
         retries: int = 3,
         seed: int = 0,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] | None = None,
     ) -> None:
         if not urls:
             raise SdarError(
@@ -86,25 +85,33 @@ class HttpRetriever:
         share = min(QUERIES_A_REQUEST, -(-len(cleaned) // len(self.urls)))
         parts = [cleaned[i : i + share] for i in range(0, len(cleaned), share or 1)]
         first, self._next = self._next, (self._next + len(parts)) % len(self.urls)
+        ended = threading.Event()
+        if len(parts) == 1:  # in this thread, where Ctrl-C reaches it at once
+            return self._search_part(parts[0], top_k, first, ended)
         tasks = [
-            self._threads.submit(self._search_part, part, top_k, first + number)
+            self._threads.submit(self._search_part, part, top_k, first + number, ended)
             for number, part in enumerate(parts)
         ]
         try:
             return [found for task in tasks for found in task.result()]
         finally:
+            ended.set()  # one part failed, or Ctrl-C: the others need not go on
             for task in tasks:
                 task.cancel()
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _search_part(self, queries: Sequence[str], top_k: int, first: int) -> list[list[Passage]]:
+    def _search_part(
+        self, queries: Sequence[str], top_k: int, first: int, ended: threading.Event
+    ) -> list[list[Passage]]:
         candidates = [self.urls[(first + i) % len(self.urls)] for i in range(len(self.urls))]
         reasons: dict[str, str] = {}
         for attempt in range(self._retries + 1):
             if attempt:
-                self._sleep(self._pause(attempt))
+                (self._sleep or ended.wait)(self._pause(attempt))
+            if ended.is_set():
+                return []  # nobody reads it
             for url in tuple(candidates):
                 try:
                     return self._ask(url, queries, top_k)

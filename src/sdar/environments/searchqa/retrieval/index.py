@@ -14,6 +14,7 @@ import mmap
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from sdar.environments.searchqa.retrieval.passages import file_digest, read_pass
 from sdar.errors import SdarError
 
 COMPLETE = "complete.json"
+ABANDONED_SECONDS = 24 * 3600
 FORMAT = 1
 """Raised when the layout of the folder changes."""
 
@@ -43,6 +45,7 @@ def open_index(passages: Path, home: Path, kind: str, parameters: str, build: Bu
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder)
         building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
         raise SdarError(
@@ -62,6 +65,14 @@ def open_index(passages: Path, home: Path, kind: str, parameters: str, build: Bu
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return folder
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """What a killed process left half-built; younger ones may be another's work."""
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(left)
 
 
 def _publish(building: Path, folder: Path) -> None:

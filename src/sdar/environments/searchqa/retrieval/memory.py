@@ -44,7 +44,8 @@ class MemoryRetriever:
         for number in sorted(number for number in numbers if number is not None):
             postings = self._postings[number]
             left = len(self._passages) - len(postings) + 0.5
-            rarity = math.log(1 + left / (len(postings) + 0.5))
+            # Rounded where bm25s rounds.
+            rarity = float(np.float32(math.log(1 + left / (len(postings) + 0.5))))
             for passage, times, length in postings:
                 norm = K1 * (1 - B + B * length / self._mean_length)
                 score = np.float32(rarity * (times / (norm + times)))
