@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 STAGES = ["tasks", "demonstrations", "warm-start", "train", "evaluate", "compare", "report"]
-PEOPLE = ["doctor", "play", "view", "replay", "bench", "ui", "config"]
+PEOPLE = ["doctor", "play", "view", "replay", "bench", "ui", "serve-retriever", "config", "sweep"]
 
 # Runs the command line in this process and says how it ended and what it imported.
 PROBE = """
