@@ -294,7 +294,8 @@ def test_real_questions_keep_their_data_set(tmp_path):
     out.mkdir()
     tasks, source = make_tasks(config_of(**environment, panels=("test", "hotpotqa")), out)
     assert source == "real questions"
-    told = {(task.split, task.id.split("/")[0], task.task_type) for task in tasks}
+    assert all(task.id.startswith(f"{task.data_set}/") for task in tasks)
+    told = {(task.split, task.data_set, task.task_type) for task in tasks}
     assert ("train", "nq", "one_hop") in told
     assert ("test", "nq", "one_hop") in told
     assert ("hotpotqa", "hotpotqa", "two_hop") in told

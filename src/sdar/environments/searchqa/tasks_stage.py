@@ -76,7 +76,14 @@ def _tasks(question: Question, wanted: Iterable[str]) -> list[Task]:
     if question.split == "test" and question.data_source in wanted:
         splits = [question.data_source]
     return [
-        Task(question.id, split, task_type_of(question), question.question, QUESTIONS)
+        Task(
+            id=question.id,
+            split=split,
+            task_type=task_type_of(question),
+            instruction=question.question,
+            location=QUESTIONS,
+            data_set=question.data_source,
+        )
         for split in splits
     ]
 
