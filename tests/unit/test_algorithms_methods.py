@@ -13,7 +13,10 @@ from sdar.algorithms import (
     METHODS,
     AdvantageSettings,
     LossSettings,
+    Method,
+    StepContext,
     StepSamples,
+    TrainingLoss,
     aggregate,
     clipped_policy_loss,
     gated_distillation_loss,
@@ -24,7 +27,9 @@ from sdar.algorithms import (
     rlsd_token_advantages,
     skill_sd_loss,
     step_advantages,
+    step_context,
     training_loss,
+    vocabulary_reverse_kl,
 )
 from sdar.config.models import MethodName
 from sdar.errors import SdarError
@@ -51,7 +56,19 @@ def test_what_each_method_is() -> None:
     teacher = {name for name, method in METHODS.items() if method.needs_teacher}
     assert teacher == {
         "sdar", "opsd", "grpo_opsd", "sdar_gigpo", "skill_sd", "rlsd", "reverse_kl", "agent_opsd",
+        "reverse_kl_full", "sdar_centred", "sdar_adaptive", "sdar_objective",
     }  # fmt: skip
+    whole_step = {n for n, m in METHODS.items() if m.needs_step_context}
+    assert whole_step == {"sdar_centred", "sdar_adaptive", "sdar_objective"}
+    distributions = {n for n, m in METHODS.items() if m.needs_teacher_distribution}
+    assert distributions == {"reverse_kl_full"}
+    assert not any(METHODS[name].evaluate_with_skill for name in whole_step | distributions)
+    # Of the new ones only the adaptive method has a gate of its own.
+    for name, kind in (("sdar_centred", "soft_or"), ("sdar_adaptive", "adaptive")):
+        assert get_method(name).gate_kind("soft_or") == kind
+    assert get_method("sdar_centred").needs_old_entropy("entropy")
+    assert not get_method("sdar_centred").needs_old_entropy("gap")
+    assert not get_method("sdar").needs_old_entropy("entropy")
     assert {n for n, m in METHODS.items() if m.needs_anchor_observation} == {"gigpo", "sdar_gigpo"}
     assert {n for n, m in METHODS.items() if m.rollout_with_skill} == {"skill_prompt", "skill_grpo"}
     assert {n for n, m in METHODS.items() if not m.trained} == {"skill_prompt"}
@@ -97,6 +114,36 @@ def tokens(samples: int = 6, width: int = 5) -> dict[str, Tensor]:
     }
 
 
+def divergence(batch: dict[str, Tensor]) -> Tensor:
+    """[S, T] over a vocabulary of two: the sampled token, and the other one."""
+    student = torch.stack([batch["log_probs"], (-batch["log_probs"].expm1()).log()], dim=-1)
+    teacher = batch["teacher_log_probs"]
+    teacher = torch.stack([teacher, torch.zeros_like(teacher)], dim=-1).log_softmax(-1)
+    return vocabulary_reverse_kl(student.flatten(0, 1), teacher.flatten(0, 1)).view(
+        batch["log_probs"].shape
+    )
+
+
+def context_of(method: Method, batch: dict[str, Tensor]) -> StepContext:
+    """With the batch as the whole step."""
+    samples = replace(
+        samples_of_a_step(), **{k: batch[k] for k in ("old_log_probs", "teacher_log_probs")}
+    )
+    return step_context(method, SETTINGS, samples, batch["advantages"])
+
+
+def loss_of(
+    method: Method, batch: dict[str, Tensor], settings: LossSettings = SETTINGS
+) -> TrainingLoss:
+    return training_loss(
+        method,
+        settings,
+        **batch,
+        teacher_divergence=divergence(batch),
+        context=context_of(method, batch),
+    )
+
+
 def samples_of_a_step() -> StepSamples:
     batch = tokens()
     return StepSamples(
@@ -107,6 +154,7 @@ def samples_of_a_step() -> StepSamples:
         turn=[0, 1, 0, 1, 0, 0],
         anchor_observation=["room", "hall", "room", "room", "room", "room"],
         success=torch.tensor([1, 1, 0, 0, 1, 0]),
+        valid=torch.tensor([True, False, True, True, False, True]),
         response_mask=batch["response_mask"],
         old_log_probs=batch["old_log_probs"],
         teacher_log_probs=batch["teacher_log_probs"],
@@ -120,7 +168,7 @@ def test_every_trained_method_runs_and_has_a_gradient_on_the_response_alone(meth
     advantages = step_advantages(method, samples)
     assert advantages.shape == batch["response_mask"].shape
     assert advantages[batch["response_mask"] == 0].eq(0).all()
-    result = training_loss(method, SETTINGS, **{**batch, "advantages": advantages})
+    result = loss_of(method, {**batch, "advantages": advantages})
     result.loss.backward()
     gradient = batch["log_probs"].grad
     assert gradient is not None
@@ -151,15 +199,32 @@ def written_out(name: str, b: dict[str, Tensor]) -> Tensor:
         loss = loss + 0.001 * skill_sd_loss(*both, b["old_log_probs"], mask)[0]
     if name == "reverse_kl":
         loss = loss + 0.1 * reverse_kl_loss(*both, mask)[0]
+    if name == "reverse_kl_full":
+        loss = loss + 0.1 * (divergence(b) * mask).sum() / mask.sum()
+    if name.startswith("sdar_") and name != "sdar_gigpo":
+        loss = loss + 0.1 * (weight(name, b) * -b["log_probs"] * mask).sum() / mask.sum()
     return loss
+
+
+def weight(name: str, b: dict[str, Tensor]) -> Tensor:
+    """What our own gated methods multiply -log p_student with, written out."""
+    inside = b["response_mask"] != 0
+    gap = b["teacher_log_probs"] - b["log_probs"].detach()
+    old_gap = (b["teacher_log_probs"] - b["old_log_probs"])[inside]
+    gate = torch.sigmoid(5 * gap)
+    if name == "sdar_centred":
+        return gate - torch.sigmoid(5 * old_gap).mean()
+    if name == "sdar_adaptive":
+        low, centre, high = (torch.quantile(old_gap, q) for q in (0.1, 0.5, 0.9))
+        return torch.tanh((gap - centre) / max(float(high - low) / 2, 1 / 5)).clamp(min=0)
+    opposed = (b["advantages"] < 0) | ~samples_of_a_step().valid[:, None]
+    return gate * ~opposed
 
 
 @pytest.mark.parametrize("method", TRAINED, ids=lambda method: method.name)
 def test_the_loss_is_the_formula_written_out(method) -> None:
     batch = tokens()
-    (actual,) = torch.autograd.grad(
-        training_loss(method, SETTINGS, **batch).loss, batch["log_probs"]
-    )
+    (actual,) = torch.autograd.grad(loss_of(method, batch).loss, batch["log_probs"])
     (expected,) = torch.autograd.grad(written_out(method.name, batch), batch["log_probs"])
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
@@ -183,12 +248,18 @@ def test_advantages_follow_the_declaration() -> None:
     assert centred[0, 0] == pytest.approx(10 - (9.95 + 0) / 2)
 
 
-def test_sdar_at_coefficient_zero_is_grpo_bit_for_bit() -> None:
+ADDED_TO_GRPO = (
+    "sdar", "sdar_centred", "sdar_adaptive", "sdar_objective", "reverse_kl", "reverse_kl_full",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("added", ADDED_TO_GRPO)
+def test_coefficient_zero_is_grpo_bit_for_bit(added: str) -> None:
     settings = replace(SETTINGS, distillation_coefficient=0.0)
     results = []
-    for name in ("grpo", "sdar"):
+    for name in ("grpo", added):
         batch = tokens()
-        result = training_loss(get_method(name), settings, **batch)
+        result = loss_of(get_method(name), batch, settings)
         result.loss.backward()
         results.append((result.loss.detach(), batch["log_probs"].grad))
     assert torch.equal(results[0][0], results[1][0])
@@ -206,13 +277,16 @@ def test_the_entropy_bonus_raises_the_entropy() -> None:
 @pytest.mark.parametrize("method", TRAINED, ids=lambda method: method.name)
 def test_the_total_adds_up_over_micro_batches(method) -> None:
     batch = tokens()
-    result = training_loss(method, SETTINGS, **batch)
+    result = loss_of(method, batch)
     count = batch["response_mask"].sum()
+    context = context_of(method, batch)
     parts = [
         training_loss(
             method,
             SETTINGS,
             **{name: value[rows] for name, value in batch.items()},
+            teacher_divergence=divergence(batch)[rows],
+            context=context.of(lambda values, rows=rows: values[rows]),
             denominator=count,
         ).loss
         for rows in (slice(0, 1), slice(1, 4), slice(4, 6))
@@ -226,11 +300,15 @@ def test_the_total_adds_up_over_micro_batches(method) -> None:
         ("sdar", "teacher_log_probs"),
         ("grpo", "reference_log_probs"),
         ("grpo", "entropy"),
+        ("reverse_kl_full", "teacher_divergence"),
+        ("sdar_centred", "context"),
+        ("sdar_adaptive", "context"),
+        ("sdar_objective", "context"),
     ],
 )
 def test_a_missing_input_is_named(name: str, missing: str) -> None:
     batch = tokens()
-    batch.pop(missing)
+    batch.pop(missing, None)
     with pytest.raises(SdarError, match=f"method '{name}' needs {missing}"):
         training_loss(get_method(name), SETTINGS, **batch)
 

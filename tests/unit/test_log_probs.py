@@ -1,12 +1,19 @@
 """The chunked kernel equals the naive one: full logits, one sample at a time, autograd."""
 
+import copy
+
 import numpy as np
 import pytest
 import scripted
 import torch
 
 from sdar.policy.batches import pad_batch
-from sdar.policy.log_probs import PolicyScorer, score_responses
+from sdar.policy.log_probs import (
+    PolicyScorer,
+    TeacherDistribution,
+    copied_head,
+    score_responses,
+)
 
 RANDOM = np.random.Generator(np.random.Philox(1))
 PROMPTS = [RANDOM.integers(3, 360, size=n).tolist() for n in (5, 17, 40, 17, 1, 29)]
@@ -92,3 +99,141 @@ def test_no_more_than_a_chunk_of_logits_exists():
     PolicyScorer(model, chunk_logits=360 * 5)(pad_batch(PROMPTS, RESPONSES))
     assert max(sizes) == 5
     assert sum(sizes) == sum(map(len, RESPONSES)), "prompt positions must not reach the head"
+
+
+TEACHER_PROMPTS = [[7, 8, 9, *prompt] for prompt in PROMPTS]
+
+
+@pytest.fixture
+def double_precision():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def double_policy(layers=2):
+    """In double precision throughout (Qwen's own norms fall back to single)."""
+    model = scripted.policy(layers=layers, spread=1.5).double()
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child).__name__ == "Qwen3RMSNorm":
+                norm = torch.nn.RMSNorm(child.weight.shape[0], eps=child.variance_epsilon)
+                norm.weight = child.weight
+                setattr(parent, name, norm)
+    return model.double()
+
+
+def distribution(model, **how):
+    found = score_responses(PolicyScorer(model), TEACHER_PROMPTS, RESPONSES, hidden=True, **how)
+    return TeacherDistribution(copied_head(model), found.hidden, tuple(map(len, RESPONSES)))
+
+
+def naive_divergence(model, teacher, temperature=1.0):
+    """[S, R] KL(model || teacher) from full logits."""
+    divergence = torch.zeros(6, 7, dtype=torch.float64)
+    rows = zip(PROMPTS, TEACHER_PROMPTS, RESPONSES, strict=True)
+    for row, (prompt, longer, response) in enumerate(rows):
+        student, taught = (
+            which(input_ids=torch.tensor([ids + response]), use_cache=False)
+            .logits[0, len(ids) - 1 : -1]
+            .div(temperature)
+            .log_softmax(-1)
+            for which, ids in ((model, prompt), (teacher, longer))
+        )
+        values = (student.exp() * (student - taught.detach())).sum(-1)
+        divergence[row, : len(response)] = values
+    return divergence
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize(
+    ("chunk_logits", "packed", "temperature", "layers"),
+    [(1 << 26, False, 1.0, 2), (360 * 5, False, 0.7, 2), (1, True, 1.0, 2), (360 * 5, True, 1, 8)],
+)
+def test_divergence_equals_the_naive_one(chunk_logits, packed, temperature, layers):
+    """Values and gradients, also once the student has moved away from the step's start."""
+    model = double_policy(layers)
+    teacher = copy.deepcopy(model)
+    taught = distribution(model, micro_batch=2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.02 * torch.linspace(-1, 1, parameter.numel()).view(parameter.shape)
+    weights = WEIGHTS.double()
+    expected = naive_divergence(model, teacher, temperature)
+    (weights * expected).sum().backward()
+    gradients_expected = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    rows = [4, 2, 0, 5, 1, 3]
+    scorer = PolicyScorer(model, temperature=temperature, chunk_logits=chunk_logits)
+    found = scorer(
+        pad_batch([PROMPTS[i] for i in rows], [RESPONSES[i] for i in rows]),
+        entropy=True,
+        packed=packed,
+        teacher=taught.of(rows, "cpu"),
+    )
+    torch.testing.assert_close(found.divergence, expected[rows], atol=1e-9, rtol=0)
+    assert expected.detach()[0, 0] > 1e-3
+    (weights[rows] * found.divergence).sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients_expected[name], atol=1e-9, rtol=0)
+    assert all(p.grad is None for p in taught.head.parameters())
+
+
+def test_divergence_costs_no_more_than_a_chunk_and_is_made_again_in_backward():
+    model, sizes = scripted.policy(), []
+    taught = distribution(model)
+    for head in (model.lm_head, taught.head):
+        head.register_forward_hook(lambda module, given, out: sizes.append(out.shape[0]))
+    scorer = PolicyScorer(model, chunk_logits=360 * 5)
+    batch = pad_batch(PROMPTS, RESPONSES)
+    kept = []
+
+    def keep(tensor):
+        kept.append(tensor.numel() if tensor.shape[-1] == 360 else 0)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        divergence = scorer(batch, teacher=taught).divergence
+    assert max(sizes) == 5
+    assert sum(sizes) == 2 * sum(map(len, RESPONSES))
+    assert max(kept, default=0) == 0, "no chunk of logits outlives the forward pass"
+    divergence.sum().backward()
+    assert sum(sizes) == 4 * sum(map(len, RESPONSES))
+
+
+def test_asking_for_more_changes_no_log_prob():
+    model = scripted.policy()
+    plain = score_responses(PolicyScorer(model), PROMPTS, RESPONSES)
+    for how in ({"entropy": True}, {"hidden": True}):
+        more = score_responses(PolicyScorer(model), PROMPTS, RESPONSES, **how)
+        assert torch.equal(more.log_probs, plain.log_probs)
+    batch, scorer = pad_batch(PROMPTS, RESPONSES), PolicyScorer(model)
+    one = scorer(batch, entropy=True)
+    other = scorer(batch, entropy=True, teacher=distribution(model))
+    assert torch.equal(one.log_probs, other.log_probs)
+    assert torch.equal(one.entropy, other.entropy)
+
+
+def test_hidden_states_are_kept_in_the_type_the_head_computes_in():
+    model = scripted.policy()
+    with torch.autocast("cpu", torch.bfloat16):
+        taught = distribution(model, micro_batch=1)
+        assert taught.hidden_ND.dtype == torch.bfloat16
+        assert {p.dtype for p in taught.head.parameters()} == {torch.bfloat16}
+        batch = pad_batch(TEACHER_PROMPTS, RESPONSES)
+        same = PolicyScorer(model)(batch, teacher=taught).divergence
+    # The same weights after the same prompts: padding alone rounds otherwise.
+    assert same.dtype == torch.float32
+    assert same.abs().max() < 1e-2
+    assert distribution(model).hidden_ND.dtype == torch.float32
+
+
+def test_a_teacher_stays_as_it_was_when_the_policy_moves():
+    model = scripted.policy()
+    taught = distribution(model)
+    before = [p.clone() for p in taught.head.parameters()]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 1.0
+    assert all(torch.equal(a, b) for a, b in zip(before, taught.head.parameters(), strict=True))
+    assert not any(p.requires_grad for p in taught.head.parameters())
