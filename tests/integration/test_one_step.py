@@ -48,8 +48,8 @@ ONE_MINIBATCH = {"steps": 1, "minibatch": 64, "micro_batch": 5, "learning_rate":
 # importance weights and the gap of the current forward pass to matter; with warm-up.
 SEVERAL = {
     "steps": 2,
-    "minibatch": 3,
-    "micro_batch": 2,
+    "minibatch": 4,
+    "micro_batch": 3,
     "learning_rate": 1e-2,
     "warmup_ratio": 1.0,
     "gradient_clip": 0.5,
@@ -213,7 +213,7 @@ def real_run(
     parts = Parts(
         model=copy.deepcopy(model),
         tokenizer=scripted.tokenizer(),
-        pool=Worlds(modulus=3),
+        pool=Worlds(modulus=6),
         tasks=scripted.tasks(5),
         skills=trainer_world.Skills(),
         inputs={},
@@ -295,7 +295,10 @@ def test_the_world_puts_every_part_to_work(real):
         assert {sample.won for sample in first if sample.group == group} == outcomes
     assert {sample.valid for sample in first} == {True, False}
     assert all(sample.won and sample.valid for sample in second if sample.group == 1)
-    assert max(sample.turn for sample in first) > 1
+    for group in (0, 1):
+        ends = [sample.turn for sample in first if sample.group == group and sample.last]
+        assert min(ends) == 0
+        assert max(ends) > 1
     slow = slow_twin(run)
     measured = [slow.step(number, samples) for number, samples in enumerate(run.samples)]
     for step, metrics in zip(measured, run.metrics, strict=True):
