@@ -5,7 +5,7 @@ facts are filed under) and `passages.jsonl`; the retriever's index is built here
 find it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 from sdar.config.models import ExperimentConfig
@@ -41,7 +41,7 @@ def make_tasks(config: ExperimentConfig, folder: Path) -> tuple[list[Task], str]
         )
     write_questions(folder / QUESTIONS, questions)
     wanted = ("train", *config.evaluation.panels)
-    tasks = [task for question in questions for task in _tasks(question, wanted)]
+    tasks = [_task(question, wanted) for question in questions]
     _check(tasks, wanted, environment)
     open_retriever(environment.retriever, folder).close()
     return tasks, source
@@ -70,25 +70,20 @@ def task_type_of(question: Question) -> str:
     return "one_hop" if question.data_source in ONE_HOP else "two_hop"
 
 
-def _tasks(question: Question, wanted: Iterable[str]) -> list[Task]:
-    """The task of a question in its split; a panel may also be one data set's test questions."""
-    splits = [question.split]
-    if question.split == "test" and question.data_source in wanted:
-        splits = [question.data_source]
-    return [
-        Task(
-            id=question.id,
-            split=split,
-            task_type=task_type_of(question),
-            instruction=question.question,
-            location=QUESTIONS,
-            data_set=question.data_source,
-        )
-        for split in splits
-    ]
+def _task(question: Question, wanted: Collection[str]) -> Task:
+    """The question in its split; where a panel is a data set's, in that of its test questions."""
+    panel = question.split == "test" and question.data_source in wanted
+    return Task(
+        id=question.id,
+        split=question.data_source if panel else question.split,
+        task_type=task_type_of(question),
+        instruction=question.question,
+        location=QUESTIONS,
+        data_set=question.data_source,
+    )
 
 
-def _check(tasks: list[Task], wanted: Iterable[str], environment: SearchqaConfig) -> None:
+def _check(tasks: list[Task], wanted: Collection[str], environment: SearchqaConfig) -> None:
     """Every split that training and evaluation read has questions."""
     missing = [split for split in wanted if all(task.split != split for task in tasks)]
     if missing:
