@@ -208,6 +208,24 @@ def test_the_command_serves_until_ctrl_c(tmp_path: Path, local: Bm25Retriever) -
     assert list((tmp_path / "cache" / "sdar" / "index").iterdir())
 
 
+def test_the_command_serves_an_experiments_passages(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("experiment: qa\nenvironment: {name: searchqa, retriever: {top_k: 2}}\n")
+    tasks = tmp_path / "data" / "qa" / "tasks"
+    write_passages(tasks / "passages.jsonl", PASSAGES)
+    process, url = start(tmp_path, "--config", str(config), "--root", str(tmp_path))
+    try:
+        status, answer = ask(f"{url}/retrieve", {"query": "number 4"})
+        assert (status, len(answer["result"][0])) == (200, 2)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 143
+    assert list((tasks / "index").iterdir())
+    assert not (tmp_path / "cache").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
