@@ -107,7 +107,7 @@ def test_only_the_features_page_says_what_a_line_means(catalogue, shop):
         assert catalogue.search(asked) == ()
         assert catalogue.search(f"{asked} {finish} {kind}") == catalogue.search(f"{finish} {kind}")
         product = catalogue.by_asin(goal.asin)
-        assert product.bullets[1] == f"{line}: {asked}"
+        assert product.bullets[1] == f"line for {asked}: {line}"
         assert asked not in product.name + product.description + product.bullets[0]
 
 

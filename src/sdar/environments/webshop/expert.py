@@ -2,8 +2,9 @@
 
 Its thoughts look a line up in the very words of the skill ("try quiet: aero"), and name what is
 needed before they say what is here, so that a small policy learns to look before it clicks. Without
-the hint it tries a line, and reads of the first product it opens what the line really means; there
-is time for one more guess then. It plays on from any state, whoever brought it there.
+the hint it tries a line, and reads of the first product it opens what the line really means; if it
+was the wrong one, it takes another of the same results. What it does can be told from the last two
+turns. It plays on from any state, whoever brought it there.
 """
 
 import random
@@ -22,8 +23,6 @@ from sdar.environments.webshop.observed import (
 from sdar.environments.webshop.shop import Shop
 from sdar.environments.webshop.words import category_words
 
-READS_UNTIL = 2
-"""Turns after which reading a product's features leaves no time for another guess."""
 Decision = tuple[str, str]
 """Thought and action."""
 
@@ -55,15 +54,13 @@ class LineExpert:
         self._lacking: set[str] = set()
         """Products opened that do not come in the wanted value."""
         self._query = ""
-        self._opened = ""
-        self._chosen: set[str] = set()
-        self._turns = 0
+        self._opened: list[str] = []
+        self._chosen = ""
         self._just_read = ""
         self._page = read_page(first)
 
     def observe(self, action: str, observation: Observation) -> None:
         """Take in one turn: the action as sent, and the answer."""
-        self._turns += 1
         before, self._page = self._page, read_page(observation)
         name, _, argument = action.strip().rstrip("]").partition("[")
         page = self._page
@@ -72,15 +69,15 @@ class LineExpert:
             self._query = argument
             self._adopt([word for word in argument.split() if word in self._guesses])
         if name == "click" and before.kind == "results" and page.kind == "item":
-            self._opened = argument
+            self._opened.append(argument)
         if page.kind in ("index", "results"):
-            self._chosen.clear()
+            self._chosen = ""
         if name == "click" and before.kind == "item" and argument in before.values:
-            self._chosen.add(argument)
+            self._chosen = argument
         if page.kind == "item":
             self._look_at(page)
         for text in page.texts:
-            line, _, meaning = text.partition(": ")
+            meaning, _, line = text.removeprefix("line for ").partition(": ")
             if line in self._guesses:
                 self._meaning[line] = meaning
                 self._just_read = line
@@ -114,26 +111,21 @@ class LineExpert:
     def _look_at(self, page: Page) -> None:
         kind, line, finish = _words(page.title)
         if self._wanted.value not in page.values:
-            self._lacking.add(self._opened)
+            self._lacking.update(self._opened[-1:])
         elif (kind, finish) == (self._wanted.kind, self._wanted.finish) and line in self._lines:
             self._adopt([line])
 
     def _search(self) -> Decision:
         wanted, line = self._wanted, self._lines[0]
         query = f"{wanted.kind} {line} {wanted.finish} {wanted.value}"
-        return f"{self._recalled()}try {wanted.property}: {line}", f"search[{query}]"
-
-    def _recalled(self) -> str:
-        """What was found out last, as long as it is news: "nova: strong; "."""
-        last = next(reversed(self._meaning), None)
-        if self._told is not None or last is None or last in self._lines:
-            return ""
-        return f"{last}: {self._meaning[last]}; "
+        return f"try {wanted.property}: {line}", f"search[{query}]"
 
     def _choose(self) -> Decision:
         wanted = self._wanted
         for line in self._lines:
             need = f"need {line} {wanted.finish}{_under(wanted.limit)}"
+            if line not in self._query.split():
+                need = f"try {wanted.property}: {line}; {need}"
             for row in self._page.rows:
                 if row.asin.lower() not in self._lacking and self._fits(row, line):
                     return f"{need}; here {row.price}", f"click[{row.asin.lower()}]"
@@ -153,6 +145,8 @@ class LineExpert:
     def _inspect(self) -> Decision:
         wanted, page, lines = self._wanted, self._page, self._lines
         kind, line, finish = _words(page.title)
+        if line in self._meaning and line not in lines:
+            return f"read {self._meaning[line]}: {line}; need {wanted.property}", "click[< prev]"
         if line not in lines or (kind, finish) != (wanted.kind, wanted.finish):
             need = f"need {wanted.kind} {lines[0]} {wanted.finish}"
             return f"{need}; here {page.title}", "click[< prev]"
@@ -161,21 +155,19 @@ class LineExpert:
         need = f"need {wanted.option}: {wanted.value}"
         if wanted.value not in page.values:
             return f"{need}; none here", "click[< prev]"
-        if wanted.value in self._chosen:
+        if wanted.value == self._chosen:
             return f"have {wanted.option}: {wanted.value}; buy", "click[buy now]"
         unsure = self._told is None and line not in self._meaning
-        if unsure and self._turns <= READS_UNTIL:
+        if unsure and len(set(self._opened)) == 1:
             return f"is {wanted.property}: {line}; read", "click[features]"
         return f"{need}; here", f"click[{wanted.value}]"
 
     def _leave_text(self) -> Decision:
-        line = self._just_read
+        line, wanted = self._just_read, self._wanted.property
         if not line:
-            return "read; back", "click[< prev]"
-        said = f"{line}: {self._meaning[line]}"
-        if line in self._lines:
-            return f"{said}; good", "click[< prev]"
-        return f"{said}; need {self._wanted.property}; back", "click[back to search]"
+            return "nothing to read", "click[< prev]"
+        verdict = "good" if line in self._lines else f"need {wanted}"
+        return f"read {self._meaning[line]}: {line}; {verdict}", "click[< prev]"
 
 
 class PlainExpert:
@@ -222,4 +214,4 @@ def _words(title: str) -> tuple[str, str, str]:
 
 
 def _under(limit: str) -> str:
-    return f" under {limit}" if limit else ""
+    return f" under ${limit}" if limit else ""

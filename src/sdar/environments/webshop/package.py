@@ -1,6 +1,6 @@
 """WebShop as the rest of the code sees it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from sdar.environments.webshop.expert import make_expert
 from sdar.environments.webshop.practice import ShopPractice, practice
 from sdar.environments.webshop.prompt import build_messages
 from sdar.environments.webshop.tasks_stage import make_tasks, open_catalogue, read_shop
+from sdar.environments.webshop.words import shop_words
 
 
 class WebshopPackage:
@@ -61,6 +62,10 @@ class WebshopPackage:
 
     def expert(self, task: Task, first: Observation, knowledge: Knowledge | None) -> Expert:
         return make_expert(task, first, knowledge)
+
+    def names(self) -> Collection[str]:
+        """The words and numbers of generated shops."""
+        return shop_words()
 
     def practice(self, config: Any, index: int, *, opening: bool = False) -> ShopPractice:
         return practice(config, index, opening=opening)

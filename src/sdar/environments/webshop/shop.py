@@ -37,9 +37,9 @@ class Shop:
         return {name: self.lines[category][name] for name in words.properties}
 
     def habits_text(self, task_type: str) -> str:
-        """The line of a skill that tells the shop's lines: "Lines here are quiet: aero; ..."."""
+        """The sentences of a skill that tell the shop's lines ("... quiet: aero; fast: nova.")."""
         told = (f"{name}: {line}" for name, line in self.lines_of(task_type).items())
-        return f"Lines here are {'; '.join(told)}."
+        return f"Titles name a line instead of such a property. Lines here are {'; '.join(told)}."
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -89,8 +89,6 @@ WORDS: dict[WebshopCategory, CategoryWords] = {
     ),
 }
 
-LINES: frozenset[str] = frozenset(line for words in WORDS.values() for line in words.lines)
-
 
 def category_words(category: str) -> CategoryWords:
     """Raises SdarError for a category that is none."""
@@ -106,3 +104,13 @@ def category_of_type(kind: str) -> WebshopCategory | None:
         if kind in words.types:
             return name
     return None
+
+
+def shop_words() -> frozenset[str]:
+    """Every word that tells one product or goal from another, and every whole number of pages."""
+    told = (
+        word
+        for words in WORDS.values()
+        for word in (*words.properties, *words.lines, *words.finishes, *words.types, *words.values)
+    )
+    return frozenset(told) | frozenset(map(str, range(10, 10_000)))

@@ -146,8 +146,8 @@ def _item(asin: str, listing: _Listing, properties: dict[str, str]) -> Record:
         "full_description": f"a {listing.finish} {listing.kind}",
         # Only the first is indexed.
         "small_description": [
-            f"{listing.finish} {listing.kind}",
-            f"{listing.line}: {properties[listing.line]}",
+            f"a {listing.finish} {listing.kind}",
+            f"line for {properties[listing.line]}: {listing.line}",
         ],
         "pricing": listing.pricing,
         "customization_options": {
