@@ -172,8 +172,12 @@ def test_the_page_states_the_enumerated_numbers(repository: Path) -> None:
     gate = gap_gates(world)
     page = (repository / "docs" / "methods.md").read_text(encoding="utf-8")
     mean, best = mean_gate(world, gate), best_baseline(world, gate)
-    for baseline in (0.0, mean, best):
-        variance = update_variance(world, sampled_updates(world, gate - baseline))
+    none, centred, least = (
+        update_variance(world, sampled_updates(world, gate - baseline))
+        for baseline in (0.0, mean, best)
+    )
+    for variance in (none, centred, least):
         assert f"{variance:.3f}".lstrip("0") in page
+    assert f"{(none - centred) / (none - least):.0%}".replace("%", " %") in page
     for value in (mean, best):
         assert f"{value:.2f}".lstrip("0") in page
