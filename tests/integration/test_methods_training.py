@@ -138,6 +138,6 @@ def test_micro_batches_change_rounding_at_most(tmp_path):
             torch.cat([value.flatten() for value in load_file(path).values()])
             for path in (folder / "policy" / "model.safetensors" for folder in (cut, whole))
         )
-        # The largest is no measure: AdamW's first steps divide rounding by rounding where a gradient
-        # is nearly zero. Anything real moves weights everywhere by a share of the rate, 1e-3.
+        # The largest is no measure: AdamW's first steps divide rounding by rounding where a
+        # gradient is nearly zero. Anything real moves weights everywhere, by some of the rate 1e-3.
         assert (one - other).abs().mean() < 1e-7, method
