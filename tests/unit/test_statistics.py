@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdar.evaluation.statistics import (
+    mean_over_tasks,
     paired_bootstrap,
     rate_by,
     rate_over_tasks,
@@ -187,3 +188,26 @@ def test_sign_flip_equals_enumeration() -> None:
 def test_sign_flip_of_no_difference_is_one() -> None:
     assert sign_flip_p_value([0, 0, 0]) == 1.0
     assert sign_flip_p_value([1, -1]) == 1.0
+
+
+def test_a_mean_over_tasks_counts_tasks_not_plays() -> None:
+    values = {f"t{i}": [float(i % 5) / 4] * (1 + i % 3) for i in range(200)}
+    found = mean_over_tasks(values)
+    assert found.mean == pytest.approx(0.5)
+    assert found.tasks == 200
+    # Standard error .0250: the interval is close to two of them on each side.
+    assert found.high - found.low == pytest.approx(4 * 0.025, rel=0.1)
+    repeated = {task: plays * 3 for task, plays in values.items()}
+    assert mean_over_tasks(repeated) == found
+    assert mean_over_tasks(dict(reversed(values.items()))) == found
+
+
+def test_a_mean_over_equal_tasks_has_no_width() -> None:
+    assert mean_over_tasks({"a": [1.0], "b": [1.0]}).as_dict() == {
+        "mean": 1.0,
+        "low": 1.0,
+        "high": 1.0,
+        "tasks": 2,
+    }
+    with pytest.raises(ValueError, match="no tasks"):
+        mean_over_tasks({})

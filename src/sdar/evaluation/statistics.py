@@ -200,3 +200,40 @@ def sign_flip_p_value(differences: ArrayLike, denominator: int = 1) -> float:
         probability = 0.5 * (np.roll(probability, step) + np.roll(probability, -step))
     tail = probability[total + observed :].sum()
     return float(min(1.0, tail + probability[: total - observed + 1].sum() if observed else 1.0))
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over tasks with a percentile interval; `tasks` is what the interval counts."""
+
+    mean: float
+    low: float
+    high: float
+    tasks: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def mean_over_tasks(
+    values: Mapping[str, Sequence[float]],
+    *,
+    seed: int = 0,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+) -> Mean:
+    """The mean of a measure with a bootstrap interval over tasks; a task's plays are averaged
+    first. `values` has the plays of each task. Raises ValueError without any task."""
+    if not values:
+        raise ValueError("no tasks: a mean needs at least one")
+    means_T = np.asarray([float(np.mean(values[task])) for task in sorted(values)])
+    rng = np.random.default_rng(seed)
+    resampled: list[NDArray[np.float64]] = []
+    for start in range(0, resamples, _CHUNK):
+        count = min(_CHUNK, resamples - start)
+        drawn = rng.integers(means_T.size, size=(count, means_T.size))
+        resampled.append(means_T[drawn].mean(axis=1))
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    low, high = np.quantile(np.concatenate(resampled), tails)
+    mean = float(means_T.mean())
+    return Mean(mean, min(float(low), mean), max(float(high), mean), means_T.size)

@@ -1,10 +1,12 @@
 """summary.json: an evaluation in numbers, for people and for MLflow. Pure."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import polars as pl
 
+from sdar.evaluation.datasets import dataset_rates
 from sdar.evaluation.statistics import rate_by
 
 MEANS = ("return", "turns", "invalid_share", "inadmissible_share", "response_tokens")
@@ -20,13 +22,11 @@ def summarise(episodes: pl.DataFrame, about: Mapping[str, Any]) -> dict[str, Any
     panels = []
     for (with_skill, panel), frame in episodes.group_by("with_skill", "panel", maintain_order=True):
         rows = frame.to_dicts()
-        by_data_set = {
-            name: rate.as_dict() for (name,), rate in rate_by(rows, ["data_set"]).items() if name
-        }
         extra: dict[str, Any] = {}
-        if by_data_set:
-            rates = [rate["rate"] for rate in by_data_set.values()]
-            extra = {"by_data_set": by_data_set, "mean_of_data_sets": sum(rates) / len(rates)}
+        if any(row["data_set"] for row in rows):
+            found = dataset_rates({**row, "data_source": row["data_set"]} for row in rows)
+            extra["by_data_set"] = {name: rate.as_dict() for name, rate in found.by_set.items()}
+            extra["mean_of_data_sets"] = asdict(found.mean_of_sets)
         if frame["score"].is_not_null().any():
             extra["score"] = float(sum(frame["score"].fill_null(0.0).to_list()) / len(rows))
         panels.append(
@@ -52,9 +52,10 @@ def flat_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
         prefix = f"{item['panel']}/with_skill" if item["with_skill"] else item["panel"]
         metrics[f"{prefix}/success"] = item["success"]["rate"]
         metrics |= {f"{prefix}/{name}": item[name] for name in MEANS}
-        for name in ("score", "mean_of_data_sets"):
-            if name in item:
-                metrics[f"{prefix}/{name}"] = item[name]
+        if "score" in item:
+            metrics[f"{prefix}/score"] = item["score"]
+        if "mean_of_data_sets" in item:
+            metrics[f"{prefix}/mean_of_data_sets"] = item["mean_of_data_sets"]["rate"]
         for data_set, rate in item.get("by_data_set", {}).items():
             metrics[f"{prefix}/success/{data_set}"] = rate["rate"]
         for task_type, rate in item["by_type"].items():

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from sdar.algorithms.methods import METHODS
 from sdar.errors import SdarError
-from sdar.evaluation.statistics import Difference, Rate, paired_bootstrap, rate_by
+from sdar.evaluation.datasets import DatasetRates, dataset_rates
+from sdar.evaluation.statistics import (
+    Difference,
+    Mean,
+    Rate,
+    mean_over_tasks,
+    paired_bootstrap,
+    rate_by,
+)
 from sdar.report.names import label, order_types
 from sdar.report.runs import BASELINES, Run
 
@@ -55,6 +63,10 @@ class PanelResult:
     by_seed: dict[int, Rate]
     by_type: dict[str, Rate]
     gain: Difference | None
+    score: Mean | None
+    """The environment's own measure (0..1), where it has one; an episode without any has 0."""
+    data_sets: DatasetRates | None
+    """Where the panel is made of data sets."""
     turns: float
     invalid_share: float
     inadmissible_share: float
@@ -245,10 +257,31 @@ def _panel_result(
         by_seed={key[0]: rate for key, rate in rate_by(rows, ["seed"], CONFIDENCE).items()},
         by_type={key[0]: rate for key, rate in rate_by(rows, ["task_type"], CONFIDENCE).items()},
         gain=None if base is None else _difference(variant, base, panel, tables),
+        score=_score(rows),
+        data_sets=_data_sets(rows),
         turns=mean("turns"),
         invalid_share=mean("invalid_share"),
         inadmissible_share=mean("inadmissible_share"),
         response_tokens=mean("response_tokens"),
+    )
+
+
+def _score(rows: Sequence[dict[str, Any]]) -> Mean | None:
+    if all(row["score"] is None for row in rows):
+        return None
+    plays: dict[str, list[float]] = {}
+    for row in rows:
+        plays.setdefault(row["task_id"], []).append(row["score"] or 0.0)
+    return mean_over_tasks(plays, resamples=RESAMPLES, confidence=CONFIDENCE)
+
+
+def _data_sets(rows: Sequence[dict[str, Any]]) -> DatasetRates | None:
+    if not any(row["data_set"] for row in rows):
+        return None
+    return dataset_rates(
+        ({**row, "data_source": row["data_set"]} for row in rows),
+        resamples=RESAMPLES,
+        confidence=CONFIDENCE,
     )
 
 

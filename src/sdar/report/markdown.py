@@ -19,6 +19,8 @@ def comparison_markdown(comparison: Comparison) -> str:
         f"# {comparison.experiment}: comparison",
         _privilege(comparison),
         _success(comparison),
+        _scores(comparison),
+        _data_sets(comparison),
         _versus(comparison),
         _by_type(comparison),
         _behaviour(comparison),
@@ -79,6 +81,60 @@ def _success(comparison: Comparison) -> str:
         "gain over warm start (points)",
     ]
     return "## Success\n\n" + markdown_table(header, rows)
+
+
+def _scores(comparison: Comparison) -> str:
+    rows = []
+    for result in comparison.results:
+        if result.score is not None:
+            score = result.score
+            interval = f"{percent(score.mean)} [{percent(score.low)}, {percent(score.high)}]"
+            rows.append([result.variant.label, result.panel, interval, str(score.tasks)])
+    if not rows:
+        return ""
+    return (
+        "## Score\n\n100 times the mean of the environment's own measure (WebShop: its reward). An "
+        "episode that ends without one counts as 0.\n\n"
+        + markdown_table(["method", "panel", "score", "tasks"], rows)
+    )
+
+
+def _data_sets(comparison: Comparison) -> str:
+    blocks = []
+    for panel in comparison.panels:
+        results = [comparison.result(variant, panel) for variant in comparison.variants]
+        found = [result.data_sets for result in results if result.data_sets is not None]
+        if len(found) < len(results):
+            continue
+        names = list(found[0].by_set)
+        rows = [
+            [
+                name,
+                str(found[0].by_set[name].tasks),
+                *(rate_text(sets.by_set[name]) for sets in found),
+            ]
+            for name in names
+        ]
+        means = [sets.mean_of_sets for sets in found]
+        rows += [
+            ["all questions", str(found[0].overall.tasks), *(rate_text(s.overall) for s in found)],
+            [
+                f"mean of the {len(names)} sets",
+                "",
+                *(f"{percent(m.rate)} [{percent(m.low)}, {percent(m.high)}]" for m in means),
+            ],
+        ]
+        header = ["data set", "tasks", *(result.variant.label for result in results)]
+        blocks.append(f"{panel}:\n\n" + markdown_table(header, rows))
+    if not blocks:
+        return ""
+    return "\n\n".join(
+        [
+            "## Success by data set (%)\n\nEvery question counts once; the mean of the sets is of "
+            "their rates.",
+            *blocks,
+        ]
+    )
 
 
 def _versus(comparison: Comparison) -> str:
