@@ -143,7 +143,8 @@ def test_batch_size_and_company_change_nothing():
 def test_student_with_skill_has_it_in_the_system_message():
     class Library:
         def for_task(self, task):
-            return type("Skill", (), {"name": task.task_type, "text": "Try the fridge.", "digest": "d"})
+            told = {"name": task.task_type, "text": "Try the fridge.", "digest": "d"}
+            return type("Skill", (), told)
 
     episode = play(Speaker(lambda slot, turn: say_action("look")), count=1, skills=Library())[0]
     assert (episode.skill, episode.skill_digest) == ("pick_and_place_simple", "d")

@@ -79,6 +79,7 @@ EVALUATION_KEYS = (
     "skills",
     "policy",
     "evaluation",
+    "training.distillation",  # the gates that recorded episodes show
     "rollout.batch",
     "execution.threads",
     "execution.device",
