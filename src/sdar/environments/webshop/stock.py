@@ -5,6 +5,7 @@ stock can lie in a folder and be mapped from there, so a million products need n
 It does not depend on any seed.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -158,7 +159,7 @@ def open_stock(folder: Path, cache: Path | None = None) -> Stock:
             with (building / "texts.json").open("wb") as texts:
                 stock = build_stock(*_sources(folder), texts)
             _save(stock, building)
-            if not target.is_dir():
+            with contextlib.suppress(OSError):  # another process was first
                 building.rename(target)
         finally:
             shutil.rmtree(building, ignore_errors=True)
