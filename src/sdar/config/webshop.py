@@ -29,8 +29,9 @@ class WebshopConfig(Section):
 
     name: Literal["webshop"] = "webshop"
     data: Path | None = None
-    """A folder with WebShop's items_shuffle*.json, items_ins_v2*.json and items_human_ins.json.
-    null: generate a catalogue."""
+    """A folder with WebShop's items_shuffle*.json, items_ins_v2*.json and items_human_ins.json, and
+    nouns*.json ({asin: nouns of the name}) unless sdar[nouns] is installed. null: generate a
+    catalogue."""
     products: PositiveInt = 300
     """Products of the generated catalogue."""
     goals: GoalCounts = GoalCounts()
