@@ -53,7 +53,7 @@ class ArchiveExpert:
         found = []
         for subject in subjects:
             statement = self._look(kind, subject)
-            needs.append(self._need(f"{self._label(kind)} of {subject}", statement))
+            needs.append(self._need(kind, subject, statement))
             if statement is None:
                 return self._search(needs, kind, subject)
             found.append(statement)
@@ -66,21 +66,20 @@ class ArchiveExpert:
         """The country that is described, or what to search for to find it."""
         if via in FORWARD:
             statement = self._look(via, key)
-            needs.append(self._need(f"{self._label(via)} of {key}", statement))
+            needs.append(self._need(via, key, statement))
             return ("", (via, key)) if statement is None else (statement.fact.value, None)
         same = (s for s in self._found if s.kind == via and key in s.fact.targets)
         statement = next(same, None)
-        needs.append(self._need(f"country with {self._label(via)} {key}", statement))
+        found = "none" if statement is None else statement.subject
+        needs.append(f"need country with {self._label(via)} {key}, {found}")
         return ("", (via, key)) if statement is None else (statement.subject, None)
 
     def _look(self, kind: str, subject: str) -> Statement | None:
         return next((s for s in self._found if s.kind == kind and s.subject == subject), None)
 
-    def _need(self, what: str, statement: Statement | None) -> str:
-        if statement is None:
-            return f"need {what}, none"
-        value = statement.fact.value
-        return f"need {what}, {statement.word} of {statement.subject} is {value}"
+    def _need(self, kind: str, subject: str, statement: Statement | None) -> str:
+        found = "none" if statement is None else f"{statement.word}: {statement.fact.value}"
+        return f"need {self._label(kind)} of {subject}, {found}"
 
     def _search(self, needs: list[str], kind: str, about: str) -> tuple[str, str]:
         if not self._searchable:

@@ -41,7 +41,7 @@ FURTHER = ("region", "crop", "color")
 KINDS = (*FILED_UNDER, *FURTHER)
 COMPARED = ("size", "population")
 SMALL_COUNTRIES = 100
-BANDS = 9
+BANDS = 6
 """Sizes and populations of the small world are told in bands of equally many countries."""
 PRACTICE_COUNTRIES = 24
 
