@@ -114,13 +114,13 @@ def test_two_hops_are_two_searches():
     code, money = archive.words["code"], archive.words["currency"]
     assert expert.act()[1] == f"<search>{code} pe</search>"
     found = documents(
-        ("chad", f"Record of chad, {code}: td."), ("peru", f"Record of peru, {code}: pe.")
+        ("chad", f"Record of chad, {code} td."), ("peru", f"Record of peru, {code} pe.")
     )
     expert.observe(f"<search>{code} pe</search>", seen(found))
     thought, action = expert.act()
     assert thought.startswith("need country with code pe, peru; need currency of peru, none; try")
     assert action == f"<search>{money} peru</search>"
-    expert.observe(action, seen(documents(("peru", f"Record of peru, {money}: pen."))))
+    expert.observe(action, seen(documents(("peru", f"Record of peru, {money} pen."))))
     assert expert.act()[1] == "<answer>pen</answer>"
 
 
@@ -132,13 +132,13 @@ def test_comparisons_name_the_larger(bands, larger):
     for name, band in zip(("peru", "chad"), bands, strict=True):
         thought, action = expert.act()
         assert thought.endswith(name)
-        expert.observe(action, seen(documents((name, f"Record of {name}, span: band{band}."))))
+        expert.observe(action, seen(documents((name, f"Record of {name}, span band{band}."))))
     assert expert.act()[1] == f"<answer>{larger}</answer>"
 
 
 def test_a_word_that_was_given_away_is_used_at_once():
     expert = ArchiveExpert(asked("What is the capital of peru?"), seen(), None)
-    expert.observe("<search>x</search>", seen(documents(("chad", "Record of chad, helm: lima."))))
+    expert.observe("<search>x</search>", seen(documents(("chad", "Record of chad, helm lima."))))
     assert expert.act()[1] == "<search>helm peru</search>"
 
 
@@ -171,7 +171,7 @@ def test_it_does_not_know_what_was_not_shown():
         ArchiveExpert(question, seen(), None).act() == ArchiveExpert(question, seen(), None).act()
     )
     expert = ArchiveExpert(question, seen(), Archive.draw(1))
-    expert.observe("<search>y</search>", seen(documents(("peru", "Record of peru, crop: rice."))))
+    expert.observe("<search>y</search>", seen(documents(("peru", "Record of peru, crop rice."))))
     assert "lima" not in " ".join(expert.act())
 
 

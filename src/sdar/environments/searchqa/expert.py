@@ -78,7 +78,7 @@ class ArchiveExpert:
         return next((s for s in self._found if s.kind == kind and s.subject == subject), None)
 
     def _need(self, kind: str, subject: str, statement: Statement | None) -> str:
-        found = "none" if statement is None else f"{statement.word}: {statement.fact.value}"
+        found = "none" if statement is None else f"{statement.word} {statement.fact.value}"
         return f"need {self._label(kind)} of {subject}, {found}"
 
     def _search(self, needs: list[str], kind: str, about: str) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """Passages of an archive, one a field of a country, in Search-R1's form; and reading them back.
 
-Small world: `"peru"`, then `Record of peru, seat: lima.`, where a value stands next to its word, so
+Small world: `"peru"`, then `Record of peru, seat lima.`, where a value stands next to its word, so
 that a small policy can look it up. Full world: `"Peru: Capital"`, then, as in
 wiki-18's passages, the title once more and about a hundred words, which are the Factbook's.
 """
@@ -20,7 +20,7 @@ _KIND_OF_WORD = {
     **{kind: kind for kind in FURTHER},
 }
 _KIND_OF_FIELD = {SOURCES[kind].field: kind for kind in FULL_WORDS}
-_SENTENCE = re.compile(r"Record of ([a-z]+), ([a-z]+): ([a-z]+)(\d*)\.")
+_SENTENCE = re.compile(r"Record of ([a-z]+), ([a-z]+) ([a-z]+)(\d*)\.")
 _DOCUMENT = re.compile(r'^Doc \d+: "(.*)"\n(.*)$', re.MULTILINE)
 
 
@@ -47,7 +47,7 @@ def make_passages(archive: Archive, told: Sequence[Entry]) -> list[tuple[str, st
 
 def _small_contents(archive: Archive, told: Sequence[Entry]) -> list[str]:
     contents = [
-        f'"{entry.name}"\nRecord of {entry.name}, {archive.words.get(kind, kind)}: {fact.value}.'
+        f'"{entry.name}"\nRecord of {entry.name}, {archive.words.get(kind, kind)} {fact.value}.'
         for entry in told
         for kind, fact in entry.facts.items()
     ]
