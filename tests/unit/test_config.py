@@ -96,7 +96,12 @@ def test_another_environment_replaces_the_bases_section() -> None:
     webshop = {"environment": {"name": "webshop", "products": 50}}
     merged = merge_values(base, webshop)
     assert merged["environment"] == webshop["environment"]
-    assert parse_config(merged).environment == parse_config(webshop).environment
+    assert parse_config(merged) == parse_config(webshop)
+    assert parse_config(merged).evaluation.panels == ("test",)
+    for evaluation in ({"panels": ["test"], "seeds": [1]}, {"seeds": [1]}):
+        chosen = webshop | {"evaluation": evaluation}
+        for order in (chosen, dict(reversed(chosen.items()))):
+            assert parse_config(merge_values(base, order)) == parse_config(chosen)
     same = merge_values(base, {"environment": {"name": "alfworld", "home": 3}})
     assert same["environment"] == base["environment"] | {"home": 3}
     unnamed = merge_values(base, {"environment": {"home": 3}})
@@ -197,3 +202,19 @@ def test_model_is_tiny_a_folder_or_a_hub_name(tmp_path: Path) -> None:
 
 def test_default_experiment_has_its_files() -> None:
     check_files(ExperimentConfig())
+
+
+@pytest.mark.parametrize(
+    ("environment", "panel", "remedy"),
+    [
+        ({"name": "webshop"}, "valid_seen", r"set evaluation\.panels to \[test\]"),
+        ({"name": "searchqa"}, "nq", r"set evaluation\.panels to \[test\]"),
+        ({}, "test", r"set evaluation\.panels to \[valid_seen, valid_unseen\]"),
+    ],
+)
+def test_a_panel_the_environment_does_not_have_is_refused(environment, panel, remedy) -> None:
+    with pytest.raises(SdarError, match=f"has no panel {panel}; {remedy}"):
+        parse_config({"environment": environment, "evaluation": {"panels": [panel]}})
+    real = {"name": "searchqa", "data": "/questions"}
+    values = {"environment": real, "evaluation": {"panels": ["nq"]}, "policy": {"model": "a/b"}}
+    assert parse_config(values).evaluation.panels == ("nq",)

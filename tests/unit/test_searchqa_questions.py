@@ -302,9 +302,11 @@ def test_real_questions_keep_their_data_set(tmp_path):
     assert read_archive(out) is None
 
 
-def test_real_questions_without_training_files_are_refused(tmp_path):
+def test_real_questions_without_training_files_can_be_evaluated_alone(tmp_path):
     given = tmp_path / "given"
     given.mkdir()
     environment = real_data(given, "nq")
-    with pytest.raises(SdarError, match="no question for 'train'"):
-        make_tasks(config_of(**environment), tmp_path)
+    tasks, _ = make_tasks(config_of(**environment), tmp_path)
+    assert {task.split for task in tasks} == {"test"}
+    with pytest.raises(SdarError, match="no question for 'hotpotqa'"):
+        make_tasks(config_of(**environment, panels=("hotpotqa",)), tmp_path)

@@ -56,3 +56,8 @@ class AlfworldConfig(Section):
     invalid_action_penalty: NonNegative = 0.1
     workers: Annotated[int, Field(ge=0)] = 1
     """Processes that play games; 0 plays them in the trainer's own process."""
+
+    @property
+    def known_panels(self) -> tuple[str, ...]:
+        """What evaluation.panels may name; with real data also any other split in `data`."""
+        return ("valid_seen", "valid_unseen") if self.data is None else ()

@@ -55,14 +55,24 @@ def merge_values(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, 
     """`over` laid over `base`, key by key in depth. A section that says another `name` than the
     base's (another environment) has other keys: it replaces the base's section."""
     merged = dict(base)
+    evaluation = merged.get("evaluation")
+    if _other(base.get("environment"), over.get("environment")) and isinstance(evaluation, Mapping):
+        # The base's panels are those of its own environment.
+        merged["evaluation"] = {key: kept for key, kept in evaluation.items() if key != "panels"}
     for key, value in over.items():
-        below = base.get(key)
+        below = merged.get(key)
         if isinstance(value, Mapping) and isinstance(below, Mapping):
-            other = "name" in value and "name" in below and value["name"] != below["name"]
-            merged[key] = dict(value) if other else merge_values(below, value)
+            merged[key] = dict(value) if _other(below, value) else merge_values(below, value)
         else:
             merged[key] = value
     return merged
+
+
+def _other(below: Any, value: Any) -> bool:
+    """Both are sections that say whose they are, and they differ."""
+    if not (isinstance(below, Mapping) and isinstance(value, Mapping)):
+        return False
+    return "name" in value and "name" in below and value["name"] != below["name"]
 
 
 def _explain(item: Any) -> str:

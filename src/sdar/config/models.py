@@ -35,6 +35,8 @@ MethodName = Literal[
     "sdar_adaptive",
     "sdar_objective",
 ]
+USUAL_PANELS = {"webshop": ["test"], "searchqa": ["test"], "textworld_express": ["dev", "test"]}
+"""Panels of the environments other than the default, where a file names none."""
 EnvironmentConfig = Annotated[
     AlfworldConfig | WebshopConfig | SearchqaConfig | TextworldExpressConfig,
     Field(discriminator="name"),
@@ -260,11 +262,17 @@ class ExperimentConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _usual_environment(cls, values: Any) -> Any:
-        """A file that changes keys of the default environment need not repeat its name."""
-        if isinstance(values, dict):
-            environment = values.get("environment")
-            if isinstance(environment, dict) and "name" not in environment:
-                values = {**values, "environment": {"name": "alfworld", **environment}}
+        """A file that changes keys of the default environment need not repeat its name, and another
+        environment is evaluated on its own panels."""
+        environment = values.get("environment") if isinstance(values, dict) else None
+        if not isinstance(environment, dict):
+            return values
+        environment = {"name": "alfworld", **environment}
+        values = {**values, "environment": environment}
+        usual = USUAL_PANELS.get(environment["name"])
+        evaluation = values.get("evaluation", {})
+        if usual is not None and isinstance(evaluation, dict) and "panels" not in evaluation:
+            values["evaluation"] = {"panels": usual, **evaluation}
         return values
 
     @model_validator(mode="after")
@@ -277,6 +285,13 @@ class ExperimentConfig(Section):
             raise ValueError(
                 f"sweep.panels: {', '.join(absent)} is not among evaluation.panels "
                 f"({', '.join(self.evaluation.panels)}): add it there or remove it here"
+            )
+        known = self.environment.known_panels
+        strange = [name for name in self.evaluation.panels if known and name not in known]
+        if strange:
+            raise ValueError(
+                f"evaluation.panels: {self.environment.name} has no panel {', '.join(strange)}; "
+                f"set evaluation.panels to [{', '.join(known)}]"
             )
         limit = self.context
         if limit is not None:

@@ -74,3 +74,8 @@ class SearchqaConfig(Section):
     def task_types(self) -> tuple[str, ...]:
         """What skills are looked up by."""
         return self.question_types
+
+    @property
+    def known_panels(self) -> tuple[str, ...]:
+        """What evaluation.panels may name; with real questions also the data sets in `data`."""
+        return ("test",) if self.data is None else ()

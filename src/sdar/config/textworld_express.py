@@ -47,3 +47,8 @@ class TextworldExpressConfig(Section):
     def task_types(self) -> tuple[str, ...]:
         """What skills are looked up by."""
         return self.games
+
+    @property
+    def known_panels(self) -> tuple[str, ...]:
+        """What evaluation.panels may name."""
+        return ("dev", "test")

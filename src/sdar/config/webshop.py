@@ -55,3 +55,8 @@ class WebshopConfig(Section):
     def task_types(self) -> tuple[str, ...]:
         """What skills are looked up by."""
         return self.categories
+
+    @property
+    def known_panels(self) -> tuple[str, ...]:
+        """What evaluation.panels may name."""
+        return ("test",)
