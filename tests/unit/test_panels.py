@@ -10,7 +10,7 @@ from sdar.evaluation.panels import plan_chunks, recorded_tasks
 
 
 def tasks(panel: str, count: int, types: int = 3) -> list[Task]:
-    return [Task(f"{panel}/{i:03d}", panel, f"type-{i % types}", "do.", "x") for i in range(count)]
+    return [Task(f"{panel}/{i:05d}", panel, f"type-{i % types}", "do.", "x") for i in range(count)]
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 9), st.integers(1, 3))
@@ -57,3 +57,15 @@ def test_recorded_tasks_are_spread_over_types_and_panels() -> None:
 
 def test_no_more_recorded_than_there_are() -> None:
     assert len(recorded_tasks({"a": tasks("a", 4)}, 99)) == 4
+
+
+def test_the_papers_panels_are_planned_whole() -> None:
+    """Sizes of the real panels: ALFWorld, WebShop, and the seven sets of Search-QA in one."""
+    sizes = {"valid_seen": 140, "valid_unseen": 134, "webshop": 500, "searchqa": 51_713}
+    panels = {panel: tasks(panel, size) for panel, size in sizes.items()}
+    chunks = plan_chunks(panels, [0], size=512)
+    played = [task.id for chunk in chunks for task in chunk.tasks]
+    assert len(played) == len(set(played)) == sum(sizes.values())
+    assert len({chunk.name for chunk in chunks}) == len({chunk.step for chunk in chunks})
+    # The last chunk holds one question, which counts as one: nothing is averaged by chunk.
+    assert len(chunks[-1].tasks) == 51_713 % 512 == 1
