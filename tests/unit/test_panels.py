@@ -10,7 +10,7 @@ from sdar.evaluation.panels import plan_chunks, recorded_tasks
 
 
 def tasks(panel: str, count: int, types: int = 3) -> list[Task]:
-    return [Task(f"{panel}/{i:05d}", panel, f"type-{i % types}", "do.", "x") for i in range(count)]
+    return [Task(f"{panel}/{i:03d}", panel, f"type-{i % types}", "do.", "x") for i in range(count)]
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 9), st.integers(1, 3))
