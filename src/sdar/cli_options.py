@@ -1,6 +1,7 @@
 """What the commands share: options, loading with checks, and how a command ends.
 
-Exit codes: 0 done, 2 a problem the user can mend, 130 Ctrl-C, 143 SIGTERM.
+Exit codes: 0 done, 2 a problem the user can mend, 75 told to stop and saved: run it again (SIGUSR1,
+or SIGTERM in a SLURM job), 130 Ctrl-C, 143 SIGTERM.
 """
 
 import errno
@@ -15,6 +16,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args
 
 import typer
 
+from sdar import interruption
 from sdar.config import ExperimentConfig, Layout, load_config
 from sdar.config.checks import check_files
 from sdar.config.models import MethodName
@@ -43,7 +45,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived: unwind as for Ctrl-C, so that files are closed and workers ended."""
+    """SIGTERM or SIGUSR1 came outside a loop that saves: unwind as for Ctrl-C, so that files are
+    closed and workers ended."""
 
 
 def prepare(
@@ -112,6 +115,8 @@ def friendly(command: Command) -> Command:
                 stop.armed = False
         except SdarError as error:
             _end(2, f"sdar: {error}")
+        except interruption.Stopped:
+            _end(interruption.STOPPED_CODE, _stopped(interruption.STOPPED_CODE))
         except BaseException as error:
             # Compiled libraries notice an interrupt themselves, before Python's handler runs, or
             # wrap it in exceptions of their own: the exception and the signal count alike.
@@ -133,34 +138,39 @@ def friendly(command: Command) -> Command:
 
 
 class _Stop:
-    """Ctrl-C and SIGTERM while a command runs: raised where it is, and remembered."""
+    """Ctrl-C, SIGTERM and SIGUSR1 while a command runs: raised where it is, and remembered;
+    what a scheduler sends to a loop that saves between its steps waits for the step's end."""
 
     def __init__(self) -> None:
         self.code = 0
         self.armed = True
         self._owner = os.getpid()
-        signal.signal(signal.SIGINT, self._handle)
-        signal.signal(signal.SIGTERM, self._handle)
+        for number in interruption.SIGNALS:
+            signal.signal(number, self._handle)
 
     def _handle(self, number: int, _frame: Any) -> None:
         if os.getpid() != self._owner:  # a forked worker that its parent ends: no unwinding there
             os._exit(128 + number)
-        self.code = self.code or 128 + number
+        if interruption.take(number):
+            return
+        code = interruption.STOPPED_CODE if number == signal.SIGUSR1 else 128 + number
+        self.code = self.code or code
         if not self.armed:
             return  # the command is over, and its last words are being said
-        if number == signal.SIGTERM:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if number != signal.SIGINT:
+            for stopping in (signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(stopping, signal.SIG_IGN)
             raise Terminated
         raise KeyboardInterrupt
 
 
 def _stopped(code: int) -> str:
-    what = "interrupted" if code == 130 else "terminated"
+    what = {130: "interrupted", interruption.STOPPED_CODE: "told to stop"}.get(code, "terminated")
     return f"sdar: {what}; what is complete is kept. To go on: {_again()}"
 
 
 def _ignore_signals() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in interruption.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 

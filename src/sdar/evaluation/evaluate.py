@@ -27,6 +27,7 @@ from sdar.evaluation.records import (
 )
 from sdar.evaluation.subject import Subject, evaluation_key, subject_of
 from sdar.evaluation.summary import flat_metrics, summarise
+from sdar.interruption import Stopped, between_steps, stop_requested
 from sdar.progress import Progress
 from sdar.rollout.collector import RolloutProgress, RolloutSettings, collect
 from sdar.rollout.episode import Episode
@@ -122,7 +123,10 @@ def play_all(
             solved += int(partial.read(chunk.name)[0]["success"].sum())
     if done:
         print(f"evaluate {name}: {done} of {total} episodes are kept from before", file=sys.stderr)
-    with Progress(total=total, initial=done, unit="episode", desc=f"evaluate {name}") as bar:
+    with (
+        Progress(total=total, initial=done, unit="episode", desc=f"evaluate {name}") as bar,
+        between_steps(),
+    ):
         for position, chunk in enumerate(left):
             following = left[position + 1].tasks if position + 1 < len(left) else ()
 
@@ -137,6 +141,8 @@ def play_all(
             done += len(chunk.tasks)
             solved += int(played.episodes["success"].sum())
             bar.update(done - bar.n)
+            if stop_requested() and position + 1 < len(left):
+                raise Stopped
     frames = [partial.read(chunk.name) for chunk in chunks]
     return Played(
         pl.concat([episodes for episodes, _ in frames]).sort(EPISODES_ORDER),

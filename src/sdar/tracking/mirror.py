@@ -15,7 +15,6 @@ import json
 import os
 import re
 import select
-import signal
 import sys
 import time
 import traceback
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from sdar.config import Layout
+from sdar.interruption import leave_to_parent
 from sdar.tracking import describe, records, store
 
 SYNC_SECONDS = 15.0
@@ -258,8 +258,8 @@ def _once(folder: Path) -> int:
 
 def _follow(folder: Path) -> int:
     parent = os.getppid()
-    # Ctrl-C reaches the whole group; the job decides when this ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Signals reach the whole group or job; the stage decides when this ends.
+    leave_to_parent()
     os.nice(5)
     people = os.fdopen(os.dup(2), "w")
     with (folder / "mlflow.log").open("w") as log:

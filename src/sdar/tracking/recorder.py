@@ -22,7 +22,6 @@ import importlib.util
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -33,6 +32,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from sdar.config import ExperimentConfig, Layout
+from sdar.interruption import Stopped, held_back
 from sdar.tracking import describe, records, store
 from sdar.tracking.describe import Kind
 
@@ -53,8 +53,8 @@ class RunRecorder:
         tags: more tags; `method` and `seed` are read from a name like `sdar/seed-0`.
 
     On ranks other than 0 (`RANK` in the environment) nothing is written. Leaving by an exception
-    marks the run FAILED (KILLED on Ctrl-C); entering the same folder again with the same
-    configuration continues it.
+    marks the run FAILED (KILLED on Ctrl-C or when told to stop); entering the same folder again
+    with the same configuration continues it.
 
     Raises `SdarError` when a record cannot be written to disk; never because of MLflow.
     """
@@ -113,7 +113,7 @@ class RunRecorder:
         if kind is None:
             self.finish("FINISHED")
         else:
-            self.finish("KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED")
+            self.finish("KILLED" if issubclass(kind, KeyboardInterrupt | Stopped) else "FAILED")
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
         """Append what this step computed: numbers that are a function of the run alone."""
@@ -227,18 +227,16 @@ def _start_mirror(folder: Path) -> "subprocess.Popen[bytes] | None":
     paths = [source, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "sdar.tracking.mirror", "--follow", str(folder.resolve())]
-    # Ctrl-C reaches it too, from its first import on: it inherits the block, and ends after us.
-    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        # Its standard input is how it knows that we live: the pipe closes when this process ends.
-        return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment
-        )
+        # Ctrl-C reaches it too, from its first import on: it inherits the block, and ends after us.
+        with held_back():
+            # Its standard input is how it knows that we live: the pipe closes when we end.
+            return subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment
+            )
     except OSError as error:
         log.warning("MLflow's mirror does not start (%s); %s has the records", error, folder)
         return None
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 
 
 def _await_mirror(mirror: "subprocess.Popen[bytes]", folder: Path) -> None:

@@ -5,7 +5,8 @@
 
 What distinguishes a method is its declaration (`sdar.algorithms.methods`); nothing here asks for
 its name. Everything random is a function of (seed, step, slot, turn), so a run that is killed and
-started again ends with the same metrics and the same weights, byte for byte on a CPU.
+started again ends with the same metrics and the same weights, byte for byte on a CPU. A scheduler's
+signal (`sdar.interruption`) ends it after the current step, with a checkpoint.
 
 Shape suffixes: S samples (turns of all episodes of a step), R response tokens.
 """
@@ -18,6 +19,7 @@ from torch import Tensor
 from sdar.algorithms.execution import step_advantages
 from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig, Layout
+from sdar.interruption import Stopped, between_steps, stop_requested
 from sdar.policy.log_probs import TeacherDistribution
 from sdar.progress import Progress
 from sdar.tracking.provenance import write_provenance
@@ -89,18 +91,22 @@ def train_with(
     episode_log = EpisodeLog(folder / "episodes.parquet", start)
     drop_tokens(folder / "tokens", start)
     name = f"{method.name}/seed-{seed}"
-    with RunRecorder(folder, config=config, layout=layout, kind="train", name=name) as recorder:
+    with (
+        RunRecorder(folder, config=config, layout=layout, kind="train", name=name) as recorder,
+        between_steps(),
+    ):
         recorder.truncate(start)
         for step in (bar := _progress_bar(name, start, training.steps)):
             last = step == training.steps - 1
             done = training_step(learner, step, bar)
+            stopping = stop_requested()
             recorder.metrics(step, done.metrics)
             with done.clock("records"):
                 episode_log.add(step, done.batch.episodes)
                 if step % training.record_tokens_every == 0 or last:
                     record_tokens(recorder, folder / "tokens", done, learner)
             with done.clock("checkpoint"):
-                if (step + 1) % training.checkpoint_every == 0 or last:
+                if (step + 1) % training.checkpoint_every == 0 or last or stopping:
                     episode_log.write()
                     save_checkpoint(
                         folder / "checkpoints",
@@ -113,6 +119,8 @@ def train_with(
                     )
             recorder.timings(step, done.timings())
             bar.set_postfix(done.summary())
+            if stopping and not last:
+                raise Stopped
         export_policy(folder / "policy", parts.model, parts.tokenizer)
         recorder.policy(folder / "policy", training.steps)
 

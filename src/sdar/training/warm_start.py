@@ -22,6 +22,7 @@ from sdar.config import ExperimentConfig, Layout
 from sdar.environments.packages import environment_package
 from sdar.environments.parsing import parse_action
 from sdar.errors import SdarError
+from sdar.interruption import Stopped, between_steps, stop_requested
 from sdar.policy.loading import render_prompt
 from sdar.policy.tiny import make_tiny_policy
 from sdar.progress import Progress
@@ -101,6 +102,7 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
             folder, config=config, layout=layout, kind="warm_start", name="warm start"
         ) as run,
         Progress(total=total, initial=done, desc="warm start", unit="update") as bar,
+        between_steps(),
     ):
         run.truncate(done + 1)
         began = time.perf_counter()
@@ -121,7 +123,8 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
                 )
                 run.timings(number, {"seconds": time.perf_counter() - began})
                 began = time.perf_counter()
-            if number % settings.checkpoint_every == 0 or number == total:
+            stopping = stop_requested()
+            if number % settings.checkpoint_every == 0 or number == total or stopping:
                 save_checkpoint(
                     folder / "checkpoints",
                     number,
@@ -130,6 +133,8 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
                     state={"identity": identity, "round": phase.round},
                     keep=2,
                 )
+            if stopping and number < total:
+                raise Stopped
 
         for phase in plan:
             if phase.round:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import multiprocessing.connection
-import signal
+import multiprocessing.resource_tracker
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from sdar.environments.alfworld.textworld_api import load_stack
 from sdar.environments.alfworld.worker import Failure, Reply, serve
 from sdar.environments.base import EnvironmentPool, Observation, Task
 from sdar.errors import SdarError
+from sdar.interruption import held_back
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -200,12 +201,12 @@ class _Worker:
         self.process: SpawnProcess = context.Process(
             target=serve, args=(theirs,), name=f"sdar-environment-{index}", daemon=True
         )
-        # The child inherits the mask: Ctrl-C during its start must not print a traceback.
-        masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        # The child inherits the mask: Ctrl-C during its start must not print a traceback. The
+        # tracker, which the first start brings up and which changes the mask, goes ahead.
+        with held_back():
+            multiprocessing.resource_tracker.ensure_running()
+        with held_back():
             self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
         theirs.close()
 
     def ask_to_stop(self) -> None:

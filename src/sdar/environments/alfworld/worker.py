@@ -1,7 +1,6 @@
 """The worker process: plays what it is told, and loads the games of the future in between."""
 
 import os
-import signal
 import traceback
 from collections import deque
 from multiprocessing.connection import Connection
@@ -10,6 +9,7 @@ from typing import NamedTuple
 from sdar.environments.alfworld.host import Host
 from sdar.environments.base import Observation, Task
 from sdar.errors import SdarError
+from sdar.interruption import leave_to_parent
 
 
 class Failure(NamedTuple):
@@ -28,8 +28,7 @@ def serve(connection: Connection) -> None:
     Requests are ("reset", tasks by slot), ("step", actions by slot), both answered, and
     ("prefetch", tasks), not answered: those games are loaded while no request waits.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    leave_to_parent()
     host = Host()
     ahead: deque[Task] = deque()
     try:
