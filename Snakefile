@@ -25,6 +25,17 @@ include: "workflow/rules/report.smk"
 include: "workflow/rules/sweep.smk"
 
 
+# Seconds each: not worth a place in a queue.
+localrules:
+    all,
+    compare,
+    report,
+    evaluations,
+    policies,
+    sweep,
+    compare_sweep,
+
+
 rule all:
     default_target: True
     input:

@@ -16,6 +16,7 @@ import yaml
 from sdar.config import Layout, parse_config
 from sdar.environments.alfworld.practice import practice
 from sdar.errors import SdarError
+from sdar.interruption import STOPPED_CODE
 from sdar.policy.loading import load_policy, render_prompt
 from sdar.rollout.engines.transformers import TransformersEngine
 from sdar.training import warm_start as stage
@@ -210,6 +211,20 @@ def test_ctrl_c_ends_cleanly_and_goes_on(where, call, finished, root):
     assert "To go on: sdar warm-start --config" in last
     folder = Layout(root, "warm").warm_start
     assert newest(folder) >= 5
+    assert not (folder / "policy").exists()
+    assert_same(run(root), finished)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("where", "call", "saved"), [("update", 8, 8), ("generation", 3, 13)])
+def test_told_to_stop_it_saves_the_update_and_goes_on(where, call, saved, finished, root):
+    """Checkpoints are due every fifth update: those after 8 and 13 are the signal's doing. What the
+    policy plays in a round has no states to save: the round's first update is waited for."""
+    ended = die(root, where, signal.SIGUSR1, call)
+    assert ended.returncode == STOPPED_CODE, ended.stderr
+    assert "Traceback" not in ended.stderr
+    folder = Layout(root, "warm").warm_start
+    assert newest(folder) == saved
     assert not (folder / "policy").exists()
     assert_same(run(root), finished)
 

@@ -1,5 +1,6 @@
 # Validates the configuration before any job is planned, and names paths, targets and resources.
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from snakemake.exceptions import WorkflowError
 
 from sdar.config import Layout, parse_config
 from sdar.config.checks import check_files, library_digest
+from sdar.config.cluster import job_resources, shell_prefix
 from sdar.config.generate import resolved_yaml, write_if_changed
 from sdar.config.load import merge_values, read_values
 from sdar.config.variants import sweep_seeds, sweep_variants, variant_config
@@ -25,8 +27,16 @@ try:
 except SdarError as error:
     raise WorkflowError(str(error)) from None
 
+# SLURM sends its signals to every process of a job: only `sdar` takes them, which saves and ends;
+# the Snakemake around it (here), the shell and `tee` (below) must live until then.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
 # Jobs find `sdar` beside the Python that runs Snakemake, also when no environment is activated.
-shell.prefix(f'set -euo pipefail; export PATH="{Path(sys.executable).parent}:$PATH"; ')
+shell.prefix(
+    "set -euo pipefail; [ -z ${{SLURM_JOB_ID:-}} ] || trap '' TERM USR1; "
+    f'export PATH="{Path(sys.executable).parent}:$PATH"; '
+    + shell_prefix(CONFIG.cluster)
+)
 
 LAYOUT = Layout(Path(), CONFIG.experiment)
 PER_RUN = LAYOUT.run("{method}", "{seed}")
@@ -41,8 +51,12 @@ ALL_RUNS = [(method, 0) for method in UNTRAINED] + TRAINED_RUNS
 EVALUATION_FILES = ("summary.json", "episodes.parquet", "tokens.parquet")
 
 ON_GPU = CONFIG.execution.device == "cuda"
-GPUS = 1 if ON_GPU else 0
-JOB_MEMORY_MB = 64000 if ON_GPU else 3000
+
+# Memory, run time, GPUs; partition, account and the like where the configuration has them.
+JOBS = {
+    kind: job_resources(CONFIG.cluster, kind, ON_GPU)
+    for kind in ("small", "warm_start", "train", "evaluate")
+}
 
 # A changed skill text counts like a changed key.
 SKILLS_DIGEST = library_digest(CONFIG)

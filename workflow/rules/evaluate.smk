@@ -14,9 +14,7 @@ rule evaluate:
         depends_on=keys(*EVALUATION_KEYS),
     threads: CONFIG.execution.threads
     resources:
-        mem_mb=JOB_MEMORY_MB,
-        runtime=720 if ON_GPU else 120,
-        gpu=GPUS,
+        **JOBS["evaluate"],
     shell:
         "export OMP_NUM_THREADS={threads}; "
         "sdar evaluate --method {wildcards.method} --seed {wildcards.seed} "

@@ -15,9 +15,7 @@ rule train_variant:
         depends_on=variant_keys(*TRAINING_KEYS),
     threads: CONFIG.execution.threads
     resources:
-        mem_mb=JOB_MEMORY_MB,
-        runtime=4320 if ON_GPU else 240,
-        gpu=GPUS,
+        **JOBS["train"],
     shell:
         "export OMP_NUM_THREADS={threads}; "
         "sdar train --variant {wildcards.variant} --seed {wildcards.seed} "
@@ -39,9 +37,7 @@ rule evaluate_variant:
         depends_on=variant_keys(*EVALUATION_KEYS),
     threads: CONFIG.execution.threads
     resources:
-        mem_mb=JOB_MEMORY_MB,
-        runtime=720 if ON_GPU else 120,
-        gpu=GPUS,
+        **JOBS["evaluate"],
     shell:
         "export OMP_NUM_THREADS={threads}; "
         "sdar evaluate --variant {wildcards.variant} --seed {wildcards.seed} "

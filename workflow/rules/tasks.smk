@@ -11,8 +11,7 @@ rule tasks:
         depends_on=keys("environment"),
     threads: 2
     resources:
-        mem_mb=2000,
-        runtime=60,
+        **JOBS["small"],
     shell:
         "export OMP_NUM_THREADS={threads}; "
         "sdar tasks --config {params.config} --root . 2>&1 | tee -i {log}"
@@ -33,8 +32,7 @@ rule demonstrations:
         ),
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
+        **JOBS["small"],
     shell:
         "export OMP_NUM_THREADS={threads}; "
         "sdar demonstrations --config {params.config} --root . 2>&1 | tee -i {log}"

@@ -15,9 +15,7 @@ rule train:
         depends_on=keys(*TRAINING_KEYS),
     threads: CONFIG.execution.threads
     resources:
-        mem_mb=JOB_MEMORY_MB,
-        runtime=4320 if ON_GPU else 240,
-        gpu=GPUS,
+        **JOBS["train"],
     shell:
         "export OMP_NUM_THREADS={threads}; "
         "sdar train --method {wildcards.method} --seed {wildcards.seed} "

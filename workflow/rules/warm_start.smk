@@ -22,9 +22,7 @@ rule warm_start:
         ),
     threads: CONFIG.execution.warm_start_threads
     resources:
-        mem_mb=JOB_MEMORY_MB,
-        runtime=240,
-        gpu=GPUS,
+        **JOBS["warm_start"],
     shell:
         "export OMP_NUM_THREADS={threads}; "
         "sdar warm-start --config {params.config} --root . 2>&1 | tee -i {log}"

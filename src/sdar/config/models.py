@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from sdar.config.alfworld import AlfworldConfig
+from sdar.config.cluster import ClusterConfig
 from sdar.config.searchqa import SearchqaConfig
 from sdar.config.section import Fraction, NonNegative, Section
 from sdar.config.sweep import GateKind, RetrievalKind, SweepConfig
@@ -250,6 +251,7 @@ class ExperimentConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
     execution: ExecutionConfig = ExecutionConfig()
+    cluster: ClusterConfig = ClusterConfig()
     sweep: SweepConfig = SweepConfig()
 
     @property

@@ -1,0 +1,137 @@
+"""Configuration of the cluster: what each job asks SLURM for. Used by `profiles/slurm` alone."""
+
+import shlex
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt, field_validator
+
+from sdar.config.section import Section
+
+JobKind = Literal["small", "warm_start", "train", "evaluate"]
+
+# Minutes: without and with a GPU. Days on a GPU; a job that needs longer is continued.
+_MINUTES = {
+    "small": (60, 60),
+    "warm_start": (240, 240),
+    "train": (240, 4320),
+    "evaluate": (120, 720),
+}
+_MEMORY_MB = {"small": (2000, 2000)}
+_USUAL_MEMORY_MB = (3000, 64000)
+# Options of sbatch that have a key here, or that Snakemake's plugin sets itself.
+_TAKEN = {
+    "--partition": "cluster.partition",
+    "-p": "cluster.partition",
+    "--account": "cluster.account",
+    "-A": "cluster.account",
+    "--qos": "cluster.qos",
+    "-q": "cluster.qos",
+    "--constraint": "cluster.constraint",
+    "-C": "cluster.constraint",
+    "--gpus": "cluster.train.gpus",
+    "-G": "cluster.train.gpus",
+    "--gres": "cluster.train.gpus",
+    "--mem": "cluster.train.memory_mb",
+    "--time": "cluster.train.minutes",
+    "-t": "cluster.train.minutes",
+    "--signal": "cluster.save_before_end",
+    "--cpus-per-task": "execution.threads",
+    "-c": "execution.threads",
+}
+
+
+class JobConfig(Section):
+    """What one kind of job asks for; null: what suits execution.device."""
+
+    gpus: Annotated[int, Field(ge=0)] | None = None
+    """Null: 1 where execution.device is cuda, else 0. One job uses at most one."""
+    memory_mb: PositiveInt | None = None
+    minutes: PositiveInt | None = None
+    """Run time limit."""
+    partition: str | None = None
+    """Null: that of all jobs."""
+
+
+class ClusterConfig(Section):
+    """What jobs ask SLURM for, and how they find their programs: see docs/cluster.md. Null leaves
+    the choice to the cluster."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    """Features a node must have, such as `a100|h100`."""
+    arguments: str = ""
+    """More options of sbatch, such as `--reservation=course --exclude=node7`."""
+    environment: str | None = None
+    """Null: jobs use the Python that runs Snakemake. A shell command that is run before each job's
+    own, such as `module load cuda && source /proj/venv/bin/activate`; or, with `{command}` in it,
+    what the command is run by, such as `apptainer exec --nv /proj/sdar.sif {command}`."""
+    save_before_end: PositiveInt = 300
+    """Seconds before its time limit at which a job is told to save and end (SIGUSR1); more than
+    a training step and a checkpoint take. It is then submitted again and goes on."""
+    small: JobConfig = JobConfig()
+    """Tasks and demonstrations."""
+    warm_start: JobConfig = JobConfig()
+    train: JobConfig = JobConfig()
+    evaluate: JobConfig = JobConfig()
+
+    @field_validator("arguments")
+    @classmethod
+    def _no_key_twice(cls, value: str) -> str:
+        for word in value.split():
+            option = word.split("=")[0]
+            if option in _TAKEN:
+                raise ValueError(f"holds {option}: set {_TAKEN[option]} instead")
+        return value
+
+    @field_validator("environment")
+    @classmethod
+    def _says_something(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("is empty: give a shell command, or null")
+        return value
+
+
+def job_resources(cluster: ClusterConfig, kind: JobKind, on_gpu: bool) -> dict[str, Any]:
+    """A job's Snakemake resources, under the names of its SLURM plugin; what is null is left out.
+
+    `mem_mb` in MB, `runtime` in minutes, `gpu` a number of GPUs.
+    """
+    job: JobConfig = getattr(cluster, kind)
+    gpus = int(on_gpu and kind != "small") if job.gpus is None else job.gpus
+    options = [cluster.arguments]
+    if kind != "small":
+        # Without B: the signal goes to the job's processes; with it, to the batch shell, which
+        # dies of it and takes the job along.
+        options.append(f"--signal=USR1@{cluster.save_before_end}")
+    resources = {
+        "mem_mb": job.memory_mb or _MEMORY_MB.get(kind, _USUAL_MEMORY_MB)[on_gpu],
+        "runtime": job.minutes or _MINUTES[kind][on_gpu],
+        "gpu": gpus,
+        "slurm_partition": job.partition or cluster.partition,
+        "slurm_account": cluster.account,
+        "qos": cluster.qos,
+        "constraint": cluster.constraint,
+        "slurm_extra": " ".join(filter(None, options)) or None,
+    }
+    return {name: value for name, value in resources.items() if value is not None}
+
+
+def shell_prefix(cluster: ClusterConfig) -> str:
+    """Shell text before a job's own command, as Snakemake's `shell.prefix` wants it: activates the
+    environment, or makes `sdar` run in the container; empty where neither is configured."""
+    if cluster.environment is None:
+        return ""
+    if "{command}" not in cluster.environment:
+        # Activation scripts read variables that are not set; a failed one must not go unnoticed.
+        failed = shlex.quote("sdar: cluster.environment failed; correct it (see above)")
+        remedy = f"{{ echo {failed} >&2; exit 2; }}"
+        return _escaped(f"set +u; {cluster.environment} || {remedy}; set -u; ")
+    # A shell function of that name: the rules' own commands stay what they are.
+    inside = cluster.environment.replace("{command}", 'sdar "$@"')
+    return _escaped(f"sdar() {{ {inside}; }}; ")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
