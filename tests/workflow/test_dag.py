@@ -4,12 +4,14 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 from pipeline_runner import snakemake
 
 from sdar.config import load_config
+from sdar.config.cluster import ClusterConfig, JobKind, job_resources
 from sdar.config.variants import sweep_variants
 
 
@@ -173,8 +175,11 @@ def test_every_rule_has_log_benchmark_threads_and_resources(repository: Path) ->
         for block in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]:
             if "shell:" not in block:
                 continue  # a target that only gathers
-            for key in ("log:", "benchmark:", "threads:", "mem_mb=", "runtime="):
+            for key in ("log:", "benchmark:", "threads:", "resources:\n        **JOBS["):
                 assert key in block, f"{path.name}, rule {block.split(':')[0]}: no {key}"
+    for kind in get_args(JobKind):
+        for on_gpu in (False, True):
+            assert {"mem_mb", "runtime"} <= job_resources(ClusterConfig(), kind, on_gpu).keys()
 
 
 @pytest.fixture
