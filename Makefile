@@ -34,10 +34,10 @@ CONFIG_FILE := $(or $(CONFIG),config/config.yaml)
 SNAKEMAKE := snakemake --profile profiles/local --cores $(JOBS) $(if $(CONFIG),--configfile $(CONFIG))
 RESULTS = results/$$(sdar config show --config $(CONFIG_FILE) | sed -n 's/^experiment: //p')
 
-.PHONY: help setup demo test check ui repro pull bench report clean lock print-venv
+.PHONY: help setup demo test test-slurm check ui repro pull bench report clean lock print-venv
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: $(STAMP) ## Make .venv and install the tested versions (5-8 min the first time, then instant)
 
@@ -74,8 +74,16 @@ demo: $(STAMP) ## The main job: games, warm start, GRPO and SDAR, evaluation, co
 report: $(STAMP) ## Bind the results into results/EXPERIMENT/report.html
 	@$(SNAKEMAKE) --quiet all --report $(RESULTS)/report.html
 
-test: $(STAMP) ## All tests (FAST=1: without the slow ones)
-	pytest $(if $(FAST),-m "not slow")
+test: $(STAMP) ## All tests but those on SLURM (FAST=1: without the slow ones)
+	pytest -m "not slurm$(if $(FAST), and not slow)"
+
+test-slurm: $(STAMP) ## The pipeline on a SLURM cluster of two nodes, brought up for it (needs slurm-wlm)
+	@missing=""; for tool in munged slurmctld slurmd sbatch; do \
+	  PATH="$$PATH:/usr/sbin:/sbin" command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if [ -n "$$missing" ]; then \
+	  echo "make test-slurm: missing$$missing. On Debian or Ubuntu: apt-get install slurm-wlm munge" >&2; \
+	  exit 2; fi
+	pytest -m slurm tests/slurm
 
 check: $(STAMP) ## Lint, format, types
 	ruff check

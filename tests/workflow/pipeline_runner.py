@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -18,7 +19,11 @@ def copy_workflow(repository: Path, folder: Path) -> Path:
 
 
 def run(
-    folder: Path, program: str, *arguments: str, seconds: float = 1800
+    folder: Path,
+    program: str,
+    *arguments: str,
+    seconds: float = 1800,
+    environment: Mapping[str, str] = os.environ,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program of this environment in a folder; stdout and stderr come together.
 
@@ -34,7 +39,7 @@ def run(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        env=os.environ | {"PATH": f"{here}{os.pathsep}{os.environ['PATH']}"},
+        env={**environment, "PATH": f"{here}{os.pathsep}{environment['PATH']}"},
     )
     try:
         output, _ = process.communicate(timeout=seconds)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sdar.errors import SdarError
@@ -40,7 +41,7 @@ def load_policy(
             name, dtype=torch_dtype, attn_implementation="sdpa"
         )
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise SdarError(
             f"{name}: the policy cannot be loaded ({reason}); expected a Hugging Face folder with "

@@ -1,0 +1,207 @@
+"""Running the minute-sized experiment on a fake cluster, and disturbing it on the way.
+
+Nothing here waits for ever: every wait has a deadline, and says what was going on when it passed.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pipeline_runner
+import psutil
+import yaml
+from fake_cluster import FakeCluster
+
+# As the minute-sized one; checkpoints are due after the last step only, so that any other one is
+# the doing of a signal.
+EXPERIMENT = {
+    "experiment": "two-nodes",
+    "methods": ["grpo", "sdar"],
+    "seeds": [0],
+    "environment": {"games": {"train": 8, "valid_seen": 4, "valid_unseen": 4}, "max_turns": 6},
+    "policy": {"tiny": {"layers": 1, "hidden": 64, "intermediate": 128}},
+    "warm_start": {
+        "updates": 60,
+        "warmup": 5,
+        "demonstrations": {"homes": 8, "episodes": 60, "openings": 20},
+        "dagger": {"rounds": 1, "episodes": 8, "updates": 10},
+    },
+    "training": {
+        "steps": 8,
+        "tasks_per_step": 2,
+        "group_size": 2,
+        "minibatch": 16,
+        "micro_batch": 8,
+        "checkpoint_every": 100,
+        "record_tokens_every": 4,
+        "recorded_episodes": 2,
+    },
+    "evaluation": {"recorded_episodes": 2},
+    # The device is what this machine has; the GPU a job asks for is the fake cluster's.
+    "execution": {"device": "cpu", "warm_start_threads": 1},
+    "cluster": {"train": {"gpus": 1}},
+}
+POLICY = Path("runs/two-nodes/sdar/seed-0/policy")
+RUN = POLICY.parent
+SAME = ("metrics.jsonl", "policy/model.safetensors", "policy/config.json")
+STEPS = EXPERIMENT["training"]["steps"]
+
+Found = TypeVar("Found")
+
+
+class Experiment:
+    """A folder with the workflow in it, and the Snakemake that runs it on the cluster."""
+
+    def __init__(self, folder: Path, cluster: FakeCluster) -> None:
+        self.folder = folder
+        self.cluster = cluster
+        self.output = ""
+        self._controller: subprocess.Popen[bytes] | None = None
+
+    def configure(self, **cluster: Any) -> None:
+        """Write the experiment's file, with these keys of `cluster` besides its own."""
+        values = EXPERIMENT | {"cluster": EXPERIMENT["cluster"] | cluster}
+        (self.folder / "experiment.yaml").write_text(yaml.safe_dump(values))
+
+    def copy_without_run(self, folder: Path) -> "Experiment":
+        shutil.copytree(self.folder, folder, symlinks=True)
+        shutil.rmtree(folder / RUN)
+        shutil.rmtree(folder / "logs" / "slurm", ignore_errors=True)
+        return Experiment(folder, self.cluster)
+
+    def run(self, *targets: str, seconds: float, expected: int = 0, retries: int = 3) -> str:
+        """Run Snakemake to its end; what it printed."""
+        done = pipeline_runner.run(
+            self.folder,
+            "snakemake",
+            *_options(retries),
+            *targets,
+            seconds=seconds,
+            environment=self.cluster.environment,
+        )
+        assert done.returncode == expected, done.stdout[-6000:] + self.cluster.told()
+        return done.stdout
+
+    def start(self, *targets: str, retries: int = 3) -> None:
+        """Start Snakemake and leave it running."""
+        here = Path(sys.executable).parent
+        environment = self.cluster.environment
+        with (self.folder / "snakemake.out").open("wb") as output:
+            self._controller = subprocess.Popen(
+                [str(here / "snakemake"), *_options(retries), *targets],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**environment, "PATH": f"{here}{os.pathsep}{environment['PATH']}"},
+            )
+
+    def end(self, seconds: float) -> int:
+        """Wait for the Snakemake that was started; its exit code."""
+        assert self._controller is not None
+        try:
+            return self._controller.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"Snakemake goes on after {seconds} s\n{self.told()}") from None
+
+    def interrupt(self) -> None:
+        """Ctrl-C for the Snakemake that was started."""
+        assert self._controller is not None
+        os.killpg(self._controller.pid, signal.SIGINT)
+
+    def abandon(self) -> None:
+        """End what still runs of it, on the cluster too."""
+        if self._controller is not None and self._controller.poll() is None:
+            os.killpg(self._controller.pid, signal.SIGKILL)
+            self._controller.wait()
+        running = [number for number, state in self.cluster.states().items() if _is_live(state)]
+        if running:
+            self.cluster.run("scancel", "--signal=KILL", "--full", *running)
+            self.cluster.run("scancel", *running)
+
+    def pause_training(self, steps: int, seconds: float = 180) -> psutil.Process:
+        """Stop the clock of SDAR's training when so many steps are recorded; its process."""
+
+        def there() -> psutil.Process | None:
+            if self.steps() < steps:
+                return None
+            return next((p for p in self.cluster.processes() if _trains(p)), None)
+
+        process = self.wait_for(f"step {steps} of the training", there, seconds)
+        process.suspend()
+        assert self.steps() < STEPS - 1, "paused too late: the run was almost over"
+        return process
+
+    def job_of(self, process: psutil.Process) -> str:
+        """The SLURM job a process belongs to."""
+        return process.environ()["SLURM_JOB_ID"]
+
+    def steps(self) -> int:
+        """Steps that are recorded."""
+        path = self.folder / RUN / "metrics.jsonl"
+        return path.read_text().count("\n") if path.exists() else 0
+
+    def newest_checkpoint(self) -> int:
+        found = (self.folder / RUN / "checkpoints").glob("step-*")
+        return max((int(path.name.removeprefix("step-")) for path in found), default=0)
+
+    def wait_for_state(self, job: str, *states: str, seconds: float) -> str:
+        def reached() -> str | None:
+            state = self.cluster.states().get(job, "")
+            return state if state in states else None
+
+        return self.wait_for(f"state {' or '.join(states)} of job {job}", reached, seconds)
+
+    def wait_for(self, what: str, found: Callable[[], Found | None], seconds: float) -> Found:
+        deadline = time.monotonic() + seconds
+        while (result := found()) is None:
+            assert time.monotonic() < deadline, f"no {what} within {seconds} s\n{self.told()}"
+            code = None if self._controller is None else self._controller.poll()
+            assert code is None, f"Snakemake ended ({code}) before {what}\n{self.told()}"
+            time.sleep(0.05)
+        return result
+
+    def told(self) -> str:
+        """What Snakemake and the cluster said last."""
+        path = self.folder / "snakemake.out"
+        said = path.read_text(errors="replace")[-6000:] if path.exists() else ""
+        return f"{said}\n{self.cluster.states()}\n{self.cluster.told()}"
+
+    def assert_same_run(self, other: "Experiment") -> None:
+        for name in SAME:
+            mine, theirs = self.folder / RUN / name, other.folder / RUN / name
+            assert mine.read_bytes() == theirs.read_bytes(), f"{name} differs"
+
+
+def is_pending(process: psutil.Process, number: signal.Signals) -> bool:
+    """A signal was sent to a stopped process, which has not seen it yet."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
+    return any(mask >> (number - 1) & 1 for mask in masks)
+
+
+def _options(retries: int) -> list[str]:
+    profile = ["--profile", "profiles/slurm", "--configfile", "experiment.yaml"]
+    # One disk for both nodes: what is not there after ten seconds will not come.
+    return [*profile, "--jobs", "4", "--retries", str(retries), "--latency-wait", "10", "--"]
+
+
+def _trains(process: psutil.Process) -> bool:
+    try:
+        line = process.cmdline()
+    except psutil.Error:
+        return False
+    return (
+        len(line) > 4 and line[1].endswith("/sdar") and line[2:5] == ["train", "--method", "sdar"]
+    )
+
+
+def _is_live(state: str) -> bool:
+    return state in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "SUSPENDED", "CONFIGURING")

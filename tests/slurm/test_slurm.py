@@ -1,0 +1,154 @@
+"""The experiment on a real slurmctld with two nodes: undisturbed, preempted, out of time, cancelled
+and failing. However a training job is stopped, it ends as the run that was not. `make test-slurm`
+"""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from driving import POLICY, STEPS, Experiment, is_pending
+from fake_cluster import NODES, FakeCluster, missing_programs, running_cluster
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+SAVED = "sdar: told to stop; what is complete is kept."
+
+
+def job_logs(experiment: Experiment, job: str) -> str:
+    (path,) = (experiment.folder / "logs" / "slurm").rglob(f"{job}.log")
+    return path.read_text()
+
+
+def test_nothing_is_left_of_a_cluster_whose_test_failed(tmp_path) -> None:
+    if missing_programs():
+        pytest.skip("SLURM is not installed")
+
+    def fail() -> FakeCluster:
+        with running_cluster(tmp_path / "cluster") as cluster:
+            job = cluster.submit("--output=/dev/null", "--wrap", "srun sleep 600")
+            while cluster.states()[job] != "RUNNING":
+                pass
+            assert len(cluster.processes()) > 1 + 1 + len(NODES)
+            raise ZeroDivisionError(cluster)
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        fail()
+    assert caught.value.args[0].processes() == []
+
+
+def test_the_whole_experiment(finished: Experiment) -> None:
+    results = finished.folder / "results" / "two-nodes"
+    compared = json.loads((results / "comparison.json").read_text())["results"]
+    assert {entry["method"] for entry in compared} == {"warm_start", "skill_prompt", "grpo", "sdar"}
+    assert (results / "episodes.html").stat().st_size > 1000
+    submitted = finished.output.count("has been submitted with SLURM jobid")
+    # tasks, demonstrations, warm start; two trainings; their evaluations and the two baselines'.
+    assert submitted == 3 + 2 + 4
+    assert set(finished.cluster.states().values()) == {"COMPLETED"}
+    assert "Nothing to be done" in finished.run("all", seconds=180)
+
+
+def test_jobs_ask_for_what_is_configured(untrained: Experiment) -> None:
+    untrained.configure(
+        train={"gpus": 2, "memory_mb": 1234, "minutes": 17, "partition": "low"},
+        arguments="--nice=7",
+    )
+    untrained.start(str(POLICY))
+    process = untrained.pause_training(1)
+    told = untrained.cluster.run("scontrol", "show", "job", untrained.job_of(process))
+    shown = dict(word.split("=", 1) for word in told.split() if "=" in word)
+    assert shown["Partition"] == "low"
+    assert shown["TimeLimit"] == "00:17:00"
+    assert shown["Nice"] == "7"
+    assert shown["MinMemoryNode"] == "1234M"
+    assert shown["TresPerJob"] == "gres:gpu:2"
+    assert shown["Requeue"] == "1"
+
+
+def test_a_preempted_job_is_requeued_and_ends_the_same(
+    untrained: Experiment, finished: Experiment
+) -> None:
+    untrained.configure(partition="low")
+    untrained.start(str(POLICY), retries=0)
+    process = untrained.pause_training(2)
+    job = untrained.job_of(process)
+    urgent = untrained.cluster.submit(
+        "--partition=main", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1"
+    )
+    untrained.wait_for_state(urgent, "RUNNING", "COMPLETED", seconds=120)
+    saved = untrained.newest_checkpoint()
+    assert 2 <= saved < STEPS
+    assert untrained.steps() == saved
+    assert untrained.end(seconds=300) == 0, untrained.told()
+    shown = untrained.cluster.run("scontrol", "show", "job", job)
+    assert "Restarts=1" in shown
+    assert "JobState=COMPLETED" in shown
+    untrained.assert_same_run(finished)
+
+
+def test_out_of_time_twice_and_the_same_in_the_end(
+    untrained: Experiment, finished: Experiment
+) -> None:
+    """First it saves before its limit, told by SIGUSR1; then it does not wake before the limit is
+    reached, and saves in the time SLURM gives it after SIGTERM."""
+    untrained.configure(train={"minutes": 2}, save_before_end=30)
+    untrained.start(str(POLICY))
+    process = untrained.pause_training(1)
+    first = untrained.job_of(process)
+    untrained.wait_for(
+        "SIGUSR1 before the time limit",
+        lambda: is_pending(process, signal.SIGUSR1) or None,
+        seconds=150,
+    )
+    assert untrained.cluster.states()[first] == "RUNNING"
+    assert untrained.newest_checkpoint() == 0
+    process.resume()
+    assert untrained.wait_for_state(first, "FAILED", "TIMEOUT", seconds=60) == "FAILED"
+    saved = untrained.newest_checkpoint()
+    assert saved >= 2
+    assert SAVED in job_logs(untrained, first)
+
+    process = untrained.pause_training(saved + 1)
+    second = untrained.job_of(process)
+    assert second != first
+    untrained.wait_for_state(second, "TIMEOUT", seconds=270)
+    assert untrained.newest_checkpoint() > saved
+    assert SAVED in job_logs(untrained, second)
+
+    assert untrained.end(seconds=300) == 0, untrained.told()
+    untrained.assert_same_run(finished)
+
+
+def test_cancelled_and_interrupted_and_the_same_in_the_end(
+    untrained: Experiment, finished: Experiment
+) -> None:
+    untrained.start(str(POLICY))
+    process = untrained.pause_training(1)
+    untrained.interrupt()
+    untrained.end(seconds=120)
+    assert not (untrained.folder / POLICY).exists()
+    process.wait(timeout=90)
+    saved = untrained.newest_checkpoint()
+    assert saved >= 2, untrained.told()
+
+    untrained.start(str(POLICY))  # the same command
+    process = untrained.pause_training(saved + 1)
+    job = untrained.job_of(process)
+    untrained.cluster.run("scancel", job)
+    untrained.wait_for_state(job, "CANCELLED", seconds=90)
+    process.wait(timeout=90)
+    assert untrained.newest_checkpoint() > saved
+    assert SAVED in job_logs(untrained, job)
+    assert untrained.end(seconds=300) == 0, untrained.told()
+    untrained.assert_same_run(finished)
+
+
+def test_the_log_of_a_failing_job_is_shown(untrained: Experiment) -> None:
+    policy = Path("runs") / "two-nodes" / "warm_start" / "policy"
+    weights = untrained.folder / policy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    output = untrained.run(str(POLICY), seconds=240, expected=1, retries=0)
+    assert f"sdar: {policy}: the policy cannot be loaded" in output
+    assert "logs/two-nodes/train/sdar-0.log" in output
+    assert "SLURM status is: 'FAILED'" in output
