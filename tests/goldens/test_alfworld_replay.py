@@ -17,6 +17,7 @@ def transcripts(shared: Path) -> list[dict]:
     return json.loads((shared / "goldens" / "alfworld_transcripts.json").read_text())
 
 
+@pytest.mark.slow
 def test_all_transcripts_match(shared: Path) -> None:
     report = replay(
         shared / "goldens" / "alfworld_transcripts.json", "alfworld", shared / "data" / "alfworld"

@@ -55,6 +55,7 @@ def play_side_by_side(task: Task, turns: int, seed: int) -> None:
     stock.close()
 
 
+@pytest.mark.slow
 def test_small_games_equal_the_stock_engine(games: list[Task]) -> None:
     for seed, task in enumerate(games):
         play_side_by_side(task, 12, seed)

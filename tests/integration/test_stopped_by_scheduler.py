@@ -25,6 +25,8 @@ from pathlib import Path
 import trainer_world, typer
 from sdar.cli_options import friendly
 
+pytestmark = pytest.mark.slow
+
 root, step, *numbers = sys.argv[1:]
 sys.argv = ["sdar"]
 

@@ -29,6 +29,7 @@ def assert_same_run(folder, expected):
         assert pl.read_parquet(folder / name).equals(pl.read_parquet(expected / name)), name
 
 
+@pytest.mark.slow
 # A step has at most three calls of the world: call 2 dies in the first step, before there is any
 # checkpoint; call 8 in the third or fourth, behind the checkpoint at 2.
 @pytest.mark.parametrize("call", [2, 8])

@@ -143,6 +143,7 @@ def test_bad_arguments_are_one_sentence(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "word"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
@@ -167,6 +168,7 @@ def test_a_stopped_stage_says_how_to_go_on(
     assert "Traceback" not in stderr
 
 
+@pytest.mark.slow
 def test_an_interrupt_noticed_by_a_library_first_is_clean_too(scratch: Path) -> None:
     """polars raises KeyboardInterrupt itself and leaves Python's handler to run a little later."""
     code = SLOW_STAGE.replace(
@@ -185,6 +187,7 @@ def test_an_interrupt_noticed_by_a_library_first_is_clean_too(scratch: Path) -> 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence(scratch: Path) -> None:
     code = SLOW_STAGE.replace("time.sleep(60)", "raise OSError(28, 'No space', 'policy/x')")
     done = subprocess.run(

@@ -101,6 +101,7 @@ def test_the_skill_is_in_hinted_prompts_and_in_no_other():
     assert seen == {True, False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hinted", [0.0, 0.3, 0.5, 1.0])
 def test_share_of_hinted_episodes_is_as_configured_for_every_type_and_home(hinted):
     config = configuration(hinted=hinted, homes=6)
