@@ -69,7 +69,16 @@ def _packages() -> list[Finding]:
     from packaging.requirements import Requirement
 
     findings: list[Finding] = []
-    for extra, needed in (("", True), ("alfworld", True), ("pipeline", True), ("dev", False)):
+    extras = (
+        ("", True),
+        ("alfworld", True),
+        ("pipeline", True),
+        ("textworld_express", False),
+        ("dense", False),
+        ("nouns", False),
+        ("dev", False),
+    )
+    for extra, needed in extras:
         present, problems = [], []
         for requirement in map(Requirement, requirements):
             marker = requirement.marker
