@@ -1,13 +1,11 @@
 """Generated shops: what can be bought, what gives nothing away, and what is a function of what."""
 
 import json
-import re
 from itertools import permutations
 
 import pytest
 
 from sdar.environments.webshop.catalogue import Catalogue
-from sdar.environments.webshop.products import is_usable
 from sdar.environments.webshop.reward import purchase_reward, similar
 from sdar.environments.webshop.shop import Shop
 from sdar.environments.webshop.words import WORDS, category_of_type
@@ -32,11 +30,6 @@ def bought(catalogue, goal, asin, options):
     return purchase_reward(product, goal, nouns, options, product.price).reward
 
 
-def words(title):
-    """Type, finish and line of a title such as "mouse metal (aero 7)"."""
-    return re.fullmatch(r"(\w+) (\w+) \((\w+) \d+\)", title).groups()
-
-
 def test_every_goal_is_worth_exactly_one(catalogue):
     assert len(catalogue.goals) == 900
     assert all(
@@ -47,10 +40,10 @@ def test_every_goal_is_worth_exactly_one(catalogue):
 def test_another_line_type_finish_or_value_is_worth_less(catalogue):
     seen = set()
     for goal in catalogue.goals[::7]:
-        kind, finish, line = words(goal.name)
+        kind, line, finish = goal.name.split()
         for place in range(len(catalogue)):
             product = catalogue.product(place)
-            other_kind, other_finish, other_line = words(product.name)
+            other_kind, other_line, other_finish = product.name.split()
             differs = (other_kind != kind, other_line != line, other_finish != finish)
             if product.category != goal.category or sum(differs) != 1:
                 continue
@@ -83,7 +76,7 @@ def test_every_type_word_names_one_category():
 def test_every_type_comes_in_every_line_and_two_finishes(catalogue):
     made = {}
     for place in range(len(catalogue)):
-        kind, finish, line = words(catalogue.product(place).name)
+        kind, line, finish = catalogue.product(place).name.split()
         made.setdefault(kind, set()).add((line, finish))
     assert len(made) == 300 // BLOCK
     for kind, combinations in made.items():
@@ -121,9 +114,8 @@ def test_only_the_features_page_says_what_a_line_means(catalogue, shop):
 def test_the_search_for_what_is_wanted_finds_it_first(catalogue):
     for goal in catalogue.goals[::17]:
         (value,) = goal.goal_options.values()
-        wanted = words(goal.name)
-        first = catalogue.product(catalogue.search(f"{' '.join(wanted)} {value}")[0])
-        assert words(first.name) == wanted
+        first = catalogue.product(catalogue.search(f"{goal.name} {value}")[0])
+        assert first.name == goal.name
         assert value in next(iter(first.options.values()))
 
 
@@ -142,32 +134,15 @@ def test_a_category_alone_is_that_part_of_the_whole(shop):
     assert len(part.items) == 60
 
 
-@pytest.mark.parametrize("products", [1, 7, 60, 333, 2000])
+@pytest.mark.parametrize("products", [1, 7, 60, 333, 1500])
 def test_any_number_of_products_can_be_had(shop, products):
     records = make_records(shop, products)
     asins = [item["asin"] for item in records.items]
     assert len(set(asins)) == products
-    assert all(is_usable(asin) for asin in asins)
+    assert len({len(asin) for asin in asins}) == 1
     assert set(records.instructions) == set(asins)
     whole = Catalogue.from_records(records.items, records.instructions, seed=0)
     assert len(whole) == products
-
-
-def test_more_products_than_identifiers_are_an_error(shop):
-    with pytest.raises(SdarError, match=r"environment\.products"):
-        make_records(shop, 2001)
-
-
-def test_an_identifier_says_the_line_and_nothing_else(catalogue):
-    numbers = {True: [], False: []}
-    for place in range(len(catalogue)):
-        product = catalogue.product(place)
-        line, _, number = product.asin.partition(" ")
-        assert line == words(product.name)[2]
-        assert product.name.endswith(f" ({product.asin})")
-        numbers[product.price > 50].append(int(number))
-    assert len(numbers[True]) == 2 * 300 // BLOCK
-    assert len(set(numbers[True])) > BLOCK / 2
 
 
 def test_a_shop_is_read_back(shop, tmp_path):

@@ -109,7 +109,7 @@ class LineExpert:
             self._guesses.insert(0, line)
 
     def _look_at(self, page: Page) -> None:
-        kind, finish, line = _words(page.title)
+        kind, line, finish = _words(page.title)
         if self._wanted.value not in page.values:
             self._lacking.update(self._opened[-1:])
         elif (kind, finish) == (self._wanted.kind, self._wanted.finish) and line in self._lines:
@@ -117,27 +117,26 @@ class LineExpert:
 
     def _search(self) -> Decision:
         wanted, line = self._wanted, self._lines[0]
-        query = f"{wanted.kind} {wanted.finish} {line} {wanted.value}"
+        query = f"{wanted.kind} {line} {wanted.finish} {wanted.value}"
         return f"try {wanted.property}: {line}", f"search[{query}]"
 
     def _choose(self) -> Decision:
         wanted = self._wanted
         for line in self._lines:
-            need = f"need {wanted.finish} {line}{_under(wanted.limit)}"
+            need = f"need {line} {wanted.finish}{_under(wanted.limit)}"
             if line not in self._query.split():
                 need = f"try {wanted.property}: {line}; {need}"
             for row in self._page.rows:
                 if row.asin.lower() not in self._lacking and self._fits(row, line):
-                    here = row.title.removeprefix(f"{wanted.kind} ")
-                    return f"{need}; here {here}", f"click[{row.asin.lower()}]"
-        need = f"need {wanted.finish} {self._lines[0]}{_under(wanted.limit)}"
+                    return f"{need}; here {row.price}", f"click[{row.asin.lower()}]"
+        need = f"need {self._lines[0]} {wanted.finish}{_under(wanted.limit)}"
         searched = {wanted.kind, self._lines[0], wanted.finish} <= set(self._query.split())
         if searched and self._page.rows:
             return f"{need}; none here", "click[next >]"
         return f"{need}; search", "click[back to search]"
 
     def _fits(self, row: Row, line: str) -> bool:
-        wanted = (self._wanted.kind, self._wanted.finish, line)
+        wanted = (self._wanted.kind, line, self._wanted.finish)
         return _words(row.title) == wanted and self._pays(row.price)
 
     def _pays(self, price: str) -> bool:
@@ -145,11 +144,11 @@ class LineExpert:
 
     def _inspect(self) -> Decision:
         wanted, page, lines = self._wanted, self._page, self._lines
-        kind, finish, line = _words(page.title)
+        kind, line, finish = _words(page.title)
         if line in self._meaning and line not in lines:
             return f"read {self._meaning[line]}: {line}; need {wanted.property}", "click[< prev]"
         if line not in lines or (kind, finish) != (wanted.kind, wanted.finish):
-            need = f"need {wanted.kind} {wanted.finish} {lines[0]}"
+            need = f"need {wanted.kind} {lines[0]} {wanted.finish}"
             return f"{need}; here {page.title}", "click[< prev]"
         if not self._pays(page.price):
             return f"need{_under(wanted.limit)}; here {page.price}", "click[< prev]"
@@ -209,9 +208,9 @@ class PlainExpert:
 
 
 def _words(title: str) -> tuple[str, str, str]:
-    """Type, finish and line of a generated title; of any other, whatever stands there."""
-    kind, finish, line = [*title.split(" "), "", "", ""][:3]
-    return kind, finish, line.removeprefix("(")
+    """Type, line and finish of a generated title; of any other, whatever stands there."""
+    kind, line, finish = [*title.split(" "), "", "", ""][:3]
+    return kind, line, finish
 
 
 def _under(limit: str) -> str:

@@ -16,8 +16,7 @@ class CategoryWords:
     """What one category of goods is described by.
 
     As many `lines` as `properties`: each shop pairs them off. `finishes` stand in titles as they
-    are; `option` is what a buyer chooses on the product's page, from some of the `values`. A line
-    has at most seven letters: with a number it is an identifier, which may have ten.
+    are; `option` is what a buyer chooses on the product's page, from some of the `values`.
     """
 
     department: str
@@ -39,7 +38,7 @@ WORDS: dict[WebshopCategory, CategoryWords] = {
         properties=("gentle", "soothing", "fragrant", "lasting", "firming"),
         lines=("luna", "flora", "pearl", "siren", "velvet"),
         finishes=("vegan", "mineral", "herbal", "tinted"),
-        types=("shampoo", "lotion", "mascara", "soap", "serum", "toner"),
+        types=("shampoo", "lotion", "lipstick", "soap", "serum", "mascara", "toner", "balm"),
         option="scent",
         values=_TASTES,
     ),
@@ -48,7 +47,16 @@ WORDS: dict[WebshopCategory, CategoryWords] = {
         properties=("quiet", "fast", "portable", "waterproof", "rugged"),
         lines=("aero", "nova", "volt", "orbit", "pixel"),
         finishes=("metal", "plastic", "matte", "glossy"),
-        types=("speaker", "charger", "mouse", "router", "headset", "camera"),
+        types=(
+            "speaker",
+            "charger",
+            "keyboard",
+            "mouse",
+            "router",
+            "headset",
+            "camera",
+            "tripod",
+        ),
         option="color",
         values=_COLOURS,
     ),
@@ -57,7 +65,7 @@ WORDS: dict[WebshopCategory, CategoryWords] = {
         properties=("sturdy", "foldable", "stackable", "rustproof", "compact"),
         lines=("meadow", "brook", "summit", "prairie", "canyon"),
         finishes=("steel", "wooden", "wicker", "painted"),
-        types=("chair", "table", "shelf", "mirror", "lantern", "bench"),
+        types=("chair", "table", "shelf", "mirror", "lantern", "bench", "basket", "stool"),
         option="size",
         values=_SIZES,
     ),
@@ -66,16 +74,16 @@ WORDS: dict[WebshopCategory, CategoryWords] = {
         properties=("warm", "stretchy", "breathable", "formal", "washable"),
         lines=("aria", "bella", "verona", "milano", "riviera"),
         finishes=("cotton", "wool", "linen", "denim"),
-        types=("shirt", "jacket", "dress", "scarf", "skirt", "coat"),
+        types=("shirt", "jacket", "dress", "sweater", "scarf", "skirt", "coat", "hat"),
         option="color",
         values=_COLOURS,
     ),
     "grocery": CategoryWords(
         department="grocery & gourmet food",
         properties=("spicy", "crunchy", "healthy", "filling", "fresh"),
-        lines=("harvest", "cottage", "orchard", "bistro", "picnic"),
+        lines=("harvest", "farmhouse", "orchard", "bistro", "picnic"),
         finishes=("organic", "kosher", "vegan", "artisan"),
-        types=("cereal", "tea", "pasta", "sauce", "soup", "granola"),
+        types=("cereal", "tea", "pasta", "sauce", "snack", "jam", "soup", "granola"),
         option="flavor",
         values=_TASTES,
     ),
@@ -99,10 +107,10 @@ def category_of_type(kind: str) -> WebshopCategory | None:
 
 
 def shop_words() -> frozenset[str]:
-    """Every word that tells one product or goal from another, and the dollars of prices."""
+    """Every word that tells one product or goal from another, and every whole number of pages."""
     told = (
         word
         for words in WORDS.values()
         for word in (*words.properties, *words.lines, *words.finishes, *words.types, *words.values)
     )
-    return frozenset(told) | frozenset(map(str, range(10, 200)))
+    return frozenset(told) | frozenset(map(str, range(10, 10_000)))

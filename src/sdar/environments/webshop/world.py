@@ -1,14 +1,14 @@
 """A generated shop's catalogue, in the form of WebShop's own files.
 
-Every product type comes in every line and in two finishes, so what is asked for always has near
-neighbours: another line, another finish, other option values, a price over the limit. What a line
-means stands on the product's features page alone, in a part of it that the search does not index.
-A catalogue is a function of (shop, number of products), and each category of it is made alone.
+Every product type comes in every line and in two finishes, so a title shows at once whether the
+line is the one asked for, and nothing else tells: a wrong line, a wrong finish, a missing option
+value or a price over the limit is always a near neighbour away. What a line means stands on the
+product's features page alone, in a part of it that the search does not index. A catalogue is a
+function of (shop, number of products), one category of it of that category alone.
 """
 
 import json
 import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -17,14 +17,11 @@ from typing import Any
 
 from sdar.environments.webshop.shop import Shop
 from sdar.environments.webshop.words import WORDS, CategoryWords, category_words
-from sdar.errors import SdarError
 
 Record = dict[str, Any]
 
 BLOCK = 12
 """Products of a type: each line in each finish, and two twins."""
-MOST_OF_A_CATEGORY = 400
-"""With more products a line's numbers could need a third digit; identifiers have ten places."""
 FINISHES_OF_A_TYPE = 2
 VALUES_OF_A_PRODUCT = 3
 CHEAP = (14, 16, 18, 22, 24, 26)
@@ -54,7 +51,7 @@ class Records:
 
 @dataclass(frozen=True)
 class _Listing:
-    """One product: what its record is written from."""
+    """One product before it has a number: what its record is written from."""
 
     category: str
     kind: str
@@ -76,31 +73,35 @@ def make_records(
         category: products // len(categories) + (place < products % len(categories))
         for place, category in enumerate(categories)
     }
-    most = MOST_OF_A_CATEGORY * len(categories)
-    if products > most:
-        raise SdarError(
-            f"environment.products: {products} is more than a generated shop can number, {most}; "
-            "lower it"
-        )
-    listed: dict[str, _Listing] = {}
+    # Numbers are shared out over the whole shop, so that any category may have any.
+    numbers = _numbers(products)
+    random.Random(f"webshop numbers {shop.seed}").shuffle(numbers)
+    listed: list[tuple[str, _Listing]] = []
+    start = 0
     for category, count in counts.items():
         if only in (None, category):
-            listed |= _category(shop, category, count)
+            listings = _category(shop, category, count)
+            listed += zip(numbers[start : start + count], listings, strict=True)
+        start += count
+    listed.sort(key=lambda pair: int(pair[0]))
     properties = {
         line: name for category in counts for name, line in shop.lines_of(category).items()
     }
     return Records(
-        items=[_item(asin, listing, properties) for asin, listing in listed.items()],
-        instructions={asin: _instruction(one, properties) for asin, one in listed.items()},
+        items=[_item(asin, listing, properties) for asin, listing in listed],
+        instructions={asin: _instruction(listing, properties) for asin, listing in listed},
     )
 
 
-def _category(shop: Shop, category: str, count: int) -> dict[str, _Listing]:
-    """The listings of one category by their identifiers: the line and a drawn number ("aero 7").
+def _numbers(products: int) -> list[str]:
+    """Identifiers of digits alone, all of one length: the same in upper and in lower case."""
+    first = 10 ** max(2, len(str(products)) - 1)
+    if first + products > 10 * first:
+        first *= 10
+    return [str(first + place) for place in range(products)]
 
-    Titles end with them ("mouse metal (aero 7)"): a small policy can only copy what comes after the
-    words it looks for, and on results pages the identifier alone stands before the title.
-    """
+
+def _category(shop: Shop, category: str, count: int) -> list[_Listing]:
     words = category_words(category)
     rng = random.Random(f"webshop catalogue {shop.seed} {category} {count}")
     types = list(words.types)
@@ -110,14 +111,7 @@ def _category(shop: Shop, category: str, count: int) -> dict[str, _Listing]:
     for place, kind in enumerate(types):
         size = count // len(types) + (place < count % len(types))
         listings += _block(category, words, kind, size, rng)
-    places = rng.sample(range(len(listings)), len(listings))
-    numbers: Counter[str] = Counter()
-    names: dict[int, str] = {}
-    for place in places:
-        line = listings[place].line
-        numbers[line] += 1
-        names[place] = f"{line} {numbers[line]}"
-    return {names[place]: listing for place, listing in enumerate(listings)}
+    return listings
 
 
 def _block(
@@ -147,13 +141,12 @@ def _item(asin: str, listing: _Listing, properties: dict[str, str]) -> Record:
     words = category_words(listing.category)
     return {
         "asin": asin,
-        "name": f"{listing.kind} {listing.finish} ({asin})",
+        "name": f"{listing.kind} {listing.line} {listing.finish}",
         "nouns": [listing.kind],
-        # The type more often than anything else: a search finds the type before all else.
-        "full_description": f"a {listing.kind}",
+        "full_description": f"a {listing.finish} {listing.kind}",
         # Only the first is indexed.
         "small_description": [
-            f"a {listing.kind}",
+            f"a {listing.finish} {listing.kind}",
             f"line for {properties[listing.line]}: {listing.line}",
         ],
         "pricing": listing.pricing,
