@@ -35,6 +35,7 @@ def finished(
     experiment = Experiment(folder, cluster)
     experiment.configure()
     experiment.output = experiment.run("all", seconds=1200)
+    experiment.states = cluster.states()
     return experiment
 
 

@@ -62,6 +62,7 @@ class Experiment:
         self.folder = folder
         self.cluster = cluster
         self.output = ""
+        self.states: dict[str, str] = {}
         self._controller: subprocess.Popen[bytes] | None = None
 
     def configure(self, **cluster: Any) -> None:
@@ -168,11 +169,14 @@ class Experiment:
             time.sleep(0.05)
         return result
 
+    def output_so_far(self) -> str:
+        """What the Snakemake that was started has printed."""
+        path = self.folder / "snakemake.out"
+        return path.read_text(errors="replace") if path.exists() else ""
+
     def told(self) -> str:
         """What Snakemake and the cluster said last."""
-        path = self.folder / "snakemake.out"
-        said = path.read_text(errors="replace")[-6000:] if path.exists() else ""
-        return f"{said}\n{self.cluster.states()}\n{self.cluster.told()}"
+        return f"{self.output_so_far()[-6000:]}\n{self.cluster.states()}\n{self.cluster.told()}"
 
     def assert_same_run(self, other: "Experiment") -> None:
         for name in SAME:
@@ -180,9 +184,12 @@ class Experiment:
             assert mine.read_bytes() == theirs.read_bytes(), f"{name} differs"
 
 
-def is_pending(process: psutil.Process, number: signal.Signals) -> bool:
-    """A signal was sent to a stopped process, which has not seen it yet."""
-    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+def is_told(process: psutil.Process, number: signal.Signals) -> bool:
+    """A signal has reached a paused process: it waits for its end, or has ended it."""
+    try:
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    except OSError:
+        return True
     masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
     return any(mask >> (number - 1) & 1 for mask in masks)
 

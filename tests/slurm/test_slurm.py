@@ -2,12 +2,15 @@
 and failing. However a training job is stopped, it ends as the run that was not. `make test-slurm`
 """
 
+import contextlib
 import json
 import signal
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
-from driving import POLICY, STEPS, Experiment, is_pending
+from driving import POLICY, STEPS, Experiment, is_told
 from fake_cluster import NODES, FakeCluster, missing_programs, running_cluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -45,7 +48,7 @@ def test_the_whole_experiment(finished: Experiment) -> None:
     submitted = finished.output.count("has been submitted with SLURM jobid")
     # tasks, demonstrations, warm start; two trainings; their evaluations and the two baselines'.
     assert submitted == 3 + 2 + 4
-    assert set(finished.cluster.states().values()) == {"COMPLETED"}
+    assert set(finished.states.values()) == {"COMPLETED"}
     assert "Nothing to be done" in finished.run("all", seconds=180)
 
 
@@ -87,36 +90,44 @@ def test_a_preempted_job_is_requeued_and_ends_the_same(
     untrained.assert_same_run(finished)
 
 
-def test_out_of_time_twice_and_the_same_in_the_end(
+def test_near_its_time_limit_a_job_saves_and_another_goes_on(
     untrained: Experiment, finished: Experiment
 ) -> None:
-    """First it saves before its limit, told by SIGUSR1; then it does not wake before the limit is
-    reached, and saves in the time SLURM gives it after SIGTERM."""
     untrained.configure(train={"minutes": 2}, save_before_end=30)
     untrained.start(str(POLICY))
     process = untrained.pause_training(1)
-    first = untrained.job_of(process)
-    untrained.wait_for(
-        "SIGUSR1 before the time limit",
-        lambda: is_pending(process, signal.SIGUSR1) or None,
-        seconds=150,
-    )
-    assert untrained.cluster.states()[first] == "RUNNING"
-    assert untrained.newest_checkpoint() == 0
-    process.resume()
-    assert untrained.wait_for_state(first, "FAILED", "TIMEOUT", seconds=60) == "FAILED"
-    saved = untrained.newest_checkpoint()
-    assert saved >= 2
-    assert SAVED in job_logs(untrained, first)
-
-    process = untrained.pause_training(saved + 1)
-    second = untrained.job_of(process)
-    assert second != first
-    untrained.wait_for_state(second, "TIMEOUT", seconds=270)
-    assert untrained.newest_checkpoint() > saved
-    assert SAVED in job_logs(untrained, second)
-
+    job = untrained.job_of(process)
+    # It is woken by what SLURM sends at the warning, and has not been slow to save.
+    untrained.wait_for("warning", lambda: is_told(process, signal.SIGUSR1) or None, seconds=150)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.resume()
+    assert untrained.wait_for_state(job, "FAILED", "TIMEOUT", seconds=60) == "FAILED"
+    assert 2 <= untrained.newest_checkpoint() < STEPS
+    assert SAVED in job_logs(untrained, job)
     assert untrained.end(seconds=300) == 0, untrained.told()
+    assert untrained.output_so_far().count("has been submitted with SLURM jobid") == 2
+    untrained.assert_same_run(finished)
+
+
+def test_out_of_time_it_saves_in_what_slurm_leaves_it(
+    untrained: Experiment, finished: Experiment
+) -> None:
+    """A job of one's own, without a warning before the limit: there is SIGTERM, then KillWait."""
+    program = Path(sys.executable).with_name("sdar")
+    options = "--method sdar --seed 0 --config runs/two-nodes/config.yaml --root ."
+    log = untrained.folder / "own.log"
+    job = untrained.cluster.submit(
+        "--time=1",
+        f"--chdir={untrained.folder}",
+        f"--output={log}",
+        "--wrap",
+        f"srun {sys.executable} {program} train {options}",
+    )
+    untrained.pause_training(1)
+    untrained.wait_for_state(job, "TIMEOUT", seconds=180)
+    assert 2 <= untrained.newest_checkpoint() < STEPS
+    assert SAVED in log.read_text()
+    untrained.run(str(POLICY), seconds=240)
     untrained.assert_same_run(finished)
 
 
