@@ -60,7 +60,7 @@ $(STAMP): requirements.lock pyproject.toml
 	  "$$(grep '^torch==' requirements.lock)"
 	@echo "== the rest (fast-downward-textworld is compiled, which takes 3-4 minutes once)"
 	$(VENV)/bin/python -m pip install --quiet --constraint requirements.lock \
-	  --editable '.[alfworld,textworld_express,pipeline,dev]'
+	  --editable '.[alfworld,express,pipeline,dev]'
 	@touch $@
 
 demo: $(STAMP) ## The main job: games, warm start, GRPO and SDAR, evaluation, comparison, report

@@ -73,7 +73,7 @@ def _packages() -> list[Finding]:
         ("", True),
         ("alfworld", True),
         ("pipeline", True),
-        ("textworld_express", False),
+        ("express", False),
         ("dense", False),
         ("nouns", False),
         ("dev", False),

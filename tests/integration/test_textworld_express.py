@@ -13,7 +13,7 @@ from sdar.environments.packages import environment_package
 from sdar.environments.tasks_stage import make_tasks, read_tasks
 
 if find_spec("textworld_express") is None:
-    pytest.skip("needs pip install 'sdar[textworld_express]'", allow_module_level=True)
+    pytest.skip("needs pip install 'sdar[express]'", allow_module_level=True)
 if shutil.which("java") is None:
     pytest.skip("TextWorldExpress runs on a Java runtime", allow_module_level=True)
 

@@ -12,13 +12,13 @@ from sdar.errors import SdarError
 def _gateway() -> Any:
     """The Java process, started when the first episode is. It ends with this process."""
     try:
-        from textworld_express import TextWorldExpressEnv  # type: ignore[import-untyped]
+        from textworld_express import TextWorldExpressEnv
 
         first = TextWorldExpressEnv()
     except ImportError:
         raise SdarError(
             "environment.name: textworld_express needs its package: "
-            "pip install 'sdar[textworld_express]'"
+            "pip install 'sdar[express]'"
         ) from None
     except (OSError, RuntimeError) as error:
         raise SdarError(
