@@ -16,6 +16,8 @@ from sdar.evaluation.panels import plan_chunks
 from sdar.evaluation.partial import Partial
 from sdar.interruption import STOPPED_CODE, Stopped, between_steps, stop_requested, take
 
+pytestmark = pytest.mark.slow
+
 COMPARED = ("metrics.jsonl", "policy/model.safetensors", "policy/tokenizer.json")
 
 # The scripted run as a command, which sends itself signals as a step begins.
@@ -24,8 +26,6 @@ import os, sys
 from pathlib import Path
 import trainer_world, typer
 from sdar.cli_options import friendly
-
-pytestmark = pytest.mark.slow
 
 root, step, *numbers = sys.argv[1:]
 sys.argv = ["sdar"]
