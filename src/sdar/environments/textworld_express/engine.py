@@ -17,8 +17,7 @@ def _gateway() -> Any:
         first = TextWorldExpressEnv()
     except ImportError:
         raise SdarError(
-            "environment.name: textworld_express needs its package: "
-            "pip install 'sdar[express]'"
+            "environment.name: textworld_express needs its package: pip install 'sdar[express]'"
         ) from None
     except (OSError, RuntimeError) as error:
         raise SdarError(
