@@ -153,6 +153,19 @@ def test_mass_is_divided_by_class_position_outcome_and_type():
         assert sum(part.tokens for part in division.values()) == 6
 
 
+def test_weights_of_either_sign_and_gates_that_are_shut_are_divided_too():
+    """`sdar_centred` weighs tokens both ways; `sdar_objective` may drop all that were recorded."""
+    signed = gate_table().with_columns(pl.col("gate") - pl.col("gate").mean())
+    for mass in gate_masses(signed):
+        shares = [part.mass_share.value for part in mass.by_class.values()]
+        assert sum(shares) == pytest.approx(1.0)
+        assert min(shares) >= 0
+    shut = gate_table().with_columns(gate=pl.lit(0.0))
+    for mass in gate_masses(shut):
+        assert mass.mean_gate.value == 0
+        assert {part.mass_share.value for part in mass.by_class.values()} == {0.0}
+
+
 def test_a_handful_of_tokens_is_counted_but_not_spoken_of():
     rows = [token(token_class="thought", gate=0.4) for _ in range(300)]
     rows += [token(token_class="tag", gate=0.6) for _ in range(100)]

@@ -1,7 +1,8 @@
 """Where the gate puts its mass: on which tokens, where in a response, in which episodes.
 
-Mass is the sum of the gate. A gate of .5 says that the skill makes no difference, so a part's share
-of the mass is read beside its share of the tokens: what is above is where the teacher approves.
+Mass is the sum of the gate, of its size where it is a weight of either sign (`sdar_centred`). A
+gate of .5 says that the skill makes no difference, so a part's share of the mass is read beside its
+share of the tokens: what is above is where the teacher approves.
 Episodes played with the skill are left out, for their tokens are the teacher's own.
 """
 
@@ -91,18 +92,19 @@ def parts(rows: pl.DataFrame, names: Sequence[str], order: Sequence[str]) -> dic
     def by_task(values: np.ndarray) -> np.ndarray:
         return np.bincount(task, weights=values, minlength=len(tasks))
 
-    mass = by_task(gate)
+    mass = by_task(np.abs(gate))
     found = {}
     for name in order:
         inside = (name_of == name).astype(np.float64)
         count = int(inside.sum())
         if count:
-            mass_inside = by_task(gate * inside)
+            mass_inside = by_task(np.abs(gate) * inside)
             found[name] = Part(
                 tokens=count,
                 token_share=count / rows.height,
-                mass_share=ratio(mass_inside, mass),
-                mean_gate=ratio(mass_inside, by_task(inside)),
+                # A gate may be shut on every recorded token; then no part holds anything.
+                mass_share=ratio(mass_inside, mass if mass.any() else by_task(np.ones_like(gate))),
+                mean_gate=ratio(by_task(gate * inside), by_task(inside)),
             )
     return found
 
