@@ -10,7 +10,7 @@ from sdar.environments.base import Knowledge, PastTurn
 class ActionListPackage:
     """The parts of an `EnvironmentPackage` for environments that list their possible actions."""
 
-    parser: Literal["alfworld"] = "alfworld"
+    parser: Literal["alfworld", "webshop", "search"] = "alfworld"
 
     def knowledge(self, folder: Path) -> Knowledge | None:
         """Nothing beyond what the skills say."""

@@ -1,27 +1,26 @@
 """ALFWorld as the rest of the code sees it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sdar.environments.alfworld.practice import GameExpert, GamePractice, practice
-from sdar.environments.alfworld.prompt import Message, build_messages
+from sdar.environments.alfworld.prompt import build_messages
 from sdar.environments.alfworld.tasks_stage import make_tasks, read_home
 from sdar.environments.base import (
     EnvironmentPackage,
     EnvironmentPool,
     Knowledge,
     Observation,
-    PastTurn,
     Task,
 )
+from sdar.environments.common import ActionListPackage
 
 
-class AlfworldPackage:
+class AlfworldPackage(ActionListPackage):
     """See `base.EnvironmentPackage`."""
 
     name = "alfworld"
-    parser: Literal["alfworld"] = "alfworld"
 
     def make_tasks(self, config: Any, folder: Path) -> tuple[list[Task], str]:
         return make_tasks(config, folder)
@@ -35,22 +34,7 @@ class AlfworldPackage:
 
         return make_pool(environment)
 
-    def build_messages(
-        self,
-        instruction: str,
-        history: Sequence[PastTurn],
-        observation: str,
-        admissible_actions: Sequence[str],
-        turn: int,
-        skill: str | None = None,
-    ) -> list[Message]:
-        return build_messages(instruction, history, observation, admissible_actions, turn, skill)
-
-    def response(self, thought: str, action: str) -> str:
-        return f"<think>{thought}</think><action>{action}</action>"
-
-    def is_admissible(self, action: str, admissible_actions: Sequence[str]) -> bool:
-        return action in admissible_actions
+    build_messages = staticmethod(build_messages)
 
     def expert(self, task: Task, first: Observation, knowledge: Knowledge | None) -> GameExpert:
         return GameExpert(task, first, knowledge)

@@ -10,7 +10,6 @@ from sdar.environments.base import (
     EnvironmentPool,
     Knowledge,
     Observation,
-    PastTurn,
     Task,
 )
 from sdar.environments.searchqa import engine, prompt
@@ -46,18 +45,7 @@ class SearchqaPackage:
             environment.retriever.top_k,
         )
 
-    def build_messages(
-        self,
-        instruction: str,
-        history: Sequence[PastTurn],
-        observation: str,
-        admissible_actions: Sequence[str],
-        turn: int,
-        skill: str | None = None,
-    ) -> list[prompt.Message]:
-        return prompt.build_messages(
-            instruction, history, observation, admissible_actions, turn, skill
-        )
+    build_messages = staticmethod(prompt.build_messages)
 
     def response(self, thought: str, action: str) -> str:
         """With a space after the opening tag: a word is then the token it is in a passage, and

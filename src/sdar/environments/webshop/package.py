@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sdar.environments.base import (
     EnvironmentPackage,
@@ -10,9 +10,9 @@ from sdar.environments.base import (
     Expert,
     Knowledge,
     Observation,
-    PastTurn,
     Task,
 )
+from sdar.environments.common import ActionListPackage
 from sdar.environments.pools import InProcessPool
 from sdar.environments.webshop.engine import WebshopEnvironment
 from sdar.environments.webshop.expert import make_expert
@@ -22,11 +22,11 @@ from sdar.environments.webshop.tasks_stage import make_tasks, open_catalogue, re
 from sdar.environments.webshop.words import shop_words
 
 
-class WebshopPackage:
+class WebshopPackage(ActionListPackage):
     """See `base.EnvironmentPackage`."""
 
     name = "webshop"
-    parser: Literal["webshop"] = "webshop"
+    parser = "webshop"
 
     def make_tasks(self, config: Any, folder: Path) -> tuple[list[Task], str]:
         return make_tasks(config, folder)
@@ -40,25 +40,13 @@ class WebshopPackage:
         catalogue = open_catalogue(environment, folder)
         return InProcessPool(lambda: WebshopEnvironment(catalogue, environment.observation))
 
-    def build_messages(
-        self,
-        instruction: str,
-        history: Sequence[PastTurn],
-        observation: str,
-        admissible_actions: Sequence[str],
-        turn: int,
-        skill: str | None = None,
-    ) -> list[dict[str, str]]:
-        return build_messages(instruction, history, observation, admissible_actions, turn, skill)
-
-    def response(self, thought: str, action: str) -> str:
-        return f"<think>{thought}</think><action>{action}</action>"
+    build_messages = staticmethod(build_messages)
 
     def is_admissible(self, action: str, admissible_actions: Sequence[str]) -> bool:
         """As listed; where a search is offered, with any words."""
         if action.startswith("search[") and action.endswith("]"):
             return any(offered.startswith("search[") for offered in admissible_actions)
-        return action in admissible_actions
+        return super().is_admissible(action, admissible_actions)
 
     def expert(self, task: Task, first: Observation, knowledge: Knowledge | None) -> Expert:
         return make_expert(task, first, knowledge)
