@@ -26,7 +26,7 @@ def episodes(last_won: bool) -> list[dict[str, Any]]:
     """All 51,713 questions in the reference's order; 4 in 10 are won, whatever the set."""
     rng = np.random.default_rng(3)
     rows = [
-        {"data_source": name, "task_id": f"{name}/{i}", "success": bool(rng.random() < 0.4)}
+        {"data_set": name, "task_id": f"{name}/{i}", "success": bool(rng.random() < 0.4)}
         for name, size in SIZES.items()
         for i in range(size)
     ]
@@ -41,7 +41,7 @@ def average_of_batches(rows: Sequence[Mapping[str, Any]], batch: int) -> dict[st
     for start in range(0, len(rows), batch):
         outcomes = defaultdict(list)
         for row in rows[start : start + batch]:
-            outcomes[row["data_source"]].append(float(row["success"]))
+            outcomes[row["data_set"]].append(float(row["success"]))
         for name, won in outcomes.items():
             rates[name].append(float(np.mean(won)))
     return {name: float(np.mean(found)) for name, found in rates.items()}
@@ -79,8 +79,8 @@ def test_ours_depends_on_no_batch_and_no_order() -> None:
 
 def test_rates_by_hand() -> None:
     rows = [
-        *({"data_source": "nq", "success": i < 3} for i in range(4)),
-        *({"data_source": "bamboogle", "success": i < 1} for i in range(10)),
+        *({"data_set": "nq", "success": i < 3} for i in range(4)),
+        *({"data_set": "bamboogle", "success": i < 1} for i in range(10)),
     ]
     found = dataset_rates(rows, order=("nq", "popqa", "bamboogle"))
     assert list(found.by_set) == ["nq", "bamboogle"]
@@ -95,11 +95,11 @@ def test_rates_by_hand() -> None:
 
 def test_plays_of_one_question_are_one_question() -> None:
     rows = [
-        {"data_source": "nq", "task_id": "a", "success": True},
-        {"data_source": "nq", "task_id": "a", "success": False},
-        {"data_source": "nq", "task_id": "b", "success": True},
+        {"data_set": "nq", "task_id": "a", "success": True},
+        {"data_set": "nq", "task_id": "a", "success": False},
+        {"data_set": "nq", "task_id": "b", "success": True},
         # The same name in another set is another question.
-        {"data_source": "popqa", "task_id": "b", "success": False},
+        {"data_set": "popqa", "task_id": "b", "success": False},
     ]
     found = dataset_rates(rows)
     assert (found.by_set["nq"].rate, found.by_set["nq"].tasks) == (0.75, 2)
@@ -110,7 +110,7 @@ def test_the_interval_of_the_mean_is_the_textbook_one() -> None:
     """Independent sets: the variance of the mean is the mean of their variances over 7."""
     rng = np.random.default_rng(1)
     rows = [
-        {"data_source": name, "success": bool(rng.random() < 0.3)}
+        {"data_set": name, "success": bool(rng.random() < 0.3)}
         for name in SIZES
         for _ in range(400)
     ]
@@ -123,8 +123,8 @@ def test_the_interval_of_the_mean_is_the_textbook_one() -> None:
 
 def test_a_small_set_widens_the_mean_more_than_the_overall_rate() -> None:
     rows = [
-        *({"data_source": "large", "success": i % 2 == 0} for i in range(5000)),
-        *({"data_source": "small", "success": i % 2 == 0} for i in range(50)),
+        *({"data_set": "large", "success": i % 2 == 0} for i in range(5000)),
+        *({"data_set": "small", "success": i % 2 == 0} for i in range(50)),
     ]
     found = dataset_rates(rows)
     overall, mean = found.overall, found.mean_of_sets
@@ -132,7 +132,7 @@ def test_a_small_set_widens_the_mean_more_than_the_overall_rate() -> None:
 
 
 def test_seeds_decide_the_interval_alone() -> None:
-    rows = [{"data_source": "a", "success": i % 3 == 0} for i in range(30)]
+    rows = [{"data_set": "a", "success": i % 3 == 0} for i in range(30)]
     first, again = dataset_rates(rows, seed=1), dataset_rates(rows, seed=1)
     other = dataset_rates(rows, seed=2, resamples=99)
     assert first == again

@@ -48,7 +48,7 @@ def dataset_rates(
     resamples: int = 10_000,
     confidence: float = 0.95,
 ) -> DatasetRates:
-    """Rates of a table of episodes with the columns `data_source` and `success` (0..1 or bool).
+    """Rates of a table of episodes with the columns `data_set` and `success` (0..1 or bool).
 
     Rows with the same `task_id` (where there is that column) are plays of one question, which
     counts once. `order` puts these sets first; the others follow by name. The result does not
@@ -57,9 +57,7 @@ def dataset_rates(
     plays: dict[str, dict[str, list[bool]]] = {}
     for number, row in enumerate(rows):
         task = str(row["task_id"]) if "task_id" in row else f"row {number}"
-        plays.setdefault(str(row["data_source"]), {}).setdefault(task, []).append(
-            bool(row["success"])
-        )
+        plays.setdefault(str(row["data_set"]), {}).setdefault(task, []).append(bool(row["success"]))
     if not plays:
         raise ValueError("no episodes: rates need at least one")
     names = [*(name for name in order if name in plays), *sorted(set(plays) - set(order))]

@@ -278,11 +278,7 @@ def _score(rows: Sequence[dict[str, Any]]) -> Mean | None:
 def _data_sets(rows: Sequence[dict[str, Any]]) -> DatasetRates | None:
     if not any(row["data_set"] for row in rows):
         return None
-    return dataset_rates(
-        ({**row, "data_source": row["data_set"]} for row in rows),
-        resamples=RESAMPLES,
-        confidence=CONFIDENCE,
-    )
+    return dataset_rates(rows, resamples=RESAMPLES, confidence=CONFIDENCE)
 
 
 def _costs(runs: Sequence[Run]) -> list[Cost]:
