@@ -225,6 +225,15 @@ def test_evaluated_gaps_are_compared_with_the_start_task_by_task():
     assert "the size of the gap shrank: -0.133" in gap_text([], [start, sdar, grpo])[0]
 
 
+def test_evaluated_gaps_are_the_same_bits_each_time():
+    """Sums over many threads in any order are not."""
+    rng = np.random.default_rng(0)
+    gaps = rng.normal(size=20_000)
+    frame = pl.DataFrame([token(task_id=f"t{i % 12}", gap=gap) for i, gap in enumerate(gaps)])
+    (first,) = evaluated_gaps(frame)
+    assert all(evaluated_gaps(frame) == [first] for _ in range(50))
+
+
 # Is the teacher right
 
 

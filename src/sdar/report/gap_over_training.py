@@ -113,7 +113,7 @@ def evaluated_gaps(tokens: pl.DataFrame) -> list[EvaluatedGap]:
 def _by_task(rows: pl.DataFrame) -> pl.DataFrame:
     gap, gate = pl.col("gap"), pl.col("gate")
     return (
-        rows.group_by("task_id")
+        rows.group_by("task_id", maintain_order=True)  # else sums are taken in any order
         .agg(
             gap.sum(),
             gap.abs().sum().alias("size"),
