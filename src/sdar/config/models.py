@@ -12,6 +12,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from sdar.config.alfworld import AlfworldConfig
 from sdar.config.cluster import ClusterConfig
+from sdar.config.execution import ExecutionConfig, LoraConfig
+from sdar.config.rollout import RolloutConfig
 from sdar.config.searchqa import SearchqaConfig
 from sdar.config.section import Fraction, NonNegative, Section
 from sdar.config.sweep import GateKind, RetrievalKind, SweepConfig
@@ -139,15 +141,6 @@ class WarmStartConfig(Section):
     dagger: DaggerConfig = DaggerConfig()
 
 
-class RolloutConfig(Section):
-    """How responses are sampled in training."""
-
-    engine: Literal["transformers"] = "transformers"
-    temperature: PositiveFloat = 1.0
-    batch: PositiveInt = 64
-    """Most live episodes in one forward pass of the engine."""
-
-
 class DistillationConfig(Section):
     """The dense term: gated distillation from the same weights with the skill (METHOD 2)."""
 
@@ -155,6 +148,9 @@ class DistillationConfig(Section):
     """Lambda."""
     beta: NonNegative = 5.0
     gate: GateKind = "gap"
+    scored_by: Literal["trainer", "engine"] = "trainer"
+    """Who computes the teacher's log-probs: the trainer's own pass, or the rollout engine, which
+    may share the prefill of equal prompts (prefix cache)."""
 
 
 class TrainingConfig(Section):
@@ -183,6 +179,13 @@ class TrainingConfig(Section):
     kl_coefficient: NonNegative = 0.01
     entropy_coefficient: NonNegative = 0.001
     distillation: DistillationConfig = DistillationConfig()
+    lora: LoraConfig | None = None
+    """Null: all weights are trained."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, about a third more work."""
+    reference: Literal["device", "host"] = "device"
+    """Where the frozen reference policy lies between its passes: `host` frees the GPU's memory and
+    costs two transfers a step. There is none at all where kl_coefficient is 0, or with LoRA."""
     checkpoint_every: PositiveInt = 5
     keep_checkpoints: PositiveInt = 2
     record_tokens_every: PositiveInt = 5
@@ -225,15 +228,6 @@ class TrackingConfig(Section):
     """Relative sqlite paths lie under the root."""
     experiment: str | None = None
     """MLflow experiment; null: the name of this experiment."""
-
-
-class ExecutionConfig(Section):
-    """What one job may use."""
-
-    threads: PositiveInt = 1
-    """CPU threads of a training or evaluation job; another count rounds otherwise."""
-    warm_start_threads: PositiveInt = 2
-    device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 class ExperimentConfig(Section):

@@ -1,11 +1,12 @@
 """What the collector asks of an engine, and the random numbers all engines share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 Key = tuple[int, int, int, int]
 """(run seed, step, slot, turn): all that a response's randomness depends on. Training counts steps
@@ -34,6 +35,56 @@ class RolloutEngine(Protocol):
     ) -> list[Generation]:
         """Responses in the order of the prompts; each depends on its prompt and key alone (up to
         rounding), not on what else is in the batch. Temperature 0 is greedy."""
+        ...
+
+
+class ContinuousEngine(RolloutEngine, Protocol):
+    """Samples many responses at once, each from when it is asked for to when it ends."""
+
+    def submit(
+        self,
+        name: int,
+        prompt_ids: list[int],
+        key: Key,
+        *,
+        max_new_tokens: int,
+        temperature: float,
+    ) -> None:
+        """Ask for a response; `name` comes back with it."""
+        ...
+
+    def advance(self) -> list[tuple[int, Generation]]:
+        """One step: every response asked for gets a token. Those that ended in this step, in the
+        order in which they were asked for. What a sequence of calls returns is a function of the
+        calls alone."""
+        ...
+
+    def close(self) -> None:
+        """Release what the engine holds beside the model: processes, memory, connections."""
+        ...
+
+
+class RemoteWeights(Protocol):
+    """An engine whose weights are not the trainer's own: they have to be brought to it."""
+
+    def take_weights(self, named: Iterable[tuple[str, Tensor]], step: int) -> None:
+        """Compute with these from now on. All names of the model's state, tied ones included."""
+        ...
+
+    def sleep(self) -> None:
+        """Give memory back until the next `wake`; may do nothing."""
+        ...
+
+    def wake(self) -> None: ...
+
+
+class ScoringEngine(Protocol):
+    """An engine that can score responses as well (`training.distillation.scored_by: engine`)."""
+
+    def score(
+        self, prompt_ids: list[list[int]], response_ids: list[list[int]]
+    ) -> list[list[float]]:
+        """Log-probs (nats, temperature 1) of each response token after its prompt."""
         ...
 
 

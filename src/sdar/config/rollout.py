@@ -1,0 +1,59 @@
+"""Configuration of the rollout: who samples the responses, and in which order."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from sdar.config.section import NonNegative, Section
+
+
+class VllmConfig(Section):
+    """What `rollout.engine: vllm` needs to know. It lives in an environment of its own
+    (docs/cluster.md): vLLM pins its own torch and transformers."""
+
+    servers: tuple[str, ...] = ()
+    """URLs of vLLM servers on other GPUs, which see the root's file system; rank r asks server r
+    modulo their number. Empty: an engine in each rank's own process."""
+    gpu_memory_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.4
+    """Share of a GPU's memory that an engine in process may take for weights and cache."""
+    eager: bool = False
+    """No CUDA graphs: starts faster, generates slower."""
+    sleep: bool = True
+    """An engine in process gives its GPU memory back while the trainer computes."""
+    timeout: PositiveFloat = 600.0
+    """Seconds that a call of an engine (weights, generation) may take before the run ends with an
+    error that names the rank."""
+    tolerance: NonNegative = 0.05
+    """Mean difference of log-probs (nats a token) on the probe batch beyond which new weights
+    count as wrong after their transfer, and the run ends."""
+
+
+class RolloutConfig(Section):
+    """How responses are sampled in training."""
+
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """Evaluation uses it too."""
+    schedule: Literal["turns", "continuous"] = "turns"
+    """`turns`: all live episodes take their turn together. `continuous`: an episode asks for its
+    next turn as soon as its environment has answered, whatever the others do."""
+    answer_after: PositiveInt = 1
+    """`continuous`: steps of the engine (a token of every live response) after which an
+    environment's answer is taken up. The engine waits for an answer that is later, and takes none
+    earlier: so the course of a rollout is a function of the run, not of the machine's mood."""
+    temperature: PositiveFloat = 1.0
+    batch: PositiveInt = 64
+    """Most live episodes in one forward pass of the engine."""
+    importance_cap: PositiveFloat | None = None
+    """Truncated importance sampling for an engine whose log-probs differ from the trainer's: each
+    token's advantage is multiplied by min(ratio of the trainer's to the engine's probability,
+    cap). Null: off; 2 is usual."""
+    vllm: VllmConfig = VllmConfig()
+
+    @model_validator(mode="after")
+    def _possible(self) -> "RolloutConfig":
+        if self.vllm.servers and self.engine != "vllm":
+            raise ValueError(
+                "rollout.vllm.servers are given, but rollout.engine is transformers: set "
+                "rollout.engine to vllm, or remove the servers"
+            )
+        return self
