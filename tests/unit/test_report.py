@@ -329,6 +329,9 @@ def test_colours_point_the_right_way():
     assert colours.of_gap(9.0) == colours.of_gate(1.0) == colours.BLUE
     assert colours.of_gap(-9.0) == colours.of_gate(0.0) == colours.ORANGE
     assert colours.of_gap(float("nan")) == colours.WHITE
+    assert colours.of_gate(0.0, signed=True) == colours.WHITE
+    assert colours.of_gate(1.0, signed=True) == colours.BLUE
+    assert colours.of_gate(-1.0, signed=True) == colours.ORANGE
 
 
 def shown(*arguments, **options) -> str:
@@ -352,6 +355,20 @@ def test_view_lists_and_prints_coloured_tokens(made):
     assert f"48;2;{red};{green};{blue}" in text
     red, green, blue = colours.of_gate(first["gate"][0])
     assert f"48;2;{red};{green};{blue}" in shown(folder, "1", colour_by="gate")
+
+
+def test_weights_of_either_sign_are_neutral_at_zero(made, tmp_path):
+    _, layout = made
+    recorded = layout.run("sdar", 0) / "evaluation" / "tokens.parquet"
+    tokens = pl.read_parquet(recorded).with_columns(gate=pl.col("gate") - 0.6)
+    tokens.write_parquet(tmp_path / "tokens.parquet")
+    episode, *_ = read_tokens(tmp_path / "tokens.parquet", source="x")
+    assert episode.signed_gate
+    assert not read_tokens(recorded, source="x")[0].signed_gate
+    text = shown(tmp_path / "tokens.parquet", "1", colour_by="gate")
+    assert "gate > 0 " in text
+    red, green, blue = colours.of_gate(episode.turns[0].values[0][1], signed=True)
+    assert f"48;2;{red};{green};{blue}" in text
 
 
 def test_view_shows_numbers_classes_and_second_opinions(made):

@@ -28,9 +28,11 @@ def of_gap(gap: float) -> tuple[int, int, int]:
     return _mix(gap / GAP_LIMIT if isfinite(gap) else 0.0)
 
 
-def of_gate(gate: float) -> tuple[int, int, int]:
-    """Red, green, blue (0..255) of a gate (0..1); 0.5 is white."""
-    return _mix(2 * gate - 1 if isfinite(gate) else 0.0)
+def of_gate(gate: float, signed: bool = False) -> tuple[int, int, int]:
+    """Red, green, blue (0..255) of a gate (0..1); 0.5 is white. A `signed` one, from which a
+    baseline was subtracted (-1..1), is white at 0."""
+    position = gate if signed else 2 * gate - 1
+    return _mix(position if isfinite(gate) else 0.0)
 
 
 def of_advantage(advantage: float) -> tuple[int, int, int]:

@@ -65,6 +65,8 @@ class TokenEpisode:
     skill: str
     """Name and digest of the privileged text; empty where there is none."""
     turns: list[TokenTurn]
+    signed_gate: bool = False
+    """Its gates are weights of either sign (`sdar_centred`): no weight is 0, not one half."""
 
 
 def read_all(config: ExperimentConfig, layout: Layout) -> list[TokenEpisode]:
@@ -103,6 +105,8 @@ def episodes_of_rows(rows: Iterable[Mapping[str, Any]], *, source: str) -> list[
         turn.token_ids.append(row["token_id"])
         turn.classes.append(row["token_class"])
         turn.values.append(_values(row))
+        if row["gate"] is not None and row["gate"] < 0:
+            episodes[key].signed_gate = True
     return list(episodes.values())
 
 

@@ -1,5 +1,7 @@
 """An episode in the terminal, turn by turn, its tokens coloured by gap, gate or advantage."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +15,7 @@ from sdar.report.episodes import NUMBERS, TokenEpisode, TokenTurn, read_tokens
 from sdar.report.token_table import training_files
 
 ColourBy = Literal["gap", "gate", "advantage"]
+Scale = Literal["gap", "gate", "signed gate", "advantage"]
 _HEADERS = {
     "gap": "gap",
     "gate": "gate",
@@ -22,14 +25,16 @@ _HEADERS = {
     "reference_log_prob": "refer-\nence",
     "old_log_prob": "sampled",
 }
-_COLOUR_OF = {
+_COLOUR_OF: dict[str, Callable[[float], tuple[int, int, int]]] = {
     "gap": colours.of_gap,
     "gate": colours.of_gate,
+    "signed gate": partial(colours.of_gate, signed=True),
     "advantage": colours.of_advantage,
 }
 _ENDS = {
     "gap": ("gap < 0", "gap > 0"),
     "gate": ("gate < .5", "gate > .5"),
+    "signed gate": ("gate < 0", "gate > 0"),
     "advantage": ("advantage < 0", "advantage > 0"),
 }
 
@@ -61,14 +66,15 @@ def view(
     turns = [shown for shown in chosen.turns if turn in (None, shown.number)]
     if not turns:
         raise SdarError(f"--turn {turn}: the episode has turns 1 to {chosen.turns[-1].number}")
+    scale: Scale = "signed gate" if colour_by == "gate" and chosen.signed_gate else colour_by
     outcome = Text("solved", "green") if chosen.success else Text("failed", "red")
     console.print(Text.assemble((chosen.task_id, "bold"), "  ", outcome))
     about = f"{chosen.source}, {chosen.panel}, {chosen.task_type}  "
-    console.print(Text.assemble(about, _legend(colour_by)))
+    console.print(Text.assemble(about, _legend(scale)))
     if chosen.skill:
         console.print(Text.assemble(("skill   ", "dim"), chosen.skill))
     for shown in turns:
-        _print_turn(shown, colour_by, prompts, numbers, console)
+        _print_turn(shown, scale, prompts, numbers, console)
 
 
 def _read(folder: Path) -> list[TokenEpisode]:
@@ -113,7 +119,7 @@ def _list(recorded: list[TokenEpisode], console: Console) -> None:
 
 
 def _print_turn(
-    turn: TokenTurn, colour_by: ColourBy, prompts: bool, numbers: bool, console: Console
+    turn: TokenTurn, scale: Scale, prompts: bool, numbers: bool, console: Console
 ) -> None:
     console.print()
     note = "" if turn.valid and turn.admissible else "  (not offered)"
@@ -126,10 +132,10 @@ def _print_turn(
             console.print(Text.assemble((who, "dim"), _marked(text, turn.skill_text)))
     line = Text("says    ", "dim")
     for text, values in zip(turn.tokens, turn.values, strict=True):
-        line.append(text, _style(values, colour_by))
+        line.append(text, _style(values, scale))
     console.print(line)
     if numbers:
-        console.print(_numbers(turn, colour_by, console.width))
+        console.print(_numbers(turn, scale, console.width))
     console.print(Text.assemble(("does    ", "dim"), turn.action or "(nothing)"))
     _print_opinions(turn, console)
     if turn.result:
@@ -153,7 +159,7 @@ def _print_opinions(turn: TokenTurn, console: Console) -> None:
         console.print(Text.assemble((f"{who}", "dim"), action or "(nothing)", judged))
 
 
-def _numbers(turn: TokenTurn, colour_by: ColourBy, columns: int) -> Table:
+def _numbers(turn: TokenTurn, scale: Scale, columns: int) -> Table:
     # Narrow enough for 80 columns: a long token is cut (it stands in full above), a number never.
     longest = 9 if columns < 100 else 24
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
@@ -170,7 +176,7 @@ def _numbers(turn: TokenTurn, colour_by: ColourBy, columns: int) -> Table:
     for position, (text, token_id, kind, values) in enumerate(rows):
         name = text.replace("\n", "\\n") or "∅"
         name = name if len(name) <= longest else name[: longest - 1] + "…"
-        token = Text(name, _style(values, colour_by))
+        token = Text(name, _style(values, scale))
         shown = (values[i] for i in there)
         cells = ["–" if value is None else f"{value:.3f}" for value in shown]
         kind_text = Text(kind, colours.CLASS_COLOURS[kind])
@@ -187,15 +193,15 @@ def _marked(prompt: str, skill: str) -> Text:
     return text
 
 
-def _style(values: tuple[float | None, ...], colour_by: ColourBy) -> str:
-    value = values[NUMBERS.index(colour_by)]
+def _style(values: tuple[float | None, ...], scale: Scale) -> str:
+    value = values[NUMBERS.index(scale.removeprefix("signed "))]
     if value is None:
         return "not dim"
-    return f"not dim #000000 on {colours.as_hex(_COLOUR_OF[colour_by](value))}"
+    return f"not dim #000000 on {colours.as_hex(_COLOUR_OF[scale](value))}"
 
 
-def _legend(colour_by: ColourBy) -> Text:
-    low, high = _ENDS[colour_by]
+def _legend(scale: Scale) -> Text:
+    low, high = _ENDS[scale]
     return Text.assemble(
         (f" {low} ", f"#000000 on {colours.as_hex(colours.ORANGE)}"),
         (f" {high} ", f"#000000 on {colours.as_hex(colours.BLUE)}"),
