@@ -118,8 +118,14 @@ def view(
 @friendly
 def replay(
     file: Annotated[Path, typer.Argument(help="A golden file: transcripts, ranks, rewards, ...")],
-    environment: Annotated[EnvironmentName, typer.Option(help="The environment to compare with.")],
-    data: Annotated[Path, typer.Option(help="Folder of the environment's data.")],
+    environment: Annotated[
+        EnvironmentName | None,
+        typer.Option(help="The environment to compare with; not for cases of the algorithms."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the environment's data; parsing and scoring need none."),
+    ] = None,
 ) -> None:
     """Run recorded cases against the environment and show the first differences.
 
@@ -129,7 +135,7 @@ def replay(
     """
     from sdar.environments.replay import replay as stage
 
-    found = stage(file, environment.value, data)
+    found = stage(file, environment and environment.value, data)
     for line in found.lines():
         typer.echo(line)
     if found.mismatches:

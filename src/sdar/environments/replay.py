@@ -1,8 +1,8 @@
 """Recorded cases against the environment: does it still say exactly what was recorded?
 
 Recognises the format from the content: transcripts of ALFWorld games (engine level: actions are
-sent as they stand, the admissible list includes `help`), action-parsing cases, and the cases of
-WebShop and Search-QA, whose replays lie beside their environments.
+sent as they stand, the admissible list includes `help`), action-parsing cases, the cases of WebShop
+and Search-QA, whose replays lie beside their environments, and those of the algorithms.
 """
 
 import contextlib
@@ -51,21 +51,26 @@ class ReplayReport:
         return [*self.details, *more, f"{self.checked} checked, {self.mismatches} mismatches"]
 
 
-def replay(file: Path, environment: str, data: Path) -> ReplayReport:
+def replay(file: Path, environment: str | None, data: Path | None) -> ReplayReport:
     """Run the cases of `file` against `environment` ("alfworld", "webshop" or "searchqa").
 
     For ALFWorld transcripts `data` holds `json_2.1.1/` or `json_2.1.1.tar.xz` (unpacked to a
-    temporary folder), for WebShop's cases its JSON files; parsing cases need no data. Every step is
-    one case, and so is every first observation. Raises SdarError when the file is unreadable, of
-    an unknown format, or meant for another environment.
+    temporary folder), for WebShop's cases its JSON files; parsing and scoring need no data, cases
+    of the algorithms neither data nor environment. Every step is one case, and so is every first
+    observation. Raises SdarError when the file is unreadable, of an unknown format, or meant for
+    another environment, or when its data are not given.
     """
     cases = _read_cases(file)
+    if _are_algorithm_cases(cases):
+        return _replay_algorithms(cases)
+    if environment is None:
+        raise SdarError(f"{file}: say which environment it is for: --environment")
     if isinstance(cases, dict) and any(name in cases for name in PARSING_NAMES.values()):
         return _replay_parsing(file, cases, environment)
     if _are_alfworld_transcripts(cases):
         if environment != "alfworld":
             raise SdarError(f"{file} holds ALFWorld transcripts: use --environment alfworld")
-        with _games(cases, data) as folder:
+        with _games(cases, _needed(data, file)) as folder:
             return replay_alfworld(cases, folder)
     if are_scoring_cases(cases):
         if environment != "searchqa":
@@ -76,11 +81,11 @@ def replay(file: Path, environment: str, data: Path) -> ReplayReport:
     if are_webshop_cases(cases):
         if environment != "webshop":
             raise SdarError(f"{file} holds WebShop's cases: use --environment webshop")
-        return replay_cases(cases, data)
+        return replay_cases(cases, _needed(data, file))
     raise SdarError(
         f"{file}: not a format that {environment} can replay; known are ALFWorld transcripts "
         "(a list of episodes with game, first_observation, steps), WebShop's transcripts, ranks "
-        "and rewards, scoring cases of answers, and action-parsing cases"
+        "and rewards, scoring cases of answers, action-parsing cases, and cases of the algorithms"
     )
 
 
@@ -114,6 +119,44 @@ def replay_alfworld(
                 )
     finally:
         environment.close()
+    return report
+
+
+def _needed(data: Path | None, file: Path) -> Path:
+    if data is None:
+        raise SdarError(f"{file}: its cases need the environment's data: give the folder by --data")
+    return data
+
+
+def _are_algorithm_cases(cases: Any) -> bool:
+    """Without torch, which other cases do not need."""
+    return isinstance(cases, dict) and any(
+        name.endswith(("_loss", "_advantages", "reference_kl")) for name in cases
+    )
+
+
+def _replay_algorithms(cases: dict[str, Any]) -> ReplayReport:
+    """Each case in both precisions, which have their own tolerances."""
+    from sdar.algorithms.recorded import FORMULAS, TOLERANCES, largest_difference
+
+    strange = cases.keys() - FORMULAS
+    if strange:
+        raise SdarError(
+            f"no formula is called {', '.join(sorted(strange))}; known: {', '.join(FORMULAS)}"
+        )
+    report = ReplayReport()
+    for name, entries in cases.items():
+        for number, case in enumerate(entries):
+            for dtype, tolerance in TOLERANCES.items():
+                found = largest_difference(name, case, dtype)
+                kind = str(dtype).removeprefix("torch.")
+                report.compare(
+                    f"{name}, case {number} in {kind}",
+                    f"a difference of at most {tolerance:g}",
+                    f"a difference of {found:g}"
+                    if not found <= tolerance
+                    else f"a difference of at most {tolerance:g}",
+                )
     return report
 
 

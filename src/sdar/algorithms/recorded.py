@@ -1,0 +1,185 @@
+"""Recorded numbers of the reference's formulas against ours: losses, gradients, advantages.
+
+A file of cases is a dictionary from a formula's name to its cases, each with the inputs, the
+settings and the expected values (arrays `[samples][tokens]`). `sdar replay` and the tests run them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdar.algorithms.advantages import gigpo_advantages, grpo_advantages, rlsd_token_advantages
+from sdar.algorithms.aggregation import aggregate
+from sdar.algorithms.distillation import gated_distillation_loss, skill_sd_loss
+from sdar.algorithms.execution import LossSettings, training_loss
+from sdar.algorithms.gates import gap_gate, gate_statistics, teacher_gap
+from sdar.algorithms.methods import get_method
+from sdar.algorithms.policy_loss import clipped_policy_loss, reference_kl
+
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5}
+Case = dict[str, Any]
+Expect = Callable[[Any, Any], None]
+"""Takes what we compute and what was recorded."""
+
+
+def _sdar_gated_loss(case: Case, dtype: torch.dtype, expect: Expect) -> None:
+    student = torch.tensor(case["student_log_probs"], dtype=dtype, requires_grad=True)
+    teacher = torch.tensor(case["teacher_log_probs"], dtype=dtype)
+    mask = torch.tensor(case["response_mask"], dtype=dtype)
+    loss, statistics = gated_distillation_loss(
+        student, teacher, mask, beta=case["gate_beta"], loss_agg=case["loss_agg"]
+    )
+    loss.backward()
+    expect(loss, case["loss"])
+    expect(student.grad, case["grad_student_log_probs"])
+    gap = teacher_gap(student, teacher)
+    of_step = gate_statistics(gap_gate(gap, beta=case["gate_beta"]), gap, mask)
+    for name in ("gate_mean", "gate_active_ratio", "teacher_gap_mean"):
+        expect(statistics[name], case[name])
+        expect(of_step[name], case[name])
+
+
+def _skill_sd(case: Case, dtype: torch.dtype, expect: Expect) -> None:
+    student = torch.tensor(case["student_log_probs"], dtype=dtype, requires_grad=True)
+    teacher, old, mask = (
+        torch.tensor(case[key], dtype=dtype)
+        for key in ("teacher_log_probs", "old_log_probs", "response_mask")
+    )
+    loss, _ = skill_sd_loss(student, teacher, old, mask, loss_agg=case["loss_agg"])
+    loss.backward()
+    expect(loss, case["loss"])
+    expect(student.grad, case["grad_student_log_probs"])
+
+
+def _rlsd(case: Case, dtype: torch.dtype, expect: Expect) -> None:
+    tensors = (
+        torch.tensor(case[key], dtype=dtype)
+        for key in ("seq_advantages", "student_log_probs", "teacher_log_probs", "response_mask")
+    )
+    result = rlsd_token_advantages(*tensors, mix=case["mix"], clip=case["clip"])
+    expect(result, case["token_advantages"])
+
+
+def _grpo(case: Case, dtype: torch.dtype, expect: Expect) -> None:
+    result = grpo_advantages(
+        torch.tensor(case["step_return"], dtype=dtype),
+        case["group"],
+        case["episode"],
+        statistics_over=case["statistics_over"],
+        normalize_by_std=case["normalize_by_std"],
+        epsilon=case["epsilon"],
+    )
+    expect(result, case["advantages"])
+
+
+def _gigpo(case: Case, dtype: torch.dtype, expect: Expect) -> None:
+    result = gigpo_advantages(
+        torch.tensor(case["episode_return"], dtype=dtype),
+        torch.tensor(case["discounted_step_return"], dtype=dtype),
+        case["group"],
+        case["episode"],
+        case["anchor_observation"],
+        mode=case["mode"],
+        step_advantage_weight=case["step_advantage_weight"],
+        epsilon=case["epsilon"],
+    )
+    expect(result, case["advantages"])
+
+
+def _policy(case: Case, dtype: torch.dtype, expect: Expect) -> None:
+    current = torch.tensor(case["log_probs"], dtype=dtype, requires_grad=True)
+    old, advantages, mask = (
+        torch.tensor(case[key], dtype=dtype)
+        for key in ("old_log_probs", "advantages", "response_mask")
+    )
+    loss, statistics = clipped_policy_loss(
+        old,
+        current,
+        advantages,
+        mask,
+        clip_low=case["clip_low"],
+        clip_high=case["clip_high"],
+        dual_clip=case["dual_clip"],
+        loss_agg=case["loss_agg"],
+    )
+    loss.backward()
+    expect(loss, case["loss"])
+    expect(current.grad, case["grad_log_probs"])
+    for name in ("clip_fraction", "approx_kl", "dual_clip_fraction"):
+        expect(statistics[name], case[name])
+
+
+def _kl(case: Case, dtype: torch.dtype, expect: Expect) -> None:
+    current = torch.tensor(case["log_probs"], dtype=dtype, requires_grad=True)
+    reference = torch.tensor(case["reference_log_probs"], dtype=dtype)
+    kl_ST = reference_kl(current, reference, estimator=case["estimator"])
+    loss = aggregate(kl_ST, torch.ones_like(kl_ST))
+    loss.backward()
+    expect(kl_ST, case["kl"])
+    expect(loss, case["loss"])
+    expect(current.grad, case["grad_log_probs"])
+
+
+def _total(case: Case, dtype: torch.dtype, expect: Expect) -> None:
+    tensors: dict[str, Any] = {
+        key: torch.tensor(case[key], dtype=dtype)
+        for key in (
+            "old_log_probs",
+            "log_probs",
+            "advantages",
+            "response_mask",
+            "teacher_log_probs",
+            "reference_log_probs",
+        )
+    }
+    tensors["log_probs"].requires_grad_()
+    settings = LossSettings(
+        clip_low=case["clip_low"],
+        clip_high=case["clip_high"],
+        dual_clip=case["dual_clip"],
+        loss_agg=case["loss_agg"],
+        kl_coefficient=case["kl_coef"],
+        kl_estimator=case["kl_estimator"],
+        entropy_coefficient=0.0,
+        distillation_coefficient=case["distill_coef"],
+        beta=case["gate_beta"],
+    )
+    result = training_loss(get_method("sdar"), settings, **tensors)
+    result.loss.backward()
+    expect(result.loss, case["loss"])
+    expect(tensors["log_probs"].grad, case["grad_log_probs"])
+
+
+_FORMULAS: dict[str, Callable[[Case, torch.dtype, Expect], None]] = {
+    "sdar_gated_loss": _sdar_gated_loss,
+    "skill_sd_loss": _skill_sd,
+    "rlsd_token_advantages": _rlsd,
+    "grpo_advantages": _grpo,
+    "clipped_policy_loss": _policy,
+    "reference_kl": _kl,
+    "sdar_total_loss": _total,
+    "gigpo_advantages": _gigpo,
+}
+FORMULAS = frozenset(_FORMULAS)
+
+
+def largest_difference(formula: str, case: Case, dtype: torch.dtype) -> float:
+    """The largest absolute difference between what is recorded of `case` and what `formula` gives
+    when computed in `dtype`; infinite where shapes differ, a value is not a number, or a result is
+    in another type."""
+    found = [0.0]
+
+    def expect(actual: Any, recorded: Any) -> None:
+        ours: Tensor = torch.as_tensor(actual, dtype=torch.float64).detach()
+        theirs = torch.tensor(recorded, dtype=torch.float64)
+        other_type = isinstance(actual, Tensor) and actual.dtype != dtype
+        if other_type or ours.shape != theirs.shape:
+            found.append(float("inf"))
+            return
+        difference = (ours - theirs).abs().max() if ours.numel() else torch.zeros(())
+        found.append(float("inf") if difference.isnan() else float(difference))
+
+    _FORMULAS[formula](case, dtype, expect)
+    return max(found)
