@@ -47,8 +47,9 @@ def tokenizer() -> Any:
     return fast
 
 
-def policy(seed: int = 0, layers: int = 2, spread: float = 1.0) -> Any:
-    """A random Qwen3 with grouped-query attention; larger `spread`, more peaked predictions."""
+def policy(seed: int = 0, layers: int = 2, spread: float = 1.0, head: int = 8) -> Any:
+    """A random Qwen3 with grouped-query attention; larger `spread`, more peaked predictions.
+    `head`: size of an attention head."""
     config: Any = Qwen3Config(
         vocab_size=len(tokenizer()),
         hidden_size=32,
@@ -56,7 +57,7 @@ def policy(seed: int = 0, layers: int = 2, spread: float = 1.0) -> Any:
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=8,
+        head_dim=head,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         attn_implementation="sdpa",

@@ -127,7 +127,8 @@ def greedy_rows():
         seed=0,
         step=0,
     )
-    scored = score_episode(model, tokenizer, episode, SkillLibrary(), config)
+    engine = TransformersEngine(model, tokenizer)
+    scored = score_episode(model, tokenizer, episode, SkillLibrary(), config, engine=engine)
     identity = {"method": "grpo", "seed": 0, "with_skill": False, "panel": "valid_seen"}
     rows = token_rows(episode, scored, identity | {"evaluation_seed": 0, "episode": "e"})
     return episode, tokens_frame(rows)

@@ -298,6 +298,8 @@ class ExperimentConfig(Section):
                         f"policy.{key} + policy.max_response_tokens is {tokens}, beyond the "
                         f"model's context of {limit} tokens: lower policy.{key}"
                     )
+        if self.training.distillation.scored_by == "engine":
+            self._check_engine_scores()
         if self.policy.model == "tiny" and not self.warm_start.enabled:
             raise ValueError(
                 "policy.model 'tiny' starts from random weights: set warm_start.enabled to true"
@@ -308,3 +310,21 @@ class ExperimentConfig(Section):
                 "to null, or policy.model to a pretrained model"
             )
         return self
+
+    def _check_engine_scores(self) -> None:
+        key = "training.distillation.scored_by is engine"
+        if self.rollout.engine != "vllm":
+            raise ValueError(
+                f"{key}, but rollout.engine is {self.rollout.engine}, which does not score: set "
+                "rollout.engine to vllm, or scored_by to trainer"
+            )
+        if self.rollout.temperature != 1.0:
+            raise ValueError(
+                f"{key}: an engine scores at temperature 1 and the trainer at rollout.temperature "
+                f"({self.rollout.temperature:g}): set that to 1, or scored_by to trainer"
+            )
+        if "reverse_kl_full" in self.methods:
+            raise ValueError(
+                f"{key}, but reverse_kl_full needs the teacher's whole distribution, which an "
+                "engine does not give: set scored_by to trainer, or drop the method"
+            )

@@ -9,7 +9,7 @@ from sdar.config.section import NonNegative, Section
 
 class VllmConfig(Section):
     """What `rollout.engine: vllm` needs to know. It lives in an environment of its own
-    (docs/cluster.md): vLLM pins its own torch and transformers."""
+    (docs/vllm.md): vLLM pins its own torch and transformers."""
 
     servers: tuple[str, ...] = ()
     """URLs of vLLM servers on other GPUs, which see the root's file system; rank r asks server r

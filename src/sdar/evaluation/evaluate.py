@@ -180,7 +180,7 @@ class Player:
 
         from sdar.environments.packages import environment_package
         from sdar.policy.loading import load_policy
-        from sdar.rollout.engines.transformers import TransformersEngine
+        from sdar.rollout.engines.opening import open_filled_engine
         from sdar.training.run import make_reproducible
 
         make_reproducible(self.config.execution.threads)
@@ -190,7 +190,7 @@ class Player:
         self.model, self.tokenizer = load_policy(
             self.subject.policy, device, self.config.policy.dtype
         )
-        self.engine = TransformersEngine(self.model, self.tokenizer)
+        self.engine = open_filled_engine(self.config, self.model, self.tokenizer)
         self.pool = environment_package(self.config.environment.name).open_pool(
             self.config.environment, self.tasks
         )
@@ -225,7 +225,11 @@ class Player:
         return Played(episodes_frame(rows), tokens_frame(tokens))
 
     def close(self) -> None:
-        """End the environment, if it was started."""
+        """End environment and engine, if they were started."""
+        if hasattr(self, "engine"):
+            from sdar.rollout.engines.opening import close_engine
+
+            close_engine(self.engine)
         if hasattr(self, "pool"):
             self.pool.close()
 
@@ -243,6 +247,7 @@ class Player:
             episode,
             self.skills,
             self.config,
+            engine=self.engine,
             device=self.model.device,
         )
         rows = token_rows(

@@ -13,7 +13,7 @@ from sdar.evaluation.second_opinions import expert_actions, greedy_actions
 from sdar.policy.loading import token_pieces
 from sdar.policy.log_probs import PolicyScorer, score_responses
 from sdar.rollout.collector import fit_prompt
-from sdar.rollout.engines.transformers import TransformersEngine
+from sdar.rollout.engines.base import RolloutEngine
 from sdar.rollout.episode import Episode
 from sdar.skills.library import SkillLibrary
 from sdar.training.teacher import teacher_prompts
@@ -26,6 +26,7 @@ def score_episode(
     skills: SkillLibrary,
     config: ExperimentConfig,
     *,
+    engine: RolloutEngine,
     device: torch.device | str = "cpu",
 ) -> list[ScoredTurn]:
     """Log-probs (nats, temperature 1) of the sampled tokens under both prompts, and the gate.
@@ -33,7 +34,8 @@ def score_episode(
     The student's prompt never holds the skill and the teacher's always does, whichever the episode
     was played with; both are made from the turn's own history, observation and admissible actions.
     The gate is the experiment's `training.distillation`, also for methods that train without one.
-    The expert is told what the skills tell (`skills.knowledge`).
+    `engine` answers for the greedy policies; the expert is told what the skills tell
+    (`skills.knowledge`).
     """
     package = environment_package(config.environment.name)
     student = _student_prompts(tokenizer, episode, config)
@@ -54,7 +56,6 @@ def score_episode(
         beta=distillation.beta,
         entropy=of_student.entropy,
     )
-    engine = TransformersEngine(model, tokenizer)
     student_greedy, teacher_greedy = (
         greedy_actions(
             engine,

@@ -84,6 +84,7 @@ def evaluation_key(
         "limits": config.policy.model_dump(mode="json"),
         "gate": config.training.distillation.model_dump(mode="json"),
         "evaluation": config.evaluation.model_dump(mode="json"),
+        "engine": config.rollout.engine,
         "batch": config.rollout.batch,
         "threads": config.execution.threads,
         "device": config.execution.device,

@@ -7,9 +7,12 @@ import copy
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from sdar.algorithms.aggregation import global_denominator
 from sdar.algorithms.context import GapQuantiles, StepContext
@@ -33,7 +36,8 @@ from sdar.policy.log_probs import (
     score_responses,
 )
 from sdar.rollout.collector import RolloutProgress, RolloutSettings, collect
-from sdar.rollout.engines.transformers import TransformersEngine
+from sdar.rollout.engines.base import RemoteWeights
+from sdar.rollout.engines.opening import close_engine, open_engine
 from sdar.rollout.episode import Episode
 from sdar.training.batches import StepBatch, tasks_of_step
 from sdar.training.measures import UpdateMeasures
@@ -54,7 +58,7 @@ class Learner:
     accelerator: Any
     scorer: Any
     optimizer: Any
-    engine: TransformersEngine
+    engine: Any
     reference: PolicyScorer | None
     """The frozen policy the KL term holds the student to; None when that term is off."""
     running: GapQuantiles | None = None
@@ -74,8 +78,18 @@ class Learner:
             PolicyScorer(parts.model, temperature=temperature), optimizer
         )
         parts.model.eval()  # no dropout: what is sampled and what is trained are one policy
-        engine = TransformersEngine(parts.model, parts.tokenizer)
+        engine = open_engine(
+            config,
+            parts.model,
+            parts.tokenizer,
+            trusted=partial(_probe_scores, scorer, accelerator),
+            rank=accelerator.process_index,
+        )
         return cls(parts, config, method, seed, accelerator, scorer, optimizer, engine, reference)
+
+    def close(self) -> None:
+        """End the engine."""
+        close_engine(self.engine)
 
     def tasks(self, step: int) -> tuple[list[Task], list[int]]:
         """The step's tasks, each as often as its group is large, and the group numbers."""
@@ -94,8 +108,11 @@ class Learner:
 
         with_skill = self.method.rollout_with_skill
         tasks, groups = self.tasks(step)
+        if isinstance(self.engine, RemoteWeights):
+            with clock("weights"):
+                self.engine.take_weights(self.parts.model.state_dict().items(), step)
         with self.accelerator.autocast():
-            return collect(
+            episodes = collect(
                 self.engine,
                 self.parts.tokenizer,
                 self.parts.pool,
@@ -108,6 +125,19 @@ class Learner:
                 on_progress=show,
                 clock=clock,
             )
+        if not self._engine_scores:
+            self._rest()
+        return episodes
+
+    @property
+    def _engine_scores(self) -> bool:
+        by_engine = self.config.training.distillation.scored_by == "engine"
+        return by_engine and self.method.needs_teacher
+
+    def _rest(self) -> None:
+        """The engine's work of this step is done: its memory is the trainer's."""
+        if isinstance(self.engine, RemoteWeights):
+            self.engine.sleep()
 
     def score(self, batch: StepBatch, prompts: list[list[int]], scorer: Any = None) -> Tensor:
         """Log-probs `[S, R]` of the sampled tokens after `prompts`, without gradient, on the CPU;
@@ -126,6 +156,10 @@ class Learner:
     ) -> tuple[Tensor, TeacherDistribution | None]:
         """As `score`, after the teacher's prompts, and its distributions over the vocabulary where
         the method needs them."""
+        if self._engine_scores:
+            scored = self.engine.score(prompts, batch.responses)
+            self._rest()
+            return pad_sequence([torch.tensor(row) for row in scored], batch_first=True), None
         whole = self.method.needs_teacher_distribution
         scores = self._scores(batch, prompts, hidden=whole)
         if scores.hidden is None:
@@ -259,6 +293,27 @@ class Learner:
             beta=training.distillation.beta,
             gate=training.distillation.gate,
         )
+
+
+def _probe_scores(
+    scorer: Any, accelerator: Any, prompts: list[list[int]], responses: list[list[int]]
+) -> Tensor:
+    """Log-probs `[S, R]` at temperature 1, in one pass: every rank makes the same number."""
+    policy = accelerator.unwrap_model(scorer)
+    usual, policy.temperature = policy.temperature, 1.0
+    try:
+        with accelerator.autocast():
+            scores = score_responses(
+                scorer,
+                prompts,
+                responses,
+                micro_batch=len(prompts),
+                micro_batch_tokens=None,
+                device=accelerator.device,
+            )
+    finally:
+        policy.temperature = usual
+    return scores.log_probs
 
 
 def _frozen_copy(model: Any) -> Any:

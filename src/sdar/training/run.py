@@ -131,7 +131,7 @@ def run_identity(
         "training": training,
         "environment": config.environment.model_dump(mode="json", exclude={"workers", "data"}),
         "policy": config.policy.model_dump(mode="json"),
-        "rollout": config.rollout.model_dump(mode="json"),
+        "rollout": config.rollout.model_dump(mode="json", exclude={"vllm"}),
         "inputs": inputs,
     }
     return _digest(json.dumps(decisive, sort_keys=True))

@@ -11,6 +11,7 @@ signal (`sdar.interruption`) ends it after the current step, with a checkpoint.
 Shape suffixes: S samples (turns of all episodes of a step), R response tokens.
 """
 
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -92,6 +93,7 @@ def train_with(
     drop_tokens(folder / "tokens", start)
     name = f"{method.name}/seed-{seed}"
     with (
+        closing(learner),
         RunRecorder(folder, config=config, layout=layout, kind="train", name=name) as recorder,
         between_steps(),
     ):

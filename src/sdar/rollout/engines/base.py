@@ -1,8 +1,10 @@
 """What the collector asks of an engine, and the random numbers all engines share."""
 
+import hashlib
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +66,7 @@ class ContinuousEngine(RolloutEngine, Protocol):
         ...
 
 
+@runtime_checkable
 class RemoteWeights(Protocol):
     """An engine whose weights are not the trainer's own: they have to be brought to it."""
 
@@ -78,6 +81,7 @@ class RemoteWeights(Protocol):
     def wake(self) -> None: ...
 
 
+@runtime_checkable
 class ScoringEngine(Protocol):
     """An engine that can score responses as well (`training.distillation.scored_by: engine`)."""
 
@@ -103,3 +107,10 @@ def uniforms(keys: Sequence[Key], count: int) -> NDArray[np.float64]:
         )
         rows[row] = np.random.Generator(bits).random(count)
     return rows
+
+
+def seed_of(key: Key) -> int:
+    """A seed of 63 bits for engines that draw their own random numbers, a function of `key` alone
+    (the first bytes of its BLAKE2b digest)."""
+    digest = hashlib.blake2b(struct.pack("<4q", *key), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

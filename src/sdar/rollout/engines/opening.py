@@ -1,0 +1,76 @@
+"""The engine that the configuration names, for those who sample: trainer and evaluation."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdar.config import ExperimentConfig
+from sdar.rollout.engines.base import RemoteWeights
+from sdar.rollout.engines.probe import Trusted
+from sdar.rollout.engines.transformers import TransformersEngine
+
+
+def open_engine(
+    config: ExperimentConfig,
+    model: Any,
+    tokenizer: Any,
+    *,
+    trusted: Trusted | None = None,
+    folder: Path | None = None,
+    rank: int = 0,
+) -> Any:
+    """A `RolloutEngine` for `model`.
+
+    One with `RemoteWeights` computes nothing before its first `take_weights`. `trusted` is the
+    trainer's side of the check there; None: `model` as it is in this process. `folder`, on a file
+    system that servers see, is where weights for them lie for a moment. Raises `SdarError`.
+    """
+    rollout, policy = config.rollout, config.policy
+    if rollout.engine == "transformers":
+        return TransformersEngine(model, tokenizer)
+    prompt = max(policy.max_prompt_tokens, policy.max_teacher_prompt_tokens)
+    given: dict[str, Any] = {
+        "trusted": trusted or local_scores(model),
+        "longest": prompt + policy.max_response_tokens,
+        "rank": rank,
+    }
+    from sdar.rollout.engines.vllm import VllmEngine
+
+    return VllmEngine(
+        model, tokenizer, rollout.vllm, batch=rollout.batch, dtype=policy.dtype, **given
+    )
+
+
+def open_filled_engine(config: ExperimentConfig, model: Any, tokenizer: Any, **more: Any) -> Any:
+    """`open_engine`, with the weights that `model` has now."""
+    engine = open_engine(config, model, tokenizer, **more)
+    if isinstance(engine, RemoteWeights):
+        engine.take_weights(model.state_dict().items(), 0)
+    return engine
+
+
+def close_engine(engine: Any) -> None:
+    """Give back what an engine holds beside the model, where it holds anything."""
+    if hasattr(engine, "close"):
+        engine.close()
+
+
+def local_scores(model: Any) -> Trusted:
+    """The log-probs of a model that is whole in this process."""
+    from sdar.policy.log_probs import PolicyScorer, score_responses
+
+    scorer = PolicyScorer(model)
+
+    def trusted(prompts: list[list[int]], responses: list[list[int]]) -> torch.Tensor:
+        scores = score_responses(
+            scorer,
+            prompts,
+            responses,
+            micro_batch=len(prompts),
+            micro_batch_tokens=None,
+            device=model.device,
+        )
+        return scores.log_probs
+
+    return trusted

@@ -1,0 +1,134 @@
+"""Starting vLLM in this process: what it is told, and what it may not leave behind."""
+
+import copy
+import os
+import random
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sdar.config.rollout import VllmConfig
+from sdar.errors import SdarError
+
+CPU_STEP_TOKENS = 8192
+"""Tokens of prompts that one step on a CPU takes up."""
+CPU_BLOCK = 128
+"""Tokens of a block of vLLM's key-value cache on a CPU."""
+
+
+def start_engine(
+    model: Any, config: VllmConfig, *, tokens: int, batch: int, dtype: str, rank: int
+) -> Any:
+    """vLLM's engine for `model`'s architecture, with random weights.
+
+    `tokens` is the most of a sequence, `batch` the most sequences in one step. Raises `SdarError`
+    with vLLM's reason when it cannot start.
+    """
+    vllm = import_vllm()
+    from vllm.usage.usage_lib import UsageContext
+
+    several = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    with tempfile.TemporaryDirectory(prefix="sdar-vllm-") as folder, _as_it_was():
+        shape = _save_shape(model, Path(folder), tokens)
+        if torch.cuda.is_available():
+            limits: dict[str, Any] = {
+                "gpu_memory_utilization": config.gpu_memory_share,
+                "enable_sleep_mode": config.sleep,
+                "enforce_eager": config.eager,
+            }
+        else:
+            limits = {
+                "kv_cache_memory_bytes": _cache_bytes(shape, tokens, batch, dtype),
+                "enforce_eager": True,
+                # A prompt taken in parts needs a seeded draw taken back: not on the CPU.
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(tokens, CPU_STEP_TOKENS),
+            }
+        try:
+            arguments = vllm.EngineArgs(
+                model=folder,
+                load_format="dummy",
+                skip_tokenizer_init=True,
+                generation_config="vllm",
+                dtype=dtype,
+                max_model_len=tokens,
+                max_num_seqs=batch,
+                enable_prefix_caching=True,
+                # Raw: before the temperature of the sampling, so always at 1.
+                logprobs_mode="raw_logprobs",
+                # A step's tokens come back from that step.
+                async_scheduling=False,
+                # One engine a rank: vLLM takes the ranks' group for one of independent replicas.
+                distributed_executor_backend="external_launcher" if several else "uni",
+                seed=0,
+                disable_log_stats=True,
+                **limits,
+            )
+            # The offline class's defaults: many tokens a step.
+            return vllm.LLMEngine.from_engine_args(arguments, UsageContext.LLM_CLASS)
+        except (ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
+            raise SdarError(
+                f"rank {rank}: vLLM cannot start with this policy "
+                f"({' '.join(str(error).split())[:300]}); see rollout.vllm, or set rollout.engine "
+                "to transformers"
+            ) from error
+
+
+def import_vllm() -> Any:
+    # In this process, not in one of its own: weights are handed over as tensors.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    if not torch.cuda.is_available():
+        # Compiling its few sampling kernels takes longer than a CPU's whole rollout.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    try:
+        import vllm
+        import vllm.v1.engine.llm_engine  # loads what `vllm` leaves for later
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SdarError(
+            f"rollout.engine is vllm, but vLLM cannot be loaded here ({reason}): install it in an "
+            "environment of its own (docs/vllm.md), or set rollout.engine to transformers"
+        ) from error
+    return vllm
+
+
+def _save_shape(model: Any, folder: Path, tokens: int) -> Any:
+    """Write the model's configuration, without weights; returns it."""
+    shape = copy.deepcopy(model.config)
+    if not shape.architectures:
+        shape.architectures = [type(model).__name__.removeprefix("FSDP")]
+    # The token after a scored response may be one beyond the context: it is thrown away.
+    shape.max_position_embeddings = max(shape.max_position_embeddings, tokens)
+    shape.save_pretrained(folder)
+    return shape
+
+
+def _cache_bytes(shape: Any, tokens: int, batch: int, dtype: str) -> int:
+    """Room for `batch` sequences of `tokens` tokens in the key-value cache."""
+    head = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+    a_token = 2 * shape.num_hidden_layers * shape.num_key_value_heads * head
+    blocks = batch * (-(-tokens // CPU_BLOCK) + 1) + 1
+    return int(a_token * getattr(torch, dtype).itemsize * CPU_BLOCK * blocks)
+
+
+@contextmanager
+def _as_it_was() -> Iterator[None]:
+    """What vLLM changes in its process when it starts, and the trainer wants as it was: the global
+    generators, the setting of threads, the precision of matrix products."""
+    python, numbers, set_threads = random.getstate(), np.random.get_state(), torch.set_num_threads
+    precision = torch.get_float32_matmul_precision()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numbers)
+            torch.set_num_threads = set_threads
+            torch.set_float32_matmul_precision(precision)
