@@ -11,6 +11,7 @@ PYTHON := $(shell for python in python3.11 python3.12 python3.13 python3; do \
   command -v $$python && break; done)
 endif
 VENV ?= .venv
+VLLM_VENV ?= .venv-vllm
 # An experiment file: make demo CONFIG=config/experiments/minute.yaml
 CONFIG ?=
 # Or an environment's tiny experiment: make demo ENV=webshop (alfworld, webshop, searchqa,
@@ -34,7 +35,7 @@ CONFIG_FILE := $(or $(CONFIG),config/config.yaml)
 SNAKEMAKE := snakemake --profile profiles/local --cores $(JOBS) $(if $(CONFIG),--configfile $(CONFIG))
 RESULTS = results/$$(sdar config show --config $(CONFIG_FILE) | sed -n 's/^experiment: //p')
 
-.PHONY: help setup demo test test-slurm check ui repro pull bench report clean lock print-venv
+.PHONY: help setup demo test test-vllm test-slurm check ui repro pull bench report clean lock print-venv
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -74,8 +75,25 @@ demo: $(STAMP) ## The main job: games, warm start, GRPO and SDAR, evaluation, co
 report: $(STAMP) ## Bind the results into results/EXPERIMENT/report.html
 	@$(SNAKEMAKE) --quiet all --report $(RESULTS)/report.html
 
-test: $(STAMP) ## All tests but those on SLURM (FAST=1: without the slow ones)
-	pytest -m "not slurm$(if $(FAST), and not slow)"
+test: $(STAMP) ## All tests but those of vLLM and SLURM (FAST=1: without the slow ones)
+	pytest -m "not slurm and not vllm$(if $(FAST), and not slow)"
+
+test-vllm: $(VLLM_VENV)/.installed ## The vLLM engine, in an environment of its own (.venv-vllm, 4 GB)
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -m vllm tests/vllm
+
+$(VLLM_VENV)/.installed: requirements-vllm.lock pyproject.toml
+	@test -n "$(PYTHON)" || { \
+	  echo "make test-vllm: Python 3.11 or later is needed; give it with PYTHON=/path/to/python" >&2; \
+	  exit 2; }
+	@echo "== environment $(VLLM_VENV) (Python: $(PYTHON))"
+	$(PYTHON) -m venv --clear $(VLLM_VENV)
+	@echo "== torch"
+	$(VLLM_VENV)/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) \
+	  "$$(grep '^torch==' requirements-vllm.lock)"
+	@echo "== vLLM and the rest, as they were tested"
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps --requirement requirements-vllm.lock
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps --editable .
+	@touch $@
 
 test-slurm: $(STAMP) ## The pipeline on a SLURM cluster of two nodes, brought up for it (needs slurm-wlm)
 	@missing=""; for tool in munged slurmctld slurmd sbatch; do \
