@@ -22,6 +22,7 @@ from sdar.config.checks import check_files
 from sdar.config.models import MethodName
 from sdar.config.variants import find_variant, variant_config
 from sdar.errors import SdarError
+from sdar.rendezvous import rank
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="YAML file with what differs from the defaults.")
@@ -114,8 +115,12 @@ def friendly(command: Command) -> Command:
             finally:
                 stop.armed = False
         except SdarError as error:
-            _end(2, f"sdar: {error}")
+            _end(2, f"{_who()}: {error}")
         except interruption.Stopped:
+            if rank():
+                # The first rank, which may still be writing, says it for all: a failure here would
+                # end it (srun --kill-on-bad-exit).
+                _end(0, f"{_who()} has stopped.")
             _end(interruption.STOPPED_CODE, _stopped(interruption.STOPPED_CODE))
         except BaseException as error:
             # Compiled libraries notice an interrupt themselves, before Python's handler runs, or
@@ -167,6 +172,10 @@ class _Stop:
 def _stopped(code: int) -> str:
     what = {130: "interrupted", interruption.STOPPED_CODE: "told to stop"}.get(code, "terminated")
     return f"sdar: {what}; what is complete is kept. To go on: {_again()}"
+
+
+def _who() -> str:
+    return f"sdar: rank {rank()}" if rank() else "sdar"
 
 
 def _ignore_signals() -> None:

@@ -3,7 +3,9 @@
 Nothing here waits for ever: every wait has a deadline, and says what was going on when it passed.
 """
 
+import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -65,22 +67,28 @@ class Experiment:
         self.states: dict[str, str] = {}
         self._controller: subprocess.Popen[bytes] | None = None
 
-    def configure(self, **cluster: Any) -> None:
-        """Write the experiment's file, with these keys of `cluster` besides its own."""
-        values = EXPERIMENT | {"cluster": EXPERIMENT["cluster"] | cluster}
+    def configure(self, nodes: int = 1, tracked: bool = False, **cluster: Any) -> None:
+        """Write the experiment's file, with these keys of `cluster` besides its own. `tracked`:
+        with MLflow's process beside each job, which SLURM signals as well."""
+        values = EXPERIMENT | {
+            "cluster": EXPERIMENT["cluster"] | cluster,
+            "execution": EXPERIMENT["execution"] | {"nodes": nodes},
+            "tracking": {"enabled": tracked},
+        }
         (self.folder / "experiment.yaml").write_text(yaml.safe_dump(values))
 
     def copy_without_run(self, folder: Path) -> "Experiment":
-        shutil.copytree(self.folder, folder, symlinks=True)
+        # Another test may run Snakemake there right now: its lock is not ours.
+        ignored = shutil.ignore_patterns("locks", "log", "slurm")
+        shutil.copytree(self.folder, folder, symlinks=True, ignore=ignored)
         shutil.rmtree(folder / RUN)
-        shutil.rmtree(folder / "logs" / "slurm", ignore_errors=True)
         return Experiment(folder, self.cluster)
 
     def run(self, *targets: str, seconds: float, expected: int = 0, retries: int = 3) -> str:
         """Run Snakemake to its end; what it printed."""
         done = pipeline_runner.run(
             self.folder,
-            "snakemake",
+            "python",
             *_options(retries),
             *targets,
             seconds=seconds,
@@ -95,7 +103,7 @@ class Experiment:
         environment = self.cluster.environment
         with (self.folder / "snakemake.out").open("wb") as output:
             self._controller = subprocess.Popen(
-                [str(here / "snakemake"), *_options(retries), *targets],
+                [str(here / "python"), *_options(retries), *targets],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -127,18 +135,33 @@ class Experiment:
             self.cluster.run("scancel", "--signal=KILL", "--full", *running)
             self.cluster.run("scancel", *running)
 
-    def pause_training(self, steps: int, seconds: float = 180) -> psutil.Process:
-        """Stop the clock of SDAR's training when so many steps are recorded; its process."""
+    def pause_training(self, steps: int, seconds: float = 300) -> psutil.Process:
+        """Stop the clock of SDAR's training when so many steps are recorded; its (first) rank."""
 
         def there() -> psutil.Process | None:
-            if self.steps() < steps:
-                return None
-            return next((p for p in self.cluster.processes() if _trains(p)), None)
+            return self.rank(0) if self.steps() >= steps else None
 
         process = self.wait_for(f"step {steps} of the training", there, seconds)
         process.suspend()
         assert self.steps() < STEPS - 1, "paused too late: the run was almost over"
         return process
+
+    def rank(self, place: int) -> psutil.Process | None:
+        """The process of a rank of SDAR's training, where it runs; 0 of a single process."""
+        for process in self.cluster.processes():
+            with contextlib.suppress(psutil.Error):
+                if process.cwd() == str(self.folder) and _place(process) == str(place):
+                    return process
+        return None
+
+    def submitted(self, seconds: float = 60) -> str:
+        """The number of the first job that the Snakemake that was started has submitted."""
+
+        def there() -> str | None:
+            found = re.search(r"submitted with SLURM jobid (\d+)", self.output_so_far())
+            return found.group(1) if found else None
+
+        return self.wait_for("submitted job", there, seconds)
 
     def job_of(self, process: psutil.Process) -> str:
         """The SLURM job a process belongs to."""
@@ -158,15 +181,19 @@ class Experiment:
             state = self.cluster.states().get(job, "")
             return state if state in states else None
 
-        return self.wait_for(f"state {' or '.join(states)} of job {job}", reached, seconds)
+        what = f"state {' or '.join(states)} of job {job}"
+        return self.wait_for(what, reached, seconds, pause=0.5)  # squeue costs more than a look
 
-    def wait_for(self, what: str, found: Callable[[], Found | None], seconds: float) -> Found:
+    def wait_for(
+        self, what: str, found: Callable[[], Found | None], seconds: float, pause: float = 0.05
+    ) -> Found:
+        """What `found` returns when it is not None; it is asked every `pause` seconds."""
         deadline = time.monotonic() + seconds
         while (result := found()) is None:
             assert time.monotonic() < deadline, f"no {what} within {seconds} s\n{self.told()}"
             code = None if self._controller is None else self._controller.poll()
             assert code is None, f"Snakemake ended ({code}) before {what}\n{self.told()}"
-            time.sleep(0.05)
+            time.sleep(pause)
         return result
 
     def output_so_far(self) -> str:
@@ -195,19 +222,18 @@ def is_told(process: psutil.Process, number: signal.Signals) -> bool:
 
 
 def _options(retries: int) -> list[str]:
-    profile = ["--profile", "profiles/slurm", "--configfile", "experiment.yaml"]
+    program = str(Path(__file__).with_name("impatient_snakemake.py"))
+    profile = [program, "--profile", "profiles/slurm", "--configfile", "experiment.yaml"]
     # One disk for both nodes: what is not there after ten seconds will not come.
     return [*profile, "--jobs", "4", "--retries", str(retries), "--latency-wait", "10", "--"]
 
 
-def _trains(process: psutil.Process) -> bool:
-    try:
-        line = process.cmdline()
-    except psutil.Error:
-        return False
-    return (
-        len(line) > 4 and line[1].endswith("/sdar") and line[2:5] == ["train", "--method", "sdar"]
-    )
+def _place(process: psutil.Process) -> str | None:
+    """Which rank of SDAR's training a process is; None if it is none."""
+    line = process.cmdline()
+    if line[1:2] and line[1].endswith("/sdar") and line[2:5] == ["train", "--method", "sdar"]:
+        return process.environ()["SLURM_PROCID"]
+    return None
 
 
 def _is_live(state: str) -> bool:

@@ -64,6 +64,8 @@ SelectTypeParameters=CR_Core_Memory
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
+# Jobs start when they can, a requeued one too, not when the next round of a minute is due.
+SchedulerParameters=batch_sched_delay=0,sched_interval=2
 # squeue must still know ended jobs when Snakemake asks.
 MinJobAge=3600
 KillWait={kill_wait}

@@ -23,6 +23,13 @@ def job_logs(experiment: Experiment, job: str) -> str:
     return path.read_text()
 
 
+def shown_job(experiment: Experiment) -> dict[str, str]:
+    """What SLURM knows of the training job that Snakemake submits."""
+    experiment.start(str(POLICY))
+    told = experiment.cluster.run("scontrol", "show", "job", experiment.submitted())
+    return dict(word.split("=", 1) for word in told.split() if "=" in word)
+
+
 def test_nothing_is_left_of_a_cluster_whose_test_failed(tmp_path) -> None:
     if missing_programs():
         pytest.skip("SLURM is not installed")
@@ -55,18 +62,26 @@ def test_the_whole_experiment(finished: Experiment) -> None:
 def test_jobs_ask_for_what_is_configured(untrained: Experiment) -> None:
     untrained.configure(
         train={"gpus": 2, "memory_mb": 1234, "minutes": 17, "partition": "low"},
-        arguments="--nice=7",
+        arguments="--nice=7 --hold",
     )
-    untrained.start(str(POLICY))
-    process = untrained.pause_training(1)
-    told = untrained.cluster.run("scontrol", "show", "job", untrained.job_of(process))
-    shown = dict(word.split("=", 1) for word in told.split() if "=" in word)
+    shown = shown_job(untrained)
     assert shown["Partition"] == "low"
     assert shown["TimeLimit"] == "00:17:00"
     assert shown["Nice"] == "7"
     assert shown["MinMemoryNode"] == "1234M"
     assert shown["TresPerJob"] == "gres:gpu:2"
     assert shown["Requeue"] == "1"
+
+
+def test_a_job_on_both_nodes_asks_for_its_share_of_each(untrained: Experiment) -> None:
+    untrained.configure(nodes=2, train={"gpus": 2, "memory_mb": 1234}, arguments="--hold")
+    shown = shown_job(untrained)
+    assert shown["NumNodes"].startswith("2")
+    assert shown["NumTasks"] == "2"
+    assert shown["NtasksPerN:B:S:C"].split(":")[0] == "1"
+    assert shown["CPUs/Task"] == "1"
+    assert shown["MinMemoryNode"] == "1234M"
+    assert shown["TresPerNode"] == "gres:gpu:2"
 
 
 def test_a_preempted_job_is_requeued_and_ends_the_same(
@@ -93,10 +108,11 @@ def test_a_preempted_job_is_requeued_and_ends_the_same(
 def test_near_its_time_limit_a_job_saves_and_another_goes_on(
     untrained: Experiment, finished: Experiment
 ) -> None:
-    untrained.configure(train={"minutes": 2}, save_before_end=30)
     untrained.start(str(POLICY))
     process = untrained.pause_training(1)
     job = untrained.job_of(process)
+    # Within save_before_end of its limit from now on; SLURM looks every half minute.
+    untrained.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=5")
     # It is woken by what SLURM sends at the warning, and has not been slow to save.
     untrained.wait_for("warning", lambda: is_told(process, signal.SIGUSR1) or None, seconds=150)
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -117,13 +133,14 @@ def test_out_of_time_it_saves_in_what_slurm_leaves_it(
     options = "--method sdar --seed 0 --config runs/two-nodes/config.yaml --root ."
     log = untrained.folder / "own.log"
     job = untrained.cluster.submit(
-        "--time=1",
+        "--time=10",
         f"--chdir={untrained.folder}",
         f"--output={log}",
         "--wrap",
         f"srun {sys.executable} {program} train {options}",
     )
     untrained.pause_training(1)
+    untrained.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=1")
     untrained.wait_for_state(job, "TIMEOUT", seconds=180)
     assert 2 <= untrained.newest_checkpoint() < STEPS
     assert SAVED in log.read_text()
@@ -134,6 +151,7 @@ def test_out_of_time_it_saves_in_what_slurm_leaves_it(
 def test_cancelled_and_interrupted_and_the_same_in_the_end(
     untrained: Experiment, finished: Experiment
 ) -> None:
+    untrained.configure(tracked=True)
     untrained.start(str(POLICY))
     process = untrained.pause_training(1)
     untrained.interrupt()

@@ -1,4 +1,4 @@
-"""The `cluster` section: what a job asks SLURM for, and the shell text before its command."""
+"""The `cluster` section: what a job asks SLURM for, and the shell text that activates."""
 
 import subprocess
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sdar.config import ExperimentConfig, parse_config
-from sdar.config.cluster import ClusterConfig, job_resources, shell_prefix
+from sdar.config.cluster import ClusterConfig, activation, job_resources
 from sdar.errors import SdarError
 
 
@@ -55,6 +55,7 @@ def test_what_is_configured_is_asked_for() -> None:
     [
         ({"arguments": "--mem=5G"}, "cluster.arguments: holds --mem: set cluster.train.memory_mb"),
         ({"arguments": "-p gpu"}, "set cluster.partition instead"),
+        ({"arguments": "--nodes=2"}, "set execution.nodes instead"),
         ({"environment": " "}, "cluster.environment: is empty"),
         ({"train": {"gpu": 1}}, "cluster.train.gpu: unknown key (did you mean gpus?)"),
         ({"save_before_end": 0}, "cluster.save_before_end"),
@@ -71,9 +72,7 @@ def job(environment: str | None, tmp_path: Path) -> subprocess.CompletedProcess[
     program = tmp_path / "sdar"
     program.write_text('#!/bin/sh\necho "${MODULE:-none} ${IMAGE:-none} $# $1"\n')
     program.chmod(0o755)
-    prefix = shell_prefix(ClusterConfig(environment=environment))
-    # Snakemake formats the prefix: doubled braces become single ones.
-    command = prefix.format() + "sdar 'two words'"
+    command = activation(ClusterConfig(environment=environment)) + "sdar 'two words'"
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
         capture_output=True,

@@ -1,5 +1,6 @@
 # Validates the configuration before any job is planned, and names paths, targets and resources.
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -8,8 +9,14 @@ from snakemake.exceptions import WorkflowError
 
 from sdar.config import Layout, parse_config
 from sdar.config.checks import check_files, library_digest
-from sdar.config.cluster import job_resources, shell_prefix
+from sdar.config.cluster import job_resources
 from sdar.config.generate import resolved_yaml, write_if_changed
+from sdar.config.launch import (
+    job_shell,
+    needs_slurm,
+    training_resources,
+    training_start,
+)
 from sdar.config.load import merge_values, read_values
 from sdar.config.variants import sweep_seeds, sweep_variants, variant_config
 from sdar.errors import SdarError
@@ -28,14 +35,14 @@ except SdarError as error:
     raise WorkflowError(str(error)) from None
 
 # SLURM sends its signals to every process of a job: only `sdar` takes them, which saves and ends;
-# the Snakemake around it (here), the shell and `tee` (below) must live until then.
+# the Snakemake around it must live until then.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 # Jobs find `sdar` beside the Python that runs Snakemake, also when no environment is activated.
+IN_SLURM = "SLURM_JOB_ID" in os.environ
+PROGRAMS = Path(sys.executable).parent
 shell.prefix(
-    "set -euo pipefail; [ -z ${{SLURM_JOB_ID:-}} ] || trap '' TERM USR1; "
-    f'export PATH="{Path(sys.executable).parent}:$PATH"; '
-    + shell_prefix(CONFIG.cluster)
+    job_shell(CONFIG, PROGRAMS, IN_SLURM).replace("{", "{{").replace("}", "}}")
 )
 
 LAYOUT = Layout(Path(), CONFIG.experiment)
@@ -55,8 +62,13 @@ ON_GPU = CONFIG.execution.device == "cuda"
 # Memory, run time, GPUs; partition, account and the like where the configuration has them.
 JOBS = {
     kind: job_resources(CONFIG.cluster, kind, ON_GPU)
-    for kind in ("small", "warm_start", "train", "evaluate")
+    for kind in ("small", "warm_start", "evaluate")
 }
+JOBS["train"] = training_resources(CONFIG)
+
+# Threads of a training job on one machine; on several ranks, each has its share.
+TRAINING_THREADS = CONFIG.execution.threads * CONFIG.execution.processes
+START_TRAINING = training_start(CONFIG.execution)
 
 # A changed skill text counts like a changed key.
 SKILLS_DIGEST = library_digest(CONFIG)
@@ -67,6 +79,9 @@ RESOLVED = LAYOUT.runs / "config.yaml"
 
 
 onstart:
+    # A dry run may plan here what a cluster will run.
+    if CONFIG.execution.nodes > 1 and workflow.local_exec and not IN_SLURM:
+        raise WorkflowError(needs_slurm(CONFIG.execution))
     write_if_changed(RESOLVED, resolved_yaml(CONFIG))
 
 
@@ -87,6 +102,8 @@ TRAINING_KEYS = (
     "training",
     "execution.threads",
     "execution.device",
+    # Sums are rounded otherwise. A single process's runs need not know that there are others.
+    *(["execution.nodes", "execution.processes"] if CONFIG.execution.ranks > 1 else []),
 )
 EVALUATION_KEYS = (
     "environment",

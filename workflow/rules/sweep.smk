@@ -13,12 +13,12 @@ rule train_variant:
     params:
         config=RESOLVED,
         depends_on=variant_keys(*TRAINING_KEYS),
-    threads: CONFIG.execution.threads
+    threads: TRAINING_THREADS
     resources:
         **JOBS["train"],
     shell:
-        "export OMP_NUM_THREADS={threads}; "
-        "sdar train --variant {wildcards.variant} --seed {wildcards.seed} "
+        START_TRAINING
+        + "sdar train --variant {wildcards.variant} --seed {wildcards.seed} "
         "--config {params.config} --root . 2>&1 | tee -i {log}"
 
 

@@ -13,12 +13,12 @@ rule train:
     params:
         config=RESOLVED,
         depends_on=keys(*TRAINING_KEYS),
-    threads: CONFIG.execution.threads
+    threads: TRAINING_THREADS
     resources:
         **JOBS["train"],
     shell:
-        "export OMP_NUM_THREADS={threads}; "
-        "sdar train --method {wildcards.method} --seed {wildcards.seed} "
+        START_TRAINING
+        + "sdar train --method {wildcards.method} --seed {wildcards.seed} "
         "--config {params.config} --root . 2>&1 | tee -i {log}"
 
 

@@ -35,6 +35,11 @@ _TAKEN = {
     "--time": "cluster.train.minutes",
     "-t": "cluster.train.minutes",
     "--signal": "cluster.save_before_end",
+    "--nodes": "execution.nodes",
+    "-N": "execution.nodes",
+    "--ntasks": "execution.processes",
+    "-n": "execution.processes",
+    "--ntasks-per-node": "execution.processes",
     "--cpus-per-task": "execution.threads",
     "-c": "execution.threads",
 }
@@ -44,8 +49,9 @@ class JobConfig(Section):
     """What one kind of job asks for; null: what suits execution.device."""
 
     gpus: Annotated[int, Field(ge=0)] | None = None
-    """Null: 1 where execution.device is cuda, else 0. One job uses at most one."""
+    """On each node. Null: 1 where execution.device is cuda (a training job: one a rank), else 0."""
     memory_mb: PositiveInt | None = None
+    """On each node. Null: 64 GB a rank that has a GPU, 3 GB where there is none."""
     minutes: PositiveInt | None = None
     """Run time limit."""
     partition: str | None = None
@@ -118,20 +124,22 @@ def job_resources(cluster: ClusterConfig, kind: JobKind, on_gpu: bool) -> dict[s
     return {name: value for name, value in resources.items() if value is not None}
 
 
-def shell_prefix(cluster: ClusterConfig) -> str:
-    """Shell text before a job's own command, as Snakemake's `shell.prefix` wants it: activates the
-    environment, or makes `sdar` run in the container; empty where neither is configured."""
+def activation(cluster: ClusterConfig) -> str:
+    """Shell text that activates the environment, or makes `sdar` run in the container; empty where
+    neither is configured."""
     if cluster.environment is None:
         return ""
-    if "{command}" not in cluster.environment:
-        # Activation scripts read variables that are not set; a failed one must not go unnoticed.
-        failed = shlex.quote("sdar: cluster.environment failed; correct it (see above)")
-        remedy = f"{{ echo {failed} >&2; exit 2; }}"
-        return _escaped(f"set +u; {cluster.environment} || {remedy}; set -u; ")
-    # A shell function of that name: the rules' own commands stay what they are.
-    inside = cluster.environment.replace("{command}", 'sdar "$@"')
-    return _escaped(f"sdar() {{ {inside}; }}; ")
+    if "{command}" in cluster.environment:
+        # A shell function of that name: the rules' own commands stay what they are.
+        inside = in_container(cluster, 'sdar "$@"')
+        return f"sdar() {{ {inside}; }}; "
+    # Activation scripts read variables that are not set; a failed one must not go unnoticed.
+    failed = shlex.quote("sdar: cluster.environment failed; correct it (see above)")
+    remedy = f"{{ echo {failed} >&2; exit 2; }}"
+    return f"set +u; {cluster.environment} || {remedy}; set -u; "
 
 
-def _escaped(text: str) -> str:
-    return text.replace("{", "{{").replace("}", "}}")
+def in_container(cluster: ClusterConfig, command: str) -> str:
+    """A command as the container runs it, where `cluster.environment` names one."""
+    environment = cluster.environment or ""
+    return environment.replace("{command}", command) if "{command}" in environment else command

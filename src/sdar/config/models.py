@@ -289,6 +289,12 @@ class ExperimentConfig(Section):
                 f"evaluation.panels: {self.environment.name} has no panel {', '.join(strange)}; "
                 f"set evaluation.panels to [{', '.join(known)}]"
             )
+        gpus, ranks = self.cluster.train.gpus, self.execution.processes
+        if self.execution.device == "cuda" and gpus is not None and gpus < ranks:
+            raise ValueError(
+                f"cluster.train.gpus is {gpus}, but execution.processes is {ranks}, each on a GPU "
+                "of its own: raise cluster.train.gpus, or set it to null"
+            )
         limit = self.context
         if limit is not None:
             for key in ("max_prompt_tokens", "max_teacher_prompt_tokens"):

@@ -23,6 +23,7 @@ from sdar.config import ExperimentConfig, Layout
 from sdar.interruption import Stopped, between_steps, stop_requested
 from sdar.policy.log_probs import TeacherDistribution
 from sdar.progress import Progress
+from sdar.rendezvous import join_ranks
 from sdar.tracking.provenance import write_provenance
 from sdar.tracking.recorder import RunRecorder
 from sdar.training.batches import StepBatch
@@ -58,6 +59,7 @@ def train(config: ExperimentConfig, layout: Layout, method: str, seed: int) -> N
     policy last. Raises `SdarError` for what is missing or cannot be written.
     """
     trained_method(method)
+    join_ranks(config.execution)
     make_reproducible(config.execution.threads)
     accelerator = make_accelerator(config)
     parts = open_parts(config, layout, accelerator.device)

@@ -1,0 +1,70 @@
+"""How the ranks of a training job find each other: torch.distributed's variables from SLURM's.
+
+`srun` starts a task a rank and tells it its place (SLURM_PROCID and others); torch.distributed
+reads RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, which `torchrun` and `accelerate
+launch` set themselves. See https://slurm.schedmd.com/srun.html, OUTPUT ENVIRONMENT VARIABLES.
+"""
+
+import os
+import re
+import socket
+from collections.abc import Callable, MutableMapping
+
+from sdar.config.execution import ExecutionConfig
+from sdar.errors import SdarError
+
+_FIRST_PORT, _PORTS = 20000, 10000  # below Linux's ephemeral ports, which begin at 32768
+
+
+def join_ranks(
+    execution: ExecutionConfig,
+    environment: MutableMapping[str, str] = os.environ,
+    resolves: Callable[[str], bool] | None = None,
+) -> None:
+    """Set torch.distributed's variables where `srun` started the ranks and nobody has.
+
+    MASTER_ADDR is the first node's name or, where that `resolves` to no address, the address of
+    the node srun was called on; one that is set already (`cluster.environment`) is kept, as is
+    MASTER_PORT, else a function of the job's number. Raises `SdarError` where more or fewer ranks
+    were started than `execution` asks for.
+    """
+    started = int(environment.get("SLURM_STEP_NUM_TASKS", 1))
+    if "WORLD_SIZE" not in environment and started > 1:
+        environment["WORLD_SIZE"] = str(started)
+        environment["RANK"] = environment["SLURM_PROCID"]
+        environment["LOCAL_RANK"] = environment["SLURM_LOCALID"]
+        tasks = environment.get("SLURM_STEP_TASKS_PER_NODE", "1")
+        environment["LOCAL_WORLD_SIZE"] = re.split(r"\D", tasks)[0]
+        first = first_node(environment["SLURM_STEP_NODELIST"])
+        if not (resolves or _resolves)(first):
+            first = environment.get("SLURM_LAUNCH_NODE_IPADDR", first)
+        environment.setdefault("MASTER_ADDR", first)
+        port = _FIRST_PORT + int(environment["SLURM_JOB_ID"]) % _PORTS
+        environment.setdefault("MASTER_PORT", str(port))
+    world = int(environment.get("WORLD_SIZE", 1))
+    if world != execution.ranks:
+        raise SdarError(
+            f"{world} process(es) started, {execution.ranks} configured (execution.nodes "
+            f"{execution.nodes} x execution.processes {execution.processes}): let Snakemake start "
+            "them (docs/cluster.md), or correct the keys"
+        )
+
+
+def rank(environment: MutableMapping[str, str] = os.environ) -> int:
+    """This process's place among the ranks; 0 for a single process."""
+    return int(environment.get("RANK", 0))
+
+
+def first_node(nodes: str) -> str:
+    """The first name in SLURM's notation, as `scontrol show hostnames` says it: `n[07-12,15],m1`
+    begins with n07."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)
+    return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first.group() if first else nodes)
+
+
+def _resolves(name: str) -> bool:
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError:
+        return False
+    return True
