@@ -95,13 +95,13 @@ $(VLLM_VENV)/.installed: requirements-vllm.lock pyproject.toml
 	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
-test-slurm: $(STAMP) ## The pipeline on a SLURM cluster of two nodes, brought up for it (needs slurm-wlm)
+test-slurm: $(STAMP) ## The pipeline on SLURM clusters of two nodes, brought up for it (needs slurm-wlm)
 	@missing=""; for tool in munged slurmctld slurmd sbatch; do \
 	  PATH="$$PATH:/usr/sbin:/sbin" command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	if [ -n "$$missing" ]; then \
 	  echo "make test-slurm: missing$$missing. On Debian or Ubuntu: apt-get install slurm-wlm munge" >&2; \
 	  exit 2; fi
-	pytest -m slurm tests/slurm
+	pytest -m slurm -n 2 --dist worksteal --durations=0 --durations-min=1 tests/slurm
 
 check: $(STAMP) ## Lint, format, types
 	ruff check

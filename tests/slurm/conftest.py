@@ -3,6 +3,7 @@
 With pytest-xdist each worker has a cluster of its own; what ran undisturbed is made once for all.
 """
 
+import fcntl
 import json
 import os
 import signal
@@ -11,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "workflow"))
 
@@ -85,7 +85,8 @@ def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path]
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent
     folder, made = base / name, base / f"{name}.made"
-    with FileLock(base / f"{name}.lock"):
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
             make(folder)
             made.touch()

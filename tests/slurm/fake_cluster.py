@@ -34,7 +34,7 @@ PROGRAMS = (
 NODES = ("n1", "n2")
 # SLURM wants a character device a GPU, and is content with any: nothing is ever read from it.
 FAKE_GPUS = ("/dev/zero", "/dev/full")
-START_SECONDS = 60
+START_SECONDS = 240
 REMEDY = "on Debian or Ubuntu: apt-get install slurm-wlm munge"
 
 CONFIGURATION = """\
@@ -132,12 +132,12 @@ class FakeCluster:
     def stop(self) -> None:
         """End the daemons and whatever still runs below them; never raises for what is gone."""
         with contextlib.suppress(subprocess.SubprocessError, OSError):
-            self.run("scancel", "--signal=KILL", "--full", "--state=RUNNING", seconds=10)
+            self.run("scancel", "--signal=KILL", "--full", "--state=RUNNING", seconds=30)
         for daemon in reversed(self._daemons):
             daemon.terminate()
         for daemon in self._daemons:
             try:
-                daemon.wait(10)
+                daemon.wait(30)
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
@@ -145,13 +145,13 @@ class FakeCluster:
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(left, timeout=10)
+        psutil.wait_procs(left, timeout=60)
 
     def processes(self) -> list[psutil.Process]:
         """All that runs with this cluster's configuration: daemons, steps, jobs."""
         return [process for process in psutil.process_iter() if self._is_mine(process)]
 
-    def run(self, *command: str, seconds: float = 30) -> str:
+    def run(self, *command: str, seconds: float = 120) -> str:
         """Standard output of a SLURM command."""
         return subprocess.run(
             command,
@@ -229,7 +229,7 @@ class FakeCluster:
     def _wait_until_idle(self) -> None:
         def idle() -> bool:
             try:
-                lines = self.run("sinfo", "--noheader", "--Node", "--format=%N %T", seconds=10)
+                lines = self.run("sinfo", "--noheader", "--Node", "--format=%N %T", seconds=30)
             except subprocess.SubprocessError:
                 return False
             return set(lines.splitlines()) == {f"{node} idle" for node in NODES}
@@ -246,7 +246,7 @@ class FakeCluster:
                     )
             if time.monotonic() > deadline:
                 raise RuntimeError(f"no {what} within {START_SECONDS} s\n{self.told()}")
-            time.sleep(0.1)
+            time.sleep(0.2)
 
 
 @contextlib.contextmanager

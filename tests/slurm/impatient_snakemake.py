@@ -4,6 +4,8 @@ The plugin waits 3 s, then 13, 23, ... up to three minutes between two questions
 cluster's controller; no setting changes that, and most of a test's time would be this wait.
 """
 
+import signal
+
 from snakemake.cli import main
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 
@@ -12,4 +14,6 @@ RemoteExecutor.next_seconds_between_status_checks = property(
 )
 
 if __name__ == "__main__":
+    # Tests that run in a shell's background have inherited that Ctrl-C is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main()

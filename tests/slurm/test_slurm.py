@@ -6,6 +6,7 @@ import contextlib
 import json
 import signal
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -37,8 +38,10 @@ def test_nothing_is_left_of_a_cluster_whose_test_failed(tmp_path) -> None:
     def fail() -> FakeCluster:
         with running_cluster(tmp_path / "cluster") as cluster:
             job = cluster.submit("--output=/dev/null", "--wrap", "srun sleep 600")
-            while cluster.states()[job] != "RUNNING":
-                pass
+            deadline = time.monotonic() + 120
+            while cluster.states().get(job) != "RUNNING":
+                assert time.monotonic() < deadline, cluster.told()
+                time.sleep(0.2)
             assert len(cluster.processes()) > 1 + 1 + len(NODES)
             raise ZeroDivisionError(cluster)
 

@@ -145,6 +145,17 @@ def test_a_bad_configuration_ends_before_the_dag_is_built(
     assert not (project / "runs").exists()
 
 
+def test_several_nodes_are_planned_anywhere_and_run_under_slurm(project: Path) -> None:
+    path = experiment(project, "execution: {nodes: 2}")
+    done = snakemake(project, "--dry-run", "--configfile", str(path), "--", "all")
+    assert done.returncode == 0, done.stdout
+    assert "ranks sdar train --method sdar --seed 0 " in done.stdout
+    done = snakemake(project, "--configfile", str(path), "--", "all")
+    assert done.returncode != 0
+    assert "execution.nodes is 2, and this is no SLURM job" in done.stdout
+    assert not (project / "runs").exists()
+
+
 def test_missing_skill_for_a_type_ends_before_the_dag_is_built(
     repository: Path, project: Path
 ) -> None:

@@ -20,7 +20,7 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 def check_files(config: ExperimentConfig) -> None:
     """Raise `SdarError` with every missing file, each with its key and the remedy."""
-    problems = [*_data(config), *_skills(config), *_model(config)]
+    problems = [*_data(config), *_skills(config), *_model(config), *_accelerate(config)]
     if problems:
         raise SdarError("\n".join(problems))
 
@@ -140,4 +140,14 @@ def _model(config: ExperimentConfig) -> list[str]:
     return [
         f"policy.model: {model} is neither `tiny`, nor a folder, nor a name on the hub such as "
         "Qwen/Qwen3-1.7B; correct it"
+    ]
+
+
+def _accelerate(config: ExperimentConfig) -> list[str]:
+    path = config.execution.accelerate
+    if path is None or path.expanduser().is_file():
+        return []
+    return [
+        f"execution.accelerate: no file {path}; take one of config/accelerate (paths begin where "
+        "the command is started: the repository), or null"
     ]
