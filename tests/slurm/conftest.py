@@ -46,7 +46,7 @@ def finished(
         folder.mkdir()
         experiment = Experiment(copy_workflow(repository, folder), cluster)
         experiment.configure(tracked=True)
-        output = experiment.run("all", seconds=1200)
+        output = experiment.run("all", seconds=2400)
         (folder / "output.txt").write_text(output)
         (folder / "states.json").write_text(json.dumps(cluster.states()))
 
@@ -64,7 +64,7 @@ def on_both_nodes(finished: Experiment, tmp_path_factory: pytest.TempPathFactory
     def make(folder: Path) -> None:
         experiment = finished.copy_without_run(folder)
         experiment.configure(nodes=2)
-        experiment.run(str(POLICY), seconds=600)
+        experiment.run(str(POLICY), seconds=1200)
 
     folder = _made_once(tmp_path_factory, "on-both-nodes", make)
     return Experiment(folder, finished.cluster)

@@ -79,8 +79,9 @@ class Experiment:
 
     def copy_without_run(self, folder: Path) -> "Experiment":
         # Another test may run Snakemake there right now: its lock is not ours.
-        ignored = shutil.ignore_patterns("locks", "log", "slurm")
+        ignored = shutil.ignore_patterns("locks", "log")
         shutil.copytree(self.folder, folder, symlinks=True, ignore=ignored)
+        shutil.rmtree(folder / "logs" / "slurm", ignore_errors=True)
         shutil.rmtree(folder / RUN)
         return Experiment(folder, self.cluster)
 
@@ -154,7 +155,7 @@ class Experiment:
                     return process
         return None
 
-    def submitted(self, seconds: float = 60) -> str:
+    def submitted(self, seconds: float = 240) -> str:
         """The number of the first job that the Snakemake that was started has submitted."""
 
         def there() -> str | None:

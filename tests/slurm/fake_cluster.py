@@ -88,7 +88,7 @@ def missing_programs() -> list[str]:
 class FakeCluster:
     """The daemons, and how to talk to them."""
 
-    def __init__(self, folder: Path, kill_wait: int = 60) -> None:
+    def __init__(self, folder: Path, kill_wait: int = 120) -> None:
         self.folder = folder
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))},

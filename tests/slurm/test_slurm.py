@@ -39,10 +39,10 @@ def test_nothing_is_left_of_a_cluster_whose_test_failed(tmp_path) -> None:
         with running_cluster(tmp_path / "cluster") as cluster:
             job = cluster.submit("--output=/dev/null", "--wrap", "srun sleep 600")
             deadline = time.monotonic() + 120
-            while cluster.states().get(job) != "RUNNING":
+            daemons = 1 + 1 + len(NODES)
+            while cluster.states().get(job) != "RUNNING" or len(cluster.processes()) <= daemons:
                 assert time.monotonic() < deadline, cluster.told()
                 time.sleep(0.2)
-            assert len(cluster.processes()) > 1 + 1 + len(NODES)
             raise ZeroDivisionError(cluster)
 
     with pytest.raises(ZeroDivisionError) as caught:
@@ -59,7 +59,7 @@ def test_the_whole_experiment(finished: Experiment) -> None:
     # tasks, demonstrations, warm start; two trainings; their evaluations and the two baselines'.
     assert submitted == 3 + 2 + 4
     assert set(finished.states.values()) == {"COMPLETED"}
-    assert "Nothing to be done" in finished.run("all", seconds=180)
+    assert "Nothing to be done" in finished.run("all", seconds=300)
 
 
 def test_jobs_ask_for_what_is_configured(untrained: Experiment) -> None:
@@ -97,11 +97,11 @@ def test_a_preempted_job_is_requeued_and_ends_the_same(
     urgent = untrained.cluster.submit(
         "--partition=main", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1"
     )
-    untrained.wait_for_state(urgent, "RUNNING", "COMPLETED", seconds=120)
+    untrained.wait_for_state(urgent, "RUNNING", "COMPLETED", seconds=300)
     saved = untrained.newest_checkpoint()
     assert 2 <= saved < STEPS
     assert untrained.steps() == saved
-    assert untrained.end(seconds=300) == 0, untrained.told()
+    assert untrained.end(seconds=900) == 0, untrained.told()
     shown = untrained.cluster.run("scontrol", "show", "job", job)
     assert "Restarts=1" in shown
     assert "JobState=COMPLETED" in shown
@@ -117,13 +117,13 @@ def test_near_its_time_limit_a_job_saves_and_another_goes_on(
     # Within save_before_end of its limit from now on; SLURM looks every half minute.
     untrained.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=5")
     # It is woken by what SLURM sends at the warning, and has not been slow to save.
-    untrained.wait_for("warning", lambda: is_told(process, signal.SIGUSR1) or None, seconds=150)
+    untrained.wait_for("warning", lambda: is_told(process, signal.SIGUSR1) or None, seconds=300)
     with contextlib.suppress(psutil.NoSuchProcess):
         process.resume()
-    assert untrained.wait_for_state(job, "FAILED", "TIMEOUT", seconds=60) == "FAILED"
+    assert untrained.wait_for_state(job, "FAILED", "TIMEOUT", seconds=240) == "FAILED"
     assert 2 <= untrained.newest_checkpoint() < STEPS
     assert SAVED in job_logs(untrained, job)
-    assert untrained.end(seconds=300) == 0, untrained.told()
+    assert untrained.end(seconds=900) == 0, untrained.told()
     assert untrained.output_so_far().count("has been submitted with SLURM jobid") == 2
     untrained.assert_same_run(finished)
 
@@ -144,10 +144,10 @@ def test_out_of_time_it_saves_in_what_slurm_leaves_it(
     )
     untrained.pause_training(1)
     untrained.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=1")
-    untrained.wait_for_state(job, "TIMEOUT", seconds=180)
+    untrained.wait_for_state(job, "TIMEOUT", seconds=400)
     assert 2 <= untrained.newest_checkpoint() < STEPS
     assert SAVED in log.read_text()
-    untrained.run(str(POLICY), seconds=240)
+    untrained.run(str(POLICY), seconds=900)
     untrained.assert_same_run(finished)
 
 
@@ -158,9 +158,9 @@ def test_cancelled_and_interrupted_and_the_same_in_the_end(
     untrained.start(str(POLICY))
     process = untrained.pause_training(1)
     untrained.interrupt()
-    untrained.end(seconds=120)
+    untrained.end(seconds=300)
     assert not (untrained.folder / POLICY).exists()
-    process.wait(timeout=90)
+    process.wait(timeout=240)
     saved = untrained.newest_checkpoint()
     assert saved >= 2, untrained.told()
 
@@ -168,11 +168,11 @@ def test_cancelled_and_interrupted_and_the_same_in_the_end(
     process = untrained.pause_training(saved + 1)
     job = untrained.job_of(process)
     untrained.cluster.run("scancel", job)
-    untrained.wait_for_state(job, "CANCELLED", seconds=90)
-    process.wait(timeout=90)
+    untrained.wait_for_state(job, "CANCELLED", seconds=900)
+    process.wait(timeout=240)
     assert untrained.newest_checkpoint() > saved
     assert SAVED in job_logs(untrained, job)
-    assert untrained.end(seconds=300) == 0, untrained.told()
+    assert untrained.end(seconds=900) == 0, untrained.told()
     untrained.assert_same_run(finished)
 
 
@@ -180,7 +180,7 @@ def test_the_log_of_a_failing_job_is_shown(untrained: Experiment) -> None:
     policy = Path("runs") / "two-nodes" / "warm_start" / "policy"
     weights = untrained.folder / policy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    output = untrained.run(str(POLICY), seconds=240, expected=1, retries=0)
+    output = untrained.run(str(POLICY), seconds=900, expected=1, retries=0)
     assert f"sdar: {policy}: the policy cannot be loaded" in output
     assert "logs/two-nodes/train/sdar-0.log" in output
     assert "SLURM status is: 'FAILED'" in output
