@@ -99,7 +99,7 @@ def main() -> None:
     phases: dict[str, Callable[[], Any]] = {
         "old": lambda: learner.score(batch, batch.prompts),
         "teacher": lambda: learner.score(batch, teacher),
-        "reference": lambda: learner.score(batch, batch.prompts, learner.reference),
+        "reference": lambda: learner.score_reference(batch),
         "update": lambda: learner.update(0, batch, old_SR, teacher_SR, old_SR, advantages_SR),
     }
     seconds = {name: fastest(options.repeats, phase) for name, phase in phases.items()}

@@ -14,7 +14,6 @@ seen them: see `redraw_outcomes`.
 import copy
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -25,6 +24,7 @@ import scripted
 import slow_reference
 import torch
 import trainer_world
+from double_precision import in_double, precision
 from slow_reference import TWINS, Sample
 
 from sdar.algorithms.methods import METHODS
@@ -96,19 +96,6 @@ class Real:
     metrics: list[dict[str, Any]] = field(default_factory=list)
 
 
-@contextmanager
-def precision(dtype: torch.dtype, cast: Any) -> Iterator[None]:
-    """`dtype` by default, and wherever `Tensor.float` is called."""
-    before = torch.get_default_dtype()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.Tensor, "float", cast)
-        torch.set_default_dtype(dtype)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(before)
-
-
 TO_SINGLE = torch.Tensor.float
 
 
@@ -125,19 +112,6 @@ def policy(dtype: torch.dtype) -> Any:
     model = scripted.policy(seed=0, spread=1.5)
     model.generation_config.eos_token_id = list(range(2, 40))
     return model if dtype == torch.float32 else in_double(model)
-
-
-def in_double(model: Any) -> Any:
-    """The policy in double precision, its norms included (Qwen's fall back to 32 bit)."""
-    model = copy.deepcopy(model).double()
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child).__name__ == "Qwen3RMSNorm":
-                norm = torch.nn.RMSNorm(child.weight.shape[0], eps=child.variance_epsilon)
-                norm.weight = child.weight
-                setattr(parent, name, norm)
-    assert {p.dtype for p in model.parameters()} == {torch.float64}
-    return model
 
 
 def redraw_outcomes(episodes: list[Episode], step: int, config: ExperimentConfig) -> None:

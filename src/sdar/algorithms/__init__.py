@@ -30,7 +30,7 @@ from sdar.algorithms.execution import (
 )
 from sdar.algorithms.gates import compute_gate, gate_by_position, gate_statistics, teacher_gap
 from sdar.algorithms.methods import METHODS, Method, get_method
-from sdar.algorithms.policy_loss import clipped_policy_loss, reference_kl
+from sdar.algorithms.policy_loss import clipped_policy_loss, importance_weights, reference_kl
 
 __all__ = [
     "METHODS",
@@ -54,6 +54,7 @@ __all__ = [
     "gigpo_advantages",
     "global_denominator",
     "grpo_advantages",
+    "importance_weights",
     "reference_kl",
     "reverse_kl_loss",
     "rlsd_token_advantages",

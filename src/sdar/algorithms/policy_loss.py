@@ -82,6 +82,27 @@ def clipped_policy_loss(
     return loss, statistics
 
 
+def importance_weights(
+    old_log_probs: Tensor, engine_log_probs: Tensor, response_mask: Tensor, *, cap: float
+) -> Tensor:
+    """[S, T] truncated importance weights for samples of an engine that is not quite the policy.
+
+    min(exp(old - engine), cap): what expectations under the engine's distribution are multiplied
+    by to become those under the policy's, cut so that rare tokens do not take over (V-trace, arXiv
+    1802.01561; for engines, F. Yao et al., "Your efficient RL framework secretly brings you
+    off-policy RL training", 2025). They are positive, and clip and dual clip are homogeneous in the
+    advantage, so multiplying the advantages multiplies the policy term. 1 off the response.
+
+    Args:
+        old_log_probs: [S, T] by the trainer, engine_log_probs: [S, T] by what sampled, both at the
+            temperature of sampling.
+        cap: above 0.
+    """
+    mask_ST = response_tokens(response_mask)
+    log_ratio_ST = clean(old_log_probs.detach() - engine_log_probs.detach(), mask_ST)
+    return log_ratio_ST.clamp(max=_MAX_LOG_RATIO).exp().clamp(max=cap).masked_fill(~mask_ST, 1.0)
+
+
 def reference_kl(
     log_probs: Tensor, reference_log_probs: Tensor, *, estimator: str = "k3"
 ) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import PositiveInt, model_validator
 
-from sdar.config.section import Fraction, Section
+from sdar.config.section import Section
 
 
 class LoraConfig(Section):
@@ -13,9 +13,17 @@ class LoraConfig(Section):
 
     rank: PositiveInt = 32
     alpha: PositiveInt = 64
-    dropout: Fraction = 0.0
     targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
-    """Names of the linear layers that get adapters."""
+    """Names of the linear layers that get adapters; all-linear: all but the head."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> "LoraConfig":
+        if "lm_head" in self.targets or "embed_tokens" in self.targets:
+            raise ValueError(
+                "training.lora.targets: embedding and head get no adapters (they may be one "
+                "weight): remove embed_tokens and lm_head"
+            )
+        return self
 
 
 class ExecutionConfig(Section):

@@ -56,4 +56,10 @@ class RolloutConfig(Section):
                 "rollout.vllm.servers are given, but rollout.engine is transformers: set "
                 "rollout.engine to vllm, or remove the servers"
             )
+        if self.importance_cap is not None and self.temperature != 1.0:
+            raise ValueError(
+                f"rollout.importance_cap compares with log-probs of the engine, which are at "
+                f"temperature 1, and rollout.temperature is {self.temperature:g}: set that to 1, "
+                "or rollout.importance_cap to null"
+            )
         return self

@@ -49,6 +49,11 @@ def pad_batch(
     return TokenBatch(*(torch.from_numpy(array).to(device) for array in arrays))
 
 
+def one_token(device: torch.device | str = "cpu") -> TokenBatch:
+    """The smallest batch there is: for a pass that is made because other ranks make one."""
+    return pad_batch([[0]], [[0]], device)
+
+
 def plan_micro_batches(
     lengths: Sequence[int], samples: int, tokens: int | None = None
 ) -> list[list[int]]:

@@ -8,7 +8,6 @@ Shape suffixes: S samples, T tokens of a padded sequence, R response tokens of a
 N response tokens of all samples, C tokens of a chunk, D hidden size, V vocabulary.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -19,8 +18,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sdar.algorithms.distillation import vocabulary_reverse_kl
-from sdar.policy.batches import TokenBatch, pad_batch, plan_micro_batches
+from sdar.policy.batches import TokenBatch, one_token, pad_batch, plan_micro_batches
 from sdar.policy.trunk import hidden_states_at, hidden_states_packed
+from sdar.policy.weights import whole
 
 CHUNK_LOGITS = 1 << 26
 """Logits of a chunk: 256 MiB of float32."""
@@ -70,9 +70,15 @@ def computing_dtype(values: Tensor) -> torch.dtype:
 
 @torch.no_grad()
 def copied_head(model: Any) -> nn.Module:
-    """The model's output layer as it is now, in the type it computes in."""
-    head: nn.Module = copy.deepcopy(model.lm_head).requires_grad_(False)
-    return head.to(computing_dtype(model.lm_head.weight))
+    """The model's output layer as it is now, in the type it computes in. Where it is sharded, all
+    ranks call together."""
+    like = model.lm_head
+    with torch.device("meta"):
+        head = nn.Linear(like.in_features, like.out_features, bias=like.bias is not None)
+    for name, value in like.named_parameters():
+        full = whole(value).to(computing_dtype(value), copy=True)
+        setattr(head, name, nn.Parameter(full, requires_grad=False))
+    return head
 
 
 class PolicyScorer(nn.Module):
@@ -181,11 +187,13 @@ def score_responses(
     entropy: bool = False,
     hidden: bool = False,
     device: torch.device | str = "cpu",
+    passes: int = 0,
 ) -> Scores:
     """`[S, R]` scores of responses after prompts, on the CPU, without gradient.
 
     The micro-batches (samples, padded tokens) bound the memory and never change the result.
-    `hidden` keeps the hidden states too, in the type that the head computes in.
+    `hidden` keeps the hidden states too, in the type that the head computes in. At least so many
+    `passes` are made: with sharded weights, ranks make them together.
     """
     width = max(map(len, responses), default=0)
     log_probs_SR = torch.zeros(len(responses), width)
@@ -193,7 +201,10 @@ def score_responses(
     hidden_ND: Tensor | None = None
     ends = list(accumulate(map(len, responses)))
     lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
-    for rows in plan_micro_batches(lengths, micro_batch, micro_batch_tokens):
+    plan = plan_micro_batches(lengths, micro_batch, micro_batch_tokens)
+    for _ in range(len(plan), passes):
+        scorer(one_token(device), entropy=entropy, hidden=hidden)
+    for rows in plan:
         batch = pad_batch([prompts[i] for i in rows], [responses[i] for i in rows], device)
         scores = scorer(batch, entropy=entropy, hidden=hidden)
         columns = scores.log_probs.shape[1]

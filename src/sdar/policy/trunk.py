@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 
 SHORT_LAST_LAYER_BELOW = 8
@@ -74,6 +75,8 @@ def shortens_last_layer(model: Any) -> bool:
         and config.num_hidden_layers < SHORT_LAST_LAYER_BELOW
         and "sliding_attention" not in (getattr(config, "layer_types", None) or ())
         and all(hasattr(model.model.layers[-1], part) for part in _LAST_LAYER_PARTS)
+        # A sharded layer has its weights only within its own forward.
+        and not isinstance(model.model.layers[-1], FSDPModule)
     )
 
 

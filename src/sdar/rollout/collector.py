@@ -86,8 +86,9 @@ def collect(
     step: int,
     on_progress: Callable[[RolloutProgress], None] | None = None,
     clock: PhaseClock | None = None,
+    first_slot: int = 0,
 ) -> list[Episode]:
-    """Play one episode of each task, in slots 0..n-1, to its end or the turn limit.
+    """Play one episode of each task, in slots from `first_slot` on, to its end or the turn limit.
 
     `groups[i]` is the group of episode i. `skills` None: the student plays without a skill.
     Returns the episodes in the order of the tasks. `clock` gets the phases `environment` and
@@ -96,20 +97,20 @@ def collect(
     if len(tasks) != len(groups):
         raise ValueError(f"{len(tasks)} tasks but {len(groups)} groups")
     timed: Any = clock if clock is not None else lambda phase: nullcontext()
-    episodes = [
-        Episode(task=task, slot=slot, group=group)
-        for slot, (task, group) in enumerate(zip(tasks, groups, strict=True))
-    ]
+    episodes = {
+        slot: Episode(task=task, slot=slot, group=group)
+        for slot, (task, group) in enumerate(zip(tasks, groups, strict=True), first_slot)
+    }
     known: dict[int, Skill | None] = {}
-    for episode in episodes:
+    for episode in episodes.values():
         skill = None if skills is None else skills.for_task(episode.task)
         known[episode.slot] = skill
         if skill is not None:
             episode.skill, episode.skill_digest = skill.name, skill.digest
 
     with timed("environment"):
-        current = pool.reset({episode.slot: episode.task for episode in episodes})
-    live = [episode.slot for episode in episodes]
+        current = pool.reset({slot: episode.task for slot, episode in episodes.items()})
+    live = list(episodes)
     for index in range(settings.max_turns):
         with timed("generation"):
             for slot in live:
@@ -136,11 +137,11 @@ def collect(
             episode.episode_return = settings.success_reward if observation.won else 0.0
         live = [slot for slot in live if not (current[slot].done or current[slot].won)]
         if on_progress is not None:
-            won = sum(episode.won for episode in episodes)
+            won = sum(episode.won for episode in episodes.values())
             on_progress(RolloutProgress(index + 1, len(live), len(episodes) - len(live), won))
         if not live:
             break
-    return episodes
+    return list(episodes.values())
 
 
 def chat_of_turn(

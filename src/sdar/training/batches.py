@@ -64,6 +64,14 @@ class StepBatch:
     def responses(self) -> list[list[int]]:
         return [turn.response_ids for turn in self.turns]
 
+    def engine_log_probs(self) -> Tensor:
+        """`[S, R]` log-probs of the sampled tokens as the engine saw them, 0 on padding."""
+        values_SR = torch.zeros(self.response_mask_SR.shape)
+        values_SR[self.response_mask_SR] = torch.tensor(
+            [log_prob for turn in self.turns for log_prob in turn.log_probs]
+        )
+        return values_SR
+
     def lengths(self) -> list[int]:
         """Tokens of prompt and response."""
         return [len(turn.prompt_ids) + len(turn.response_ids) for turn in self.turns]

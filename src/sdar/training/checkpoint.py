@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
 
 from sdar.errors import SdarError
+from sdar.training.state import read_state, trained_state, write_state
 
 log = logging.getLogger("sdar.training")
 _MANIFEST = "manifest.json"
@@ -46,16 +45,21 @@ def save_checkpoint(
     state: Mapping[str, Any],
     keep: int,
     extra: Callable[[Path], None] | None = None,
+    writes: bool = True,
 ) -> Path:
     """Write `folder/step-<step>`, then remove all but it and the `keep - 1` before it.
 
-    `extra` may write more files into the new checkpoint. Raises `SdarError` when it cannot be
-    written (no space, no permission); what was there before is unharmed then.
+    On many ranks all call it, and the one that `writes` does. `extra` may write more files into
+    the new checkpoint. Raises `SdarError` when it cannot be written (no space, no permission);
+    what was there before is unharmed then.
     """
+    target = folder / f"{_PREFIX}{step:05d}"
+    trained = trained_state(model, optimizer, writes)
+    if not writes:
+        return target
 
     def fill(path: Path) -> None:
-        save_model(model, str(path / "model.safetensors"))
-        torch.save(optimizer.state_dict(), path / "optimizer.pt")
+        write_state(path, trained)
         (path / "state.json").write_text(
             json.dumps({**state, "step": step}, indent=1, sort_keys=True) + "\n", encoding="utf-8"
         )
@@ -63,7 +67,6 @@ def save_checkpoint(
             extra(path)
         _write_manifest(path)
 
-    target = folder / f"{_PREFIX}{step:05d}"
     write_folder(target, fill)
     found = _newest_first(folder)
     mine = found.index(target)
@@ -125,10 +128,7 @@ def latest_complete(
 
 def load_checkpoint(checkpoint: Checkpoint, model: Any, optimizer: Any) -> None:
     """Put the saved weights and optimizer state into `model` and `optimizer`, in place."""
-    device = next(model.parameters()).device
-    load_model(model, str(checkpoint.path / "model.safetensors"), device=str(device))
-    saved = torch.load(checkpoint.path / "optimizer.pt", map_location=device, weights_only=True)
-    optimizer.load_state_dict(saved)
+    read_state(checkpoint.path, model, optimizer)
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -3,7 +3,6 @@
 Shape suffixes: S samples (turns of all episodes of a step), R response tokens.
 """
 
-import copy
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from sdar.algorithms.methods import Method
 from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig
 from sdar.environments.base import Task
-from sdar.policy.batches import pad_batch, padding_share, plan_micro_batches, split_evenly
+from sdar.policy.batches import one_token, pad_batch, plan_micro_batches
 from sdar.policy.log_probs import (
     PolicyScorer,
     Scores,
@@ -35,13 +34,20 @@ from sdar.policy.log_probs import (
     copied_head,
     score_responses,
 )
+from sdar.policy.lora import add_adapters
+from sdar.policy.recomputation import recompute_layers
+from sdar.policy.weights import named_full_weights
 from sdar.rollout.collector import RolloutProgress, RolloutSettings, collect
 from sdar.rollout.engines.base import RemoteWeights
 from sdar.rollout.engines.opening import close_engine, open_engine
 from sdar.rollout.episode import Episode
 from sdar.training.batches import StepBatch, tasks_of_step
 from sdar.training.measures import UpdateMeasures
-from sdar.training.run import Parts, learning_rate_at, make_optimizer
+from sdar.training.ranks import Ranks
+from sdar.training.reference import Reference, frozen_copy
+from sdar.training.run import Parts, clip_gradients, learning_rate_at, make_optimizer
+from sdar.training.sharding import shard, wants_sharding
+from sdar.training.shares import StepShares, slots_of_rank
 
 CPU_MICRO_BATCH_TOKENS = 4096
 """Padded tokens of a pass on a CPU: what stays in its caches. On a GPU `micro_batch` alone cuts."""
@@ -59,33 +65,76 @@ class Learner:
     scorer: Any
     optimizer: Any
     engine: Any
-    reference: PolicyScorer | None
+    reference: Reference | None
     """The frozen policy the KL term holds the student to; None when that term is off."""
+    ranks: Ranks
+    sharded: bool
+    """Each rank holds a part of the weights, and all make every pass together."""
     running: GapQuantiles | None = None
     """What the run keeps from step to step beside weights and optimizer, for the adaptive gate."""
 
     @classmethod
     def prepare(
-        cls, parts: Parts, config: ExperimentConfig, method: Method, seed: int, accelerator: Any
+        cls,
+        parts: Parts,
+        config: ExperimentConfig,
+        method: Method,
+        seed: int,
+        accelerator: Any,
+        ranks: Ranks | None = None,
     ) -> "Learner":
         """Put policy and optimizer on the device, and freeze the reference if it is needed."""
-        temperature, training = config.rollout.temperature, config.training
+        training, model = config.training, parts.model
+        sharded = wants_sharding(config, accelerator)
+        model.eval()  # no dropout: what is sampled and what is trained are one policy
+        frozen = None
+        if training.kl_coefficient != 0 and training.lora is None:
+            frozen = frozen_copy(model)
+        if training.lora is not None:
+            add_adapters(model, training.lora, seed)
+        if training.activation_checkpointing:
+            recompute_layers(model)
+
+        def placed(policy: Any) -> Any:
+            scorer = PolicyScorer(policy, temperature=config.rollout.temperature)
+            if sharded:
+                return shard(scorer, accelerator)
+            # Not as accelerate prepares for training: a rank passes as often as its share takes,
+            # and its gradients are added to the others' once (`Ranks.sum_gradients`).
+            return accelerator.prepare_model(scorer, evaluation_mode=True)
+
+        scorer = placed(model)
+        optimizer = make_optimizer(model, training.learning_rate, training.weight_decay)
+        if not sharded:
+            optimizer = accelerator.prepare_optimizer(optimizer)
         reference = None
         if training.kl_coefficient != 0:
-            reference = PolicyScorer(_frozen_copy(parts.model), temperature=temperature)
-        optimizer = make_optimizer(parts.model, training.learning_rate, training.weight_decay)
-        scorer, optimizer = accelerator.prepare(
-            PolicyScorer(parts.model, temperature=temperature), optimizer
-        )
-        parts.model.eval()  # no dropout: what is sampled and what is trained are one policy
+            reference = Reference(
+                scorer if frozen is None else placed(frozen),
+                adapted=model if frozen is None else None,
+                away=training.reference == "host",
+                device=accelerator.device,
+            )
         engine = open_engine(
             config,
-            parts.model,
+            model,
             parts.tokenizer,
             trusted=partial(_probe_scores, scorer, accelerator),
             rank=accelerator.process_index,
         )
-        return cls(parts, config, method, seed, accelerator, scorer, optimizer, engine, reference)
+        return cls(
+            parts,
+            config,
+            method,
+            seed,
+            accelerator,
+            scorer,
+            optimizer,
+            engine,
+            reference,
+            ranks or Ranks.of(accelerator),
+            sharded,
+        )
 
     def close(self) -> None:
         """End the engine."""
@@ -98,9 +147,27 @@ class Learner:
             self.parts.tasks, training.tasks_per_step, training.group_size, self.seed, step
         )
 
-    def rollout(self, step: int, clock: PhaseClock, bar: Any = None) -> list[Episode]:
-        """Play the step's episodes with the current weights."""
+    def prefetch(self, step: int) -> None:
+        """Let the environment load the tasks of a step while the model computes."""
+        tasks, _ = self.tasks(step)
+        slots = slots_of_rank(len(tasks), self.ranks.count, self.ranks.rank)
+        self.parts.pool.prefetch(list(dict.fromkeys(tasks[slots.start : slots.stop])))
 
+    def rollout(self, step: int, clock: PhaseClock, bar: Any = None) -> list[Episode]:
+        """Play the step's episodes with the current weights: this rank its share of the slots.
+        All ranks get all episodes."""
+        if isinstance(self.engine, RemoteWeights):
+            with clock("weights"):
+                self.engine.take_weights(named_full_weights(self.parts.model), step)
+        episodes = self._play(step, clock, bar)
+        if not self._engine_scores:
+            self._rest()
+        if self.ranks.count == 1:
+            return episodes
+        with clock("waiting"):
+            return [episode for share in self.ranks.gather(episodes) for episode in share]
+
+    def _play(self, step: int, clock: PhaseClock, bar: Any) -> list[Episode]:
         def show(progress: RolloutProgress) -> None:
             if bar is not None:
                 playing = f"{progress.live} playing, {progress.won} won"
@@ -108,26 +175,24 @@ class Learner:
 
         with_skill = self.method.rollout_with_skill
         tasks, groups = self.tasks(step)
-        if isinstance(self.engine, RemoteWeights):
-            with clock("weights"):
-                self.engine.take_weights(self.parts.model.state_dict().items(), step)
+        slots = slots_of_rank(len(tasks), self.ranks.count, self.ranks.rank)
+        if not slots:
+            return []
         with self.accelerator.autocast():
-            episodes = collect(
+            return collect(
                 self.engine,
                 self.parts.tokenizer,
                 self.parts.pool,
-                tasks,
-                groups,
+                tasks[slots.start : slots.stop],
+                groups[slots.start : slots.stop],
                 settings=RolloutSettings.from_config(self.config, skill=with_skill),
                 skills=self.parts.skills if with_skill else None,
                 seed=self.seed,
                 step=step,
                 on_progress=show,
                 clock=clock,
+                first_slot=slots.start,
             )
-        if not self._engine_scores:
-            self._rest()
-        return episodes
 
     @property
     def _engine_scores(self) -> bool:
@@ -138,6 +203,17 @@ class Learner:
         """The engine's work of this step is done: its memory is the trainer's."""
         if isinstance(self.engine, RemoteWeights):
             self.engine.sleep()
+
+    def shares(self, batch: StepBatch) -> StepShares:
+        """Which rank computes which samples, in which micro-batches."""
+        training = self.config.training
+        return StepShares.of_step(
+            batch.lengths(),
+            self.ranks.count,
+            minibatch=training.minibatch,
+            micro_batch=training.micro_batch,
+            micro_batch_tokens=self.micro_batch_tokens,
+        )
 
     def score(self, batch: StepBatch, prompts: list[list[int]], scorer: Any = None) -> Tensor:
         """Log-probs `[S, R]` of the sampled tokens after `prompts`, without gradient, on the CPU;
@@ -151,37 +227,85 @@ class Learner:
         scores = self._scores(batch, batch.prompts, entropy=entropy)
         return scores.log_probs, scores.entropy
 
+    def score_reference(self, batch: StepBatch) -> Tensor | None:
+        """As `score`, by the reference; None where there is none."""
+        if self.reference is None:
+            return None
+        with self.reference.at_hand():
+            return self.score(batch, batch.prompts, self.reference.scorer)
+
     def score_teacher(
         self, batch: StepBatch, prompts: list[list[int]]
     ) -> tuple[Tensor, TeacherDistribution | None]:
         """As `score`, after the teacher's prompts, and its distributions over the vocabulary where
-        the method needs them."""
+        the method needs them (at this rank's own samples)."""
+        mine = self.shares(batch).samples[self.ranks.rank]
         if self._engine_scores:
-            scored = self.engine.score(prompts, batch.responses)
+            scored = self.engine.score(
+                [prompts[i] for i in mine], [batch.responses[i] for i in mine]
+            )
             self._rest()
-            return pad_sequence([torch.tensor(row) for row in scored], batch_first=True), None
-        whole = self.method.needs_teacher_distribution
-        scores = self._scores(batch, prompts, hidden=whole)
-        if scores.hidden is None:
-            return scores.log_probs, None
+            rows = [torch.tensor(row) for row in scored]
+            own_SR = pad_sequence(rows, batch_first=True) if rows else torch.zeros(0, 0)
+            return self._everywhere(batch, mine, own_SR), None
+        if not self.method.needs_teacher_distribution:
+            return self._scores(batch, prompts).log_probs, None
+        scores = self._scores(batch, prompts, hidden=True)
         with self.accelerator.autocast():
             head = copied_head(self.parts.model)
-        tokens = tuple(map(len, batch.responses))
-        return scores.log_probs, TeacherDistribution(head, scores.hidden, tokens)
+        tokens = [0] * len(batch)
+        for row in mine:
+            tokens[row] = len(batch.responses[row])
+        hidden_ND = (
+            torch.empty(0, self.parts.model.config.hidden_size)
+            if scores.hidden is None
+            else scores.hidden
+        )
+        return scores.log_probs, TeacherDistribution(head, hidden_ND, tuple(tokens))
 
     def _scores(
         self, batch: StepBatch, prompts: list[list[int]], scorer: Any = None, **more: bool
     ) -> Scores:
+        """This rank's share, then everybody's; but for the hidden states, which stay here."""
+        micro_batch, responses = self.config.training.micro_batch, batch.responses
+        shares = self.shares(batch).samples
+        passes = 0
+        if self.sharded:
+            plans = (
+                plan_micro_batches(
+                    [len(prompts[i]) + len(responses[i]) for i in share],
+                    micro_batch,
+                    self.micro_batch_tokens,
+                )
+                for share in shares
+            )
+            passes = max(map(len, plans))
+        mine = shares[self.ranks.rank]
         with self.accelerator.autocast():
-            return score_responses(
+            scores = score_responses(
                 self.scorer if scorer is None else scorer,
-                prompts,
-                batch.responses,
-                micro_batch=self.config.training.micro_batch,
+                [prompts[i] for i in mine],
+                [responses[i] for i in mine],
+                micro_batch=micro_batch,
                 micro_batch_tokens=self.micro_batch_tokens,
                 device=self.accelerator.device,
+                passes=passes,
                 **more,
             )
+        entropy_SR = scores.entropy
+        return Scores(
+            self._everywhere(batch, mine, scores.log_probs),
+            None if entropy_SR is None else self._everywhere(batch, mine, entropy_SR),
+            hidden=scores.hidden,
+        )
+
+    def _everywhere(self, batch: StepBatch, mine: list[int], own_SR: Tensor) -> Tensor:
+        """`[S, R]` of the whole step from each rank's own samples."""
+        if self.ranks.count == 1:
+            return own_SR
+        every_SR = torch.zeros(batch.response_mask_SR.shape, dtype=own_SR.dtype)
+        every_SR[mine, : own_SR.shape[1]] = own_SR
+        return self.ranks.sum(every_SR)
 
     def look_at_step(self, samples: StepSamples, advantages_SR: Tensor) -> StepContext:
         """The step's constants of the loss; takes the step into what the run keeps of the gaps."""
@@ -224,16 +348,14 @@ class Learner:
         training, accelerator = self.config.training, self.accelerator
         settings = self.loss_settings()
         measures = UpdateMeasures(len(batch), batch.response_mask_SR.shape[1])
-        lengths = batch.lengths()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(step, self.config)
-        for minibatch in split_evenly(len(batch), training.minibatch):
-            mask_SR = batch.response_mask_SR[minibatch.start : minibatch.stop]
+        for minibatch in self.shares(batch).minibatches:
+            of_all = minibatch.samples
+            mask_SR = batch.response_mask_SR[of_all.start : of_all.stop]
             denominator = float(global_denominator(mask_SR, training.loss_aggregation))
-            plan = plan_micro_batches(
-                [lengths[i] for i in minibatch], training.micro_batch, self.micro_batch_tokens
-            )
-            for rows in ([minibatch[i] for i in part] for part in plan):
+            plan = minibatch.plans[self.ranks.rank]
+            for rows in plan:
                 tokens = pad_batch(
                     [batch.prompts[i] for i in rows],
                     [batch.responses[i] for i in rows],
@@ -247,7 +369,8 @@ class Learner:
                 teacher = None
                 if distribution is not None:
                     teacher = distribution.of(rows, accelerator.device)
-                scores = self.scorer(tokens, entropy=True, teacher=teacher)
+                with accelerator.autocast():
+                    scores = self.scorer(tokens, entropy=True, teacher=teacher)
                 loss = training_loss(
                     self.method,
                     settings,
@@ -264,11 +387,22 @@ class Learner:
                 )
                 accelerator.backward(loss.loss)
                 measures.micro_batch(rows, loss, scores.log_probs, int(tokens.mask_SR.sum()))
-            norm = accelerator.clip_grad_norm_(self.scorer.parameters(), training.gradient_clip)
+            if self.sharded:
+                for _ in range(len(plan), minibatch.passes):
+                    self._empty_pass()
+            else:
+                self.ranks.sum_gradients(self.scorer.parameters())
+            norm = clip_gradients(self.scorer.parameters(), training.gradient_clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
-            measures.minibatch(float(norm), padding_share([lengths[i] for i in minibatch], plan))
-        return measures
+            measures.minibatch(norm, minibatch.padding)
+        return measures.over_ranks(self.ranks)
+
+    def _empty_pass(self) -> None:
+        """Forward and backward of no weight, because other ranks make one."""
+        with self.accelerator.autocast():
+            scores = self.scorer(one_token(self.accelerator.device), entropy=True)
+        self.accelerator.backward(0.0 * scores.log_probs.sum())
 
     def advantage_settings(self) -> AdvantageSettings:
         """The run's part of the advantages."""
@@ -314,8 +448,3 @@ def _probe_scores(
     finally:
         policy.temperature = usual
     return scores.log_probs
-
-
-def _frozen_copy(model: Any) -> Any:
-    frozen = copy.deepcopy(model).requires_grad_(False)
-    return frozen.eval()

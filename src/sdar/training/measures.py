@@ -20,6 +20,7 @@ from sdar.algorithms.execution import TrainingLoss
 from sdar.algorithms.gates import QUANTILES, gate_by_position, gate_statistics
 from sdar.algorithms.methods import Method
 from sdar.training.batches import StepBatch
+from sdar.training.ranks import Ranks
 from sdar.training.teacher import TeacherPrompt
 
 Metrics = dict[str, float | int | str]
@@ -100,6 +101,30 @@ class UpdateMeasures:
         """Take in what an optimizer step did: the norm before clipping, and padding computed."""
         self.gradient_norms.append(gradient_norm)
         self.padding_shares.append(padding_share)
+
+    def over_ranks(self, ranks: Ranks) -> "UpdateMeasures":
+        """The same of all ranks' micro-batches together. All ranks call it."""
+        if ranks.count == 1:
+            return self
+        told = ranks.gather(
+            (dict(self.sums), self.tokens, self.gap_SR is None, self.gate_SR is None)
+        )
+        self.sums = defaultdict(float)
+        for sums, _, _, _ in told:
+            for name, total in sums.items():
+                self.sums[name] += total
+        self.tokens = sum(tokens for _, tokens, _, _ in told)
+        ranks.sum(self.log_probs_SR)
+
+        def summed(kept_SR: Tensor | None, absent: Sequence[bool]) -> Tensor | None:
+            if all(absent):
+                return None
+            # A rank without samples has none, and adds nothing.
+            return ranks.sum(torch.zeros_like(self.log_probs_SR) if kept_SR is None else kept_SR)
+
+        self.gap_SR = summed(self.gap_SR, [no_gap for _, _, no_gap, _ in told])
+        self.gate_SR = summed(self.gate_SR, [no_gate for _, _, _, no_gate in told])
+        return self
 
     def measures(self) -> Metrics:
         """Losses averaged over minibatches, the rest over tokens."""
@@ -186,6 +211,15 @@ def context_measures(context: StepContext, method: Method, mask_SR: Tensor) -> M
         found["gap/running_median"] = context.running.median
         found["gap/running_q90"] = context.running.q90
     return found
+
+
+def engine_measures(engine_SR: Tensor, old_SR: Tensor, mask_SR: Tensor) -> Metrics:
+    """|log-prob by the engine - log-prob by the trainer|: large when weights went astray."""
+    apart_N = (engine_SR - old_SR)[mask_SR].abs().double()
+    return {
+        "policy/engine_difference": float(apart_N.mean()),
+        "policy/engine_difference_max": float(apart_N.max()),
+    }
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -5,13 +5,14 @@ import json
 import logging
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from sdar.algorithms.methods import Method, get_method
@@ -19,7 +20,10 @@ from sdar.config import ExperimentConfig, Layout
 from sdar.environments.base import EnvironmentPool, Task
 from sdar.errors import SdarError
 from sdar.policy.loading import load_policy
+from sdar.policy.lora import has_adapters
+from sdar.policy.weights import further_names, is_sharded, named_full_weights, whole
 from sdar.training.checkpoint import Checkpoint, latest_complete, write_folder
+from sdar.training.ranks import PATIENCE
 
 log = logging.getLogger("sdar.training")
 
@@ -75,12 +79,10 @@ def make_accelerator(config: ExperimentConfig) -> Accelerator:
         )
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     mixed = "bf16" if config.policy.dtype == "bfloat16" else "no"
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision=mixed)
-    if accelerator.num_processes > 1:
-        raise SdarError(
-            f"{accelerator.num_processes} processes were launched, one is supported: start "
-            "`sdar train` without accelerate launch"
-        )
+    patience = InitProcessGroupKwargs(timeout=PATIENCE)
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=mixed, kwargs_handlers=[patience])
+    # accelerate takes all cores for its ranks where OMP_NUM_THREADS is not set.
+    torch.set_num_threads(config.execution.threads)
     return accelerator
 
 
@@ -102,6 +104,15 @@ def make_optimizer(model: Any, learning_rate: float, weight_decay: float) -> tor
         ],
         lr=learning_rate,
     )
+
+
+def clip_gradients(parameters: Iterable[torch.Tensor], most: float) -> float:
+    """Scale gradients down to norm `most`; the norm they had. Where they are sharded, the norm is
+    over all ranks and all call together."""
+    clipped = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = whole(torch.nn.utils.get_total_norm([p.grad for p in clipped if p.grad is not None]))
+    torch.nn.utils.clip_grads_with_norm_(clipped, most, norm)
+    return float(norm)
 
 
 def learning_rate_at(step: int, config: ExperimentConfig) -> float:
@@ -152,11 +163,24 @@ def find_start(folder: Path, identity: str, steps: int) -> Checkpoint | None:
     return latest_complete(folder, accept) if folder.is_dir() else None
 
 
-def export_policy(folder: Path, model: Any, tokenizer: Any) -> None:
-    """Write the finished policy in Hugging Face format, in one step."""
+def export_policy(folder: Path, model: Any, tokenizer: Any, writes: bool = True) -> None:
+    """Write the finished policy in Hugging Face format, whole and without adapters, in one step.
+
+    On many ranks all call it, and the one that `writes` does.
+    """
+    options: dict[str, Any] = {}
+    if is_sharded(model) or has_adapters(model):
+        tied = further_names(model)
+        options["state_dict"] = {
+            name: value.cpu()
+            for name, value in named_full_weights(model)
+            if writes and name not in tied
+        }
+    if not writes:
+        return
 
     def fill(path: Path) -> None:
-        model.save_pretrained(path)
+        model.save_pretrained(path, **options)
         tokenizer.save_pretrained(path)
 
     disable_progress_bar()  # transformers' own, for one small file

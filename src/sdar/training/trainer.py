@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sdar.algorithms.execution import step_advantages
+from sdar.algorithms.policy_loss import importance_weights
 from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig, Layout
 from sdar.interruption import Stopped, between_steps, stop_requested
@@ -31,10 +32,12 @@ from sdar.training.checkpoint import load_checkpoint, save_checkpoint
 from sdar.training.learner import Learner
 from sdar.training.measures import (
     context_measures,
+    engine_measures,
     gap_and_gate_measures,
     rollout_measures,
     teacher_measures,
 )
+from sdar.training.ranks import Ranks
 from sdar.training.records import EpisodeLog
 from sdar.training.run import (
     Parts,
@@ -47,6 +50,7 @@ from sdar.training.run import (
     run_identity,
     trained_method,
 )
+from sdar.training.sharding import wants_sharding
 from sdar.training.step import StepResult
 from sdar.training.teacher import TeacherPrompt, teacher_prompts
 from sdar.training.token_records import drop_tokens, record_tokens
@@ -62,11 +66,14 @@ def train(config: ExperimentConfig, layout: Layout, method: str, seed: int) -> N
     join_ranks(config.execution)
     make_reproducible(config.execution.threads)
     accelerator = make_accelerator(config)
-    parts = open_parts(config, layout, accelerator.device)
+    # Weights that are shared out go to the ranks' devices layer by layer.
+    sharded = wants_sharding(config, accelerator)
+    parts = open_parts(config, layout, torch.device("cpu") if sharded else accelerator.device)
     try:
         train_with(parts, config, layout, method, seed, accelerator)
     finally:
         parts.pool.close()
+    accelerator.end_training()
 
 
 def train_with(
@@ -80,38 +87,44 @@ def train_with(
     """`train` with its parts at hand: the loop over steps, with records and checkpoints."""
     method, training = trained_method(method_name), config.training
     folder = layout.run(method.name, seed)
-    learner = Learner.prepare(parts, config, method, seed, accelerator)
+    ranks = Ranks.of(accelerator)
+    learner = Learner.prepare(parts, config, method, seed, accelerator, ranks)
     identity = run_identity(config, method, seed, parts.inputs)
 
     start = 0
-    checkpoint = find_start(folder / "checkpoints", identity, training.steps)
+    found = find_start(folder / "checkpoints", identity, training.steps) if ranks.first else None
+    checkpoint = ranks.broadcast(found)
     if checkpoint is not None:
         load_checkpoint(checkpoint, parts.model, learner.optimizer)
         learner.restore(checkpoint.state)
         start = checkpoint.step
 
-    write_provenance(folder, config, layout, method=method.name, seed=seed, inputs=parts.inputs)
+    # All ranks hold the same step; one of them writes.
+    if ranks.first:
+        write_provenance(folder, config, layout, method=method.name, seed=seed, inputs=parts.inputs)
+        drop_tokens(folder / "tokens", start)
     episode_log = EpisodeLog(folder / "episodes.parquet", start)
-    drop_tokens(folder / "tokens", start)
     name = f"{method.name}/seed-{seed}"
     with (
         closing(learner),
         RunRecorder(folder, config=config, layout=layout, kind="train", name=name) as recorder,
         between_steps(),
+        ranks.watching(),
     ):
         recorder.truncate(start)
-        for step in (bar := _progress_bar(name, start, training.steps)):
+        for step in (bar := _progress_bar(name, start, training.steps, shown=ranks.first)):
             last = step == training.steps - 1
             done = training_step(learner, step, bar)
-            stopping = stop_requested()
+            stopping = ranks.any(stop_requested())
             recorder.metrics(step, done.metrics)
             with done.clock("records"):
                 episode_log.add(step, done.batch.episodes)
-                if step % training.record_tokens_every == 0 or last:
+                if ranks.first and (step % training.record_tokens_every == 0 or last):
                     record_tokens(recorder, folder / "tokens", done, learner)
             with done.clock("checkpoint"):
                 if (step + 1) % training.checkpoint_every == 0 or last or stopping:
-                    episode_log.write()
+                    if ranks.first:
+                        episode_log.write()
                     save_checkpoint(
                         folder / "checkpoints",
                         step + 1,
@@ -120,12 +133,13 @@ def train_with(
                         state={"identity": identity, "method": method.name, "seed": seed}
                         | learner.state(),
                         keep=training.keep_checkpoints,
+                        writes=ranks.first,
                     )
             recorder.timings(step, done.timings())
             bar.set_postfix(done.summary())
             if stopping and not last:
                 raise Stopped
-        export_policy(folder / "policy", parts.model, parts.tokenizer)
+        export_policy(folder / "policy", parts.model, parts.tokenizer, writes=ranks.first)
         recorder.policy(folder / "policy", training.steps)
 
 
@@ -136,7 +150,7 @@ def training_step(learner: Learner, step: int, bar: Any = None) -> StepResult:
     batch = StepBatch.from_episodes(learner.rollout(step, clock, bar))
     if step + 1 < config.training.steps:
         # The environment loads the next tasks while the model computes.
-        learner.parts.pool.prefetch(list(dict.fromkeys(learner.tasks(step + 1)[0])))
+        learner.prefetch(step + 1)
     metrics = rollout_measures(batch, config.policy.max_response_tokens)
 
     with clock("old"):
@@ -161,10 +175,17 @@ def training_step(learner: Learner, step: int, bar: Any = None) -> StepResult:
     reference_SR: Tensor | None = None
     if learner.reference is not None:
         with clock("reference"):
-            reference_SR = learner.score(batch, batch.prompts, learner.reference)
+            reference_SR = learner.score_reference(batch)
 
     samples = batch.samples(old_SR, teacher_SR, old_entropy_SR)
     advantages_SR = step_advantages(method, samples, learner.advantage_settings(), step=step)
+    # Where the engine that sampled is not quite the policy, its samples count more or less.
+    engine_SR, cap = batch.engine_log_probs(), config.rollout.importance_cap
+    weighted_SR = advantages_SR
+    if cap is not None:
+        weighted_SR = advantages_SR * importance_weights(
+            old_SR, engine_SR, batch.response_mask_SR, cap=cap
+        )
     with clock("update"):
         context = learner.look_at_step(samples, advantages_SR)
         update = learner.update(
@@ -173,7 +194,7 @@ def training_step(learner: Learner, step: int, bar: Any = None) -> StepResult:
             old_SR,
             teacher_SR,
             reference_SR,
-            advantages_SR,
+            weighted_SR,
             context,
             distribution,
         )
@@ -184,7 +205,7 @@ def training_step(learner: Learner, step: int, bar: Any = None) -> StepResult:
     metrics |= update.measures()
     metrics |= gap_and_gate_measures(batch, gap_SR, update.gate_SR)
     metrics |= context_measures(context, method, batch.response_mask_SR)
-    metrics["policy/engine_difference"] = _engine_difference(batch, old_SR)
+    metrics |= engine_measures(engine_SR, old_SR, batch.response_mask_SR)
     metrics["update/learning_rate"] = learning_rate_at(step, config)
     return StepResult(
         step=step,
@@ -202,11 +223,7 @@ def training_step(learner: Learner, step: int, bar: Any = None) -> StepResult:
     )
 
 
-def _engine_difference(batch: StepBatch, old_SR: Tensor) -> float:
-    """Mean |log-prob by the engine - log-prob by the trainer|: large when weights went astray."""
-    sampled_N = torch.tensor([p for turn in batch.turns for p in turn.log_probs])
-    return float((sampled_N - old_SR[batch.response_mask_SR]).abs().double().mean())
-
-
-def _progress_bar(name: str, start: int, steps: int) -> Progress:
-    return Progress(range(start, steps), initial=start, total=steps, desc=name, unit="step")
+def _progress_bar(name: str, start: int, steps: int, shown: bool) -> Progress:
+    return Progress(
+        range(start, steps), initial=start, total=steps, desc=name, unit="step", disable=not shown
+    )

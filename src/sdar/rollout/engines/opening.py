@@ -6,7 +6,9 @@ from typing import Any
 import torch
 
 from sdar.config import ExperimentConfig
+from sdar.policy.weights import is_sharded, named_full_weights
 from sdar.rollout.engines.base import RemoteWeights
+from sdar.rollout.engines.copied import CopiedEngine
 from sdar.rollout.engines.probe import Trusted
 from sdar.rollout.engines.transformers import TransformersEngine
 
@@ -28,7 +30,10 @@ def open_engine(
     """
     rollout, policy = config.rollout, config.policy
     if rollout.engine == "transformers":
-        return TransformersEngine(model, tokenizer)
+        if not is_sharded(model):
+            return TransformersEngine(model, tokenizer)
+        dtype = getattr(torch, policy.dtype)
+        return CopiedEngine(model, tokenizer, dtype=dtype, device=model.device)
     prompt = max(policy.max_prompt_tokens, policy.max_teacher_prompt_tokens)
     given: dict[str, Any] = {
         "trusted": trusted or local_scores(model),
@@ -46,7 +51,7 @@ def open_filled_engine(config: ExperimentConfig, model: Any, tokenizer: Any, **m
     """`open_engine`, with the weights that `model` has now."""
     engine = open_engine(config, model, tokenizer, **more)
     if isinstance(engine, RemoteWeights):
-        engine.take_weights(model.state_dict().items(), 0)
+        engine.take_weights(named_full_weights(model), 0)
     return engine
 
 

@@ -1,0 +1,88 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685), made by peft within the model's own modules.
+
+The model keeps its class and its layout; an adapted layer W becomes W + scale * B A with W frozen.
+There is no dropout: what is sampled and what is trained are one policy. Without its adapters the
+model is the policy that training began with, which is the reference, at no memory.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdar.config.execution import LoraConfig
+from sdar.errors import SdarError
+
+ADAPTER = "default"
+_BASE = ".base_layer."
+_LORA = ".lora_"
+
+
+def add_adapters(model: Any, config: LoraConfig, seed: int) -> None:
+    """Freeze the model and give it adapters, whose first values are a function of `seed`: A is
+    random and B is 0, so the policy is what it was. Raises `SdarError` without peft, or when
+    `config.targets` names no layer of the model."""
+    try:
+        import peft
+    except ImportError as error:
+        raise SdarError(
+            "training.lora needs peft: pip install 'sdar[lora]', or set training.lora to null"
+        ) from error
+    targets = config.targets if isinstance(config.targets, str) else list(config.targets)
+    settings = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=0.0,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            peft.inject_adapter_in_model(settings, model, adapter_name=ADAPTER)
+        except ValueError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise SdarError(
+                f"training.lora.targets: {reason}; name linear layers of the policy, such as "
+                "q_proj, or set it to all-linear"
+            ) from error
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(_LORA in name)
+
+
+def has_adapters(model: Any) -> bool:
+    """Whether `add_adapters` was here."""
+    return any(_LORA in name for name, _ in model.named_parameters())
+
+
+@contextmanager
+def without_adapters(model: Any) -> Iterator[None]:
+    """The policy that training began with, while this lasts."""
+    adapted = [layer for layer in model.modules() if hasattr(layer, "enable_adapters")]
+    for layer in adapted:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in adapted:
+            layer.enable_adapters(True)
+
+
+def merged_weights(model: Any, whole: Callable[[Tensor], Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The model's state without traces of adapters: their product is in the weights they adapt.
+
+    `whole` makes a tensor that can be computed with of each value of the state.
+    """
+    state = model.state_dict()
+    for name, value in state.items():
+        if _LORA in name:
+            continue
+        full = whole(value)
+        if name.endswith(f"{_BASE}weight"):
+            layer = name.removesuffix(f"{_BASE}weight")
+            down, up = (whole(state[f"{layer}{_LORA}{part}.{ADAPTER}.weight"]) for part in "AB")
+            scale = model.get_submodule(layer).scaling[ADAPTER]
+            full = full + (scale * (up @ down)).to(full.dtype)
+        yield name.replace(_BASE, "."), full

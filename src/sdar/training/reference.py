@@ -1,0 +1,47 @@
+"""The reference: the policy that training began with, which the KL term holds the student to."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sdar.policy.lora import without_adapters
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A scorer, and what has to be so while it scores."""
+
+    scorer: Any
+    adapted: Any = None
+    """The student's model, where the reference is that without its adapters; None: a copy."""
+    away: bool = False
+    """Whether the copy lies in the host's memory between passes."""
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        self._put_away()
+
+    @contextmanager
+    def at_hand(self) -> Iterator[None]:
+        """A block in which `scorer` is the reference, on its device."""
+        if self.adapted is not None:
+            with without_adapters(self.adapted):
+                yield
+            return
+        if self.away:
+            self.scorer.to(self.device)
+        yield
+        self._put_away()
+
+    def _put_away(self) -> None:
+        if self.away and self.adapted is None:
+            self.scorer.to("cpu")
+
+
+def frozen_copy(model: Any) -> Any:
+    """The policy as it is now, never to be trained."""
+    return copy.deepcopy(model).requires_grad_(False).eval()

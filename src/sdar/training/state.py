@@ -1,0 +1,89 @@
+"""The trained state in files: the same for any number of ranks, sharded or not.
+
+Weights that are trained (with LoRA: the adapters alone) by name, and the optimizer's state by the
+order of parameters. A checkpoint of N ranks is continued on M.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from sdar.errors import SdarError
+from sdar.policy.weights import whole
+
+State = tuple[dict[str, Tensor], dict[str, Any]]
+WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.pt"
+
+
+def trained_state(model: Any, optimizer: Any, keep: bool = True) -> State:
+    """Weights and optimizer state in full. All ranks call it; those without `keep`, which will not
+    write it, hold none of it."""
+    weights = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            value = _kept(parameter, keep)
+            if keep:
+                weights[name] = value
+    state = optimizer.state_dict()
+    moments = {
+        index: {
+            name: _kept(value, keep) if isinstance(value, Tensor) else value
+            for name, value in of_parameter.items()
+        }
+        for index, of_parameter in state["state"].items()
+    }
+    return weights, {**state, "state": moments}
+
+
+def write_state(folder: Path, state: State) -> None:
+    weights, of_optimizer = state
+    save_file({n: w.contiguous() for n, w in weights.items()}, folder / WEIGHTS)
+    torch.save(of_optimizer, folder / OPTIMIZER)
+
+
+def read_state(folder: Path, model: Any, optimizer: Any) -> None:
+    """Put what `write_state` wrote into `model` and `optimizer`, in place. Every rank reads."""
+    saved = load_file(folder / WEIGHTS)
+    # A tied weight has several names; a file may have been written under any of them.
+    named = dict(model.named_parameters(remove_duplicate=False))
+    missing = {id(p) for p in named.values() if p.requires_grad}
+    with torch.no_grad():
+        for name, value in saved.items():
+            if name in named:
+                named[name].copy_(_like(value, named[name]))
+                missing.discard(id(named[name]))
+    if missing:
+        raise SdarError(
+            f"{folder / WEIGHTS}: holds other weights than the policy has; remove the folder to "
+            "begin anew"
+        )
+    # Mapped, so that ranks of one machine that read the same file hold it once.
+    state = torch.load(folder / OPTIMIZER, map_location="cpu", mmap=True, weights_only=True)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, of_parameter in state["state"].items():
+        for name, value in of_parameter.items():
+            if isinstance(value, Tensor):
+                of_parameter[name] = (
+                    _like(value, parameters[index])
+                    if value.shape == parameters[index].shape
+                    else value.clone()
+                )
+    optimizer.load_state_dict(state)
+
+
+def _kept(value: Tensor, keep: bool) -> Tensor:
+    full = whole(value)
+    return full.cpu() if keep else full.new_empty(0)
+
+
+def _like(value: Tensor, parameter: Tensor) -> Tensor:
+    """A copy that is laid out over the ranks, and lies, as the parameter is and does."""
+    value = value.to(parameter.device, copy=True)
+    if not isinstance(parameter, DTensor):
+        return value
+    # Every rank has read it all: each takes its part, and nothing is sent.
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
