@@ -3,9 +3,10 @@
 torchrun --nproc-per-node 2 ranks_world.py ROOT JOBS
 
 JOBS is a JSON file: a list of objects with `name` (the run's folder under ROOT) and, where they
-differ from nothing: `method`, `sharded`, `training` (keys of that section), `rollout`, `tied`,
-`kill` ([rank, call of the world's `step` at which it kills itself]), `fail` (as `kill`, but raises
-SdarError), `stop` (as `kill`, but as if a scheduler had told that rank to stop).
+differ from the default: `method`, `sharded` (null: as the launcher says), `training` (keys of that
+section), `rollout`, `tied`, `kill` ([rank, call of the world's `step` at which it kills itself]),
+`fail` (likewise, but raises SdarError), `sleep`, `stop` (as if a scheduler had told that rank to
+stop), `mistake` (one made on purpose).
 
 In double precision, so that only what is really different differs by more than 1e-10.
 """
@@ -14,9 +15,13 @@ import json
 import os
 import signal
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import scripted
 import torch
 import trainer_world
@@ -25,7 +30,10 @@ from double_precision import in_double, precision
 from sdar.config import ExperimentConfig, Layout
 from sdar.errors import SdarError
 from sdar.interruption import Stopped, take
+from sdar.training.ranks import Ranks
 from sdar.training.run import Parts, make_accelerator, make_reproducible, policy_digest
+from sdar.training.sharding import wants_sharding
+from sdar.training.shares import StepShares
 from sdar.training.trainer import train_with
 
 RANK = int(os.environ.get("RANK", "0"))
@@ -41,7 +49,7 @@ class World(scripted.ScriptedPool):
 
     def step(self, actions: dict[int, str]) -> dict[int, Any]:
         self.calls += 1
-        for what in ("kill", "fail", "stop"):
+        for what in ("kill", "fail", "sleep", "stop"):
             if self.job.get(what) == [RANK, self.calls]:
                 getattr(self, what)()
         return super().step(actions)
@@ -51,6 +59,9 @@ class World(scripted.ScriptedPool):
 
     def fail(self) -> None:
         raise SdarError("the world has come to an end: make another")
+
+    def sleep(self) -> None:
+        time.sleep(300)
 
     def stop(self) -> None:
         assert take(signal.SIGUSR1)
@@ -73,9 +84,31 @@ def policy(tied: bool) -> Any:
     return in_double(model)
 
 
+@contextmanager
+def mistaken(mistake: str | None) -> Iterator[None]:
+    """Ranks that forget each other's gradients, or divide by their own tokens."""
+
+    def own_share(step: Any, *given: Any, **named: Any) -> Any:
+        shares = of_step(step, *given, **named)
+        for minibatch in shares.minibatches:
+            rows = [row for part in minibatch.plans[RANK] for row in part]
+            own = range(minibatch.samples.start, minibatch.samples.start + len(rows))
+            object.__setattr__(minibatch, "samples", own)
+        return shares
+
+    of_step = StepShares.of_step.__func__
+    with pytest.MonkeyPatch.context() as patch:
+        if mistake == "no sum":
+            patch.setattr(Ranks, "sum_gradients", lambda ranks, parameters: None)
+        if mistake == "own denominator":
+            patch.setattr(StepShares, "of_step", classmethod(own_share))
+        yield
+
+
 def run(root: Path, job: dict[str, Any]) -> Path:
     """The run's folder; what is left when it ends is its policy, metrics and checkpoints."""
-    os.environ["ACCELERATE_USE_FSDP"] = str(job.get("sharded", False)).lower()
+    if job.get("sharded", False) is not None:
+        os.environ["ACCELERATE_USE_FSDP"] = str(job.get("sharded", False)).lower()
     config = configuration(job)
     make_reproducible(config.execution.threads)
     layout, method = Layout(root / job["name"], config.experiment), job.get("method", "sdar")
@@ -88,8 +121,11 @@ def run(root: Path, job: dict[str, Any]) -> Path:
         skills=trainer_world.Skills(),
         inputs={"policy": policy_digest(model)},
     )
+    accelerator = make_accelerator(config)
+    print(f"sharded: {wants_sharding(config, accelerator)}", flush=True)
     try:
-        train_with(parts, config, layout, method, 0, make_accelerator(config))
+        with mistaken(job.get("mistake")):
+            train_with(parts, config, layout, method, 0, accelerator)
     except Stopped:
         print(f"rank {RANK} stopped", flush=True)
     return layout.run(method, 0)

@@ -60,7 +60,9 @@ def has_adapters(model: Any) -> bool:
 @contextmanager
 def without_adapters(model: Any) -> Iterator[None]:
     """The policy that training began with, while this lasts."""
-    adapted = [layer for layer in model.modules() if hasattr(layer, "enable_adapters")]
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    adapted = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
     for layer in adapted:
         layer.enable_adapters(False)
     try:
