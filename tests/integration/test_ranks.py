@@ -17,6 +17,7 @@ import polars as pl
 import pytest
 import ranks_world
 import torch
+from double_precision import precision
 from safetensors.torch import load_file
 
 from sdar.tracking import records
@@ -170,7 +171,8 @@ def test_what_saves_memory_changes_nothing(case, one):
 def test_lora_is_exported_whole_and_loads_without_peft(one, two):
     from transformers import AutoModelForCausalLM
 
-    start_of_run = ranks_world.policy(tied=True).state_dict()
+    with precision(torch.float64, torch.Tensor.double):
+        start_of_run = ranks_world.policy(tied=True).state_dict()
     for folder in (run_folder(one, {"name": "lora"}), run_folder(two, {"name": "sharded lora"})):
         assert sorted(p.name for p in (folder / "policy").iterdir()) == sorted(
             p.name for p in (run_folder(one, {"name": "sdar"}) / "policy").iterdir()

@@ -135,7 +135,8 @@ def train_with(
                         keep=training.keep_checkpoints,
                         writes=ranks.first,
                     )
-            recorder.timings(step, done.timings())
+            if ranks.first:
+                recorder.timings(step, done.timings())
             bar.set_postfix(done.summary())
             if stopping and not last:
                 raise Stopped
