@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from sdar.environments.base import Observation, Task
+from sdar.environments.pools import SentActions
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
@@ -95,9 +96,11 @@ class ScriptedPool:
         self.steps: dict[int, int] = {}
         self.prefetched: list[list[str]] = []
         self.resets = 0
+        self.sent = SentActions()
 
     def reset(self, tasks: dict[int, Task]) -> dict[int, Observation]:
         self.resets += 1
+        self.sent.drop(tasks)
         self.tasks = dict(tasks)
         self.steps = dict.fromkeys(tasks, 0)
         return {slot: self._see(slot, f"You see a {PLACES[slot % 4]}.", False) for slot in tasks}
@@ -111,6 +114,12 @@ class ScriptedPool:
             text = "You found it." if won else f"Nothing happens to the {PLACES[residue % 4]}."
             seen[slot] = self._see(slot, text, won)
         return seen
+
+    def send(self, actions: dict[int, str]) -> None:
+        self.sent.put(actions)
+
+    def receive(self, slots: Sequence[int]) -> dict[int, Observation]:
+        return self.step(self.sent.take(slots))
 
     def prefetch(self, tasks: Sequence[Task]) -> None:
         self.prefetched.append([task.id for task in tasks])

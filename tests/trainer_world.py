@@ -1,13 +1,15 @@
 """A training run small enough for a test: random policy, scripted world. Also run as a script:
 
-python trainer_world.py ROOT METHOD SEED [--kill-at-call N]
+python trainer_world.py ROOT METHOD SEED [--kill-at-call N] [--values JSON]
 
 With `--kill-at-call N` the process kills itself (SIGKILL) in the Nth call of the world's `step`.
+The values are laid over the configuration.
 """
 
+import argparse
+import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,10 @@ class MortalPool(scripted.ScriptedPool):
     def __init__(self, kill_at_call: int | None) -> None:
         super().__init__(modulus=3)
         self.left = kill_at_call
+        self.calls = 0
 
     def step(self, actions: dict[int, str]) -> dict[int, Any]:
+        self.calls += 1
         if self.left is not None:
             self.left -= 1
             if self.left == 0:
@@ -43,8 +47,11 @@ class MortalPool(scripted.ScriptedPool):
         return super().step(actions)
 
 
-def configuration(**training: Any) -> ExperimentConfig:
-    values = {
+def configuration(
+    values: dict[str, dict[str, Any]] | None = None, **training: Any
+) -> ExperimentConfig:
+    """The world's, with `values` over its sections, and keys of `training`."""
+    usual = {
         "steps": 5,
         "tasks_per_step": 2,
         "group_size": 3,
@@ -55,16 +62,16 @@ def configuration(**training: Any) -> ExperimentConfig:
         "record_tokens_every": 2,
         "recorded_episodes": 2,
     }
-    return parse_config(
-        {
-            "experiment": "world",
-            "environment": {"max_turns": 3},
-            "policy": {"max_prompt_tokens": 480, "max_response_tokens": 8},
-            "tracking": {"enabled": False},
-            "execution": {"device": "cpu"},
-            "training": {**values, **training},
-        }
-    )
+    sections: dict[str, Any] = {
+        "environment": {"max_turns": 3},
+        "policy": {"max_prompt_tokens": 480, "max_response_tokens": 8},
+        "tracking": {"enabled": False},
+        "execution": {"device": "cpu"},
+        "training": {**usual, **training},
+    }
+    for name, section in (values or {}).items():
+        sections[name] = sections.get(name, {}) | section
+    return parse_config({"experiment": "world", **sections})
 
 
 def parts(kill_at_call: int | None = None, seed: int = 0) -> Parts:
@@ -85,10 +92,11 @@ def run(
     seed: int = 0,
     kill_at_call: int | None = None,
     given: Parts | None = None,
+    values: dict[str, dict[str, Any]] | None = None,
     **training: Any,
 ) -> Path:
     """Train in `root`; the run's folder."""
-    config = configuration(**training)
+    config = configuration(values, **training)
     make_reproducible(config.execution.threads)
     layout = Layout(root, config.experiment)
     made = given or parts(kill_at_call)
@@ -96,6 +104,16 @@ def run(
     return layout.run(method, seed)
 
 
+def main() -> None:
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("root", type=Path)
+    arguments.add_argument("method")
+    arguments.add_argument("seed", type=int)
+    arguments.add_argument("--kill-at-call", type=int)
+    arguments.add_argument("--values", type=json.loads)
+    asked = arguments.parse_args()
+    run(asked.root, asked.method, asked.seed, asked.kill_at_call, values=asked.values)
+
+
 if __name__ == "__main__":
-    call = int(sys.argv[5]) if len(sys.argv) > 5 else None
-    run(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), call)
+    main()

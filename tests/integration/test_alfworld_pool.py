@@ -1,6 +1,7 @@
 """Pools: the same episodes whatever the number of workers, and clean ends."""
 
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -125,6 +126,88 @@ def test_a_dead_worker_is_named_and_nothing_hangs(games: list[Task]) -> None:
     with pytest.raises(SdarError, match="closed"):
         pool.reset({0: games[0]})
     pool.close()
+
+
+def play_apart(pool: EnvironmentPool, games: list[Task], seed: int) -> list[list[Observation]]:
+    """The episodes of `play`'s first round, each slot's actions sent and received at times drawn
+    from `seed`; what each slot saw."""
+    slots = (5, 0, 3, 1, 7, 2, 6, 4)
+    first = pool.reset({slot: games[slot // 2] for slot in slots})
+    seen = {slot: [first[slot]] for slot in slots}
+    rngs = {slot: random.Random(slot) for slot in slots}
+    moment, waiting = random.Random(seed), set[int]()
+    while waiting or any(len(seen[slot]) < min(slot + 3, 9) for slot in slots):
+        due = [slot for slot in slots if slot in waiting and moment.random() < 0.5]
+        for slot, observation in pool.receive(due).items():
+            seen[slot].append(observation)
+        waiting -= set(due)
+        going = [s for s in slots if s not in waiting and len(seen[s]) < min(s + 3, 9)]
+        sent = [slot for slot in going if moment.random() < 0.5]
+        pool.send({s: rngs[s].choice(seen[s][-1].admissible_actions) for s in sent})
+        waiting |= set(sent)
+    return [seen[slot] for slot in range(8)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_sent_actions_are_answered_as_stepped_ones(
+    games: list[Task], expected: list[dict[int, Observation]], workers: int
+) -> None:
+    pool = make_pool(AlfworldConfig(workers=workers))
+    stepped = [[turn[slot] for turn in expected[:8] if slot in turn] for slot in range(8)]
+    for seed in (0, 1):
+        apart = play_apart(pool, games, seed)
+        # `play` does not look at the answers to the last actions.
+        assert [seen[: len(turns)] for seen, turns in zip(apart, stepped, strict=True)] == stepped
+    pool.close()
+
+
+@pytest.mark.parametrize("make", [LocalPool, lambda: ProcessPool(1)])
+def test_answers_belong_to_actions(games: list[Task], make: Callable[[], EnvironmentPool]) -> None:
+    pool = make()
+    first = pool.reset({0: games[0], 1: games[1]})
+    with pytest.raises(ValueError, match="slot 1 was asked for an answer, but was sent no action"):
+        pool.receive([1])
+    pool.send({0: "inventory", 1: "inventory"})
+    with pytest.raises(ValueError, match="slot 0 was sent an action before its last was answered"):
+        pool.send({0: "look"})
+    # An episode that starts anew, as after Ctrl-C, is not given the answer to an old action.
+    assert pool.reset({0: games[0]})[0] == first[0]
+    pool.send({0: "look"})
+    answers = pool.receive([1, 0])
+    assert list(answers) == [1, 0]
+    assert "carrying" in answers[1].text
+    assert "carrying" not in answers[0].text
+    pool.close()
+
+
+def test_a_worker_that_dies_while_actions_are_under_way_is_named(games: list[Task]) -> None:
+    pool = ProcessPool(2)
+    pool.reset({0: games[0], 1: games[1]})
+    pids = [worker.process.pid for worker in pool._workers]
+    os.kill(pids[1], signal.SIGSTOP)  # it cannot answer any more
+    pool.send({0: "look"})
+    pool.send({1: "look"})
+    assert pool.receive([0])[0].admissible_actions
+    os.kill(pids[1], signal.SIGKILL)
+    with pytest.raises(SdarError, match=r"environment worker 1 ended unexpectedly \(exit code -9"):
+        pool.receive([1])
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    with pytest.raises(SdarError, match="closed"):
+        pool.send({0: "look"})
+
+
+def test_more_actions_and_answers_under_way_than_pipes_hold(games: list[Task]) -> None:
+    """Caller and worker would wait for each other for ever if the worker did not read ahead."""
+    slots = 1500
+    with ProcessPool(1) as pool:
+        pool.reset(dict.fromkeys(range(slots), games[0]))
+        for slot in range(slots):
+            pool.send({slot: "look " * 500})
+        answers = pool.receive(range(slots))
+        sent = sum(len("look " * 500) for _ in range(slots))
+        answered = sum(len(pickle.dumps({slot: answers[slot]})) for slot in range(slots))
+    assert min(sent, answered) > 400_000, "the test needs more than the pipes hold"
 
 
 def test_close_ends_the_workers_even_while_they_load(games: list[Task]) -> None:

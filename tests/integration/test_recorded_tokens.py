@@ -16,10 +16,11 @@ from sdar.evaluation.records import TOKENS, token_rows, tokens_frame
 from sdar.evaluation.scoring import score_episode
 from sdar.evaluation.second_opinions import expert_actions, greedy_actions
 from sdar.policy.loading import token_pieces
-from sdar.rollout.collector import RolloutSettings, collect
+from sdar.rollout.collector import collect
 from sdar.rollout.engines.base import Generation
 from sdar.rollout.engines.transformers import TransformersEngine
 from sdar.rollout.episode import Episode, Turn
+from sdar.rollout.settings import RolloutSettings
 from sdar.skills.library import SkillLibrary
 from sdar.tracking.recorder import RunRecorder
 

@@ -1,5 +1,6 @@
 """A run that is killed and started again is the run that was not, byte for byte."""
 
+import json
 import logging
 import shutil
 import signal
@@ -14,6 +15,7 @@ import trainer_world
 from sdar.errors import SdarError
 
 SCRIPT = Path(trainer_world.__file__)
+CONTINUOUS = {"rollout": {"schedule": "continuous"}}
 COMPARED = ("metrics.jsonl", "policy/model.safetensors", "policy/tokenizer.json")
 
 
@@ -34,15 +36,39 @@ def assert_same_run(folder, expected):
 # checkpoint; call 8 in the third or fourth, behind the checkpoint at 2.
 @pytest.mark.parametrize("call", [2, 8])
 def test_killed_in_mid_step_and_continued(call, finished, tmp_path):
-    command = [sys.executable, str(SCRIPT), str(tmp_path), "sdar", "0"]
+    folder = killed_and_continued(tmp_path, {}, call, steps=2 if call > 3 else 0)
+    assert_same_run(folder, finished)
+
+
+@pytest.mark.slow
+def test_killed_between_the_turns_of_continuous_episodes_and_continued(finished, tmp_path):
+    parts = trainer_world.parts()
+    whole = trainer_world.run(tmp_path / "whole", given=parts, values=CONTINUOUS)
+    assert_same_course(whole, finished)
+    call = parts.pool.calls * 7 // 10  # behind the checkpoint at 2
+    folder = killed_and_continued(tmp_path / "killed", CONTINUOUS, call, steps=2)
+    assert_same_run(folder, whole)
+
+
+def killed_and_continued(root, values, call, steps):
+    """The folder of a run that was killed in a call of the world, after so many whole steps."""
+    command = [sys.executable, str(SCRIPT), str(root), "sdar", "0", "--values", json.dumps(values)]
     died = subprocess.run([*command, "--kill-at-call", str(call)], capture_output=True, text=True)
     assert died.returncode == -signal.SIGKILL, died.stderr
-    folder = tmp_path / "runs" / "world" / "sdar" / "seed-0"
+    folder = root / "runs" / "world" / "sdar" / "seed-0"
     assert not (folder / "policy").exists()
-    lines = (folder / "metrics.jsonl").read_text().count("\n") if call > 3 else 0
-    assert lines >= (2 if call > 3 else 0)
+    if steps:
+        assert (folder / "metrics.jsonl").read_text().count("\n") >= steps
     subprocess.run(command, check=True, capture_output=True)
-    assert_same_run(folder, finished)
+    return folder
+
+
+def assert_same_course(folder, expected):
+    """The first step's episodes, which no update has touched yet, are the same."""
+    columns = ["step", "task_id", "success", "turns"]
+    first = pl.col("step") == 0
+    found, wanted = (pl.read_parquet(f / "episodes.parquet") for f in (folder, expected))
+    assert found.filter(first).select(columns).equals(wanted.filter(first).select(columns))
 
 
 def test_finished_run_is_exported_again_without_training(finished, tmp_path):

@@ -7,9 +7,10 @@ import scripted
 
 from sdar.errors import SdarError
 from sdar.policy.loading import render_prompt
-from sdar.rollout.collector import RolloutSettings, collect
+from sdar.rollout.collector import collect
 from sdar.rollout.engines.base import Generation
 from sdar.rollout.engines.transformers import TransformersEngine
+from sdar.rollout.settings import RolloutSettings
 
 SETTINGS = RolloutSettings(
     environment="alfworld",

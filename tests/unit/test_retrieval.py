@@ -194,7 +194,7 @@ def test_type_refuses_an_unknown_type_and_the_other_kinds_need_none(folder: Path
 @pytest.mark.parametrize("environment", ["alfworld", "searchqa"])
 def test_none_is_the_students_own_prompt(environment: str, folder: Path) -> None:
     """With equal prompts the teacher is the student: the gap is 0 and every gate one half."""
-    from sdar.rollout.collector import chat_of_turn
+    from sdar.rollout.turns import chat_of_turn
 
     skill = SkillLibrary(folder, Told(), retrieval="none").for_task(task())
     assert (skill.name, skill.text) == ("none", "")

@@ -69,13 +69,19 @@ class TextEnvironment(Protocol):
 class EnvironmentPool(Protocol):
     """Many episodes at once. Slots are the caller's names for them (0..n-1).
 
-    Results depend on (task, actions) alone, never on the number of workers. `prefetch` is a hint:
-    these tasks come next, load them while the model computes.
+    Results depend on (task, actions) alone, never on the number of workers. `send` does not wait:
+    its slots take these actions while the caller does something else, and `receive` waits until all
+    of `slots` have answered; each slot's answer has to be received before its next action. `step`
+    does both. `prefetch` is a hint: these tasks come next, load them while the model computes.
     """
 
     def reset(self, tasks: dict[int, Task]) -> dict[int, Observation]: ...
 
     def step(self, actions: dict[int, str]) -> dict[int, Observation]: ...
+
+    def send(self, actions: dict[int, str]) -> None: ...
+
+    def receive(self, slots: Sequence[int]) -> dict[int, Observation]: ...
 
     def prefetch(self, tasks: list[Task]) -> None: ...
 

@@ -29,8 +29,9 @@ from sdar.evaluation.subject import Subject, evaluation_key, subject_of
 from sdar.evaluation.summary import flat_metrics, summarise
 from sdar.interruption import Stopped, between_steps, stop_requested
 from sdar.progress import Progress
-from sdar.rollout.collector import RolloutProgress, RolloutSettings, collect
+from sdar.rollout.collector import collect
 from sdar.rollout.episode import Episode
+from sdar.rollout.settings import RolloutProgress, RolloutSettings
 
 
 class Played(NamedTuple):

@@ -12,9 +12,9 @@ from sdar.evaluation.records import ScoredTurn, skill_in
 from sdar.evaluation.second_opinions import expert_actions, greedy_actions
 from sdar.policy.loading import token_pieces
 from sdar.policy.log_probs import PolicyScorer, score_responses
-from sdar.rollout.collector import fit_prompt
 from sdar.rollout.engines.base import RolloutEngine
 from sdar.rollout.episode import Episode
+from sdar.rollout.turns import fit_prompt
 from sdar.skills.library import SkillLibrary
 from sdar.training.teacher import teacher_prompts
 

@@ -37,10 +37,11 @@ from sdar.policy.log_probs import (
 from sdar.policy.lora import add_adapters
 from sdar.policy.recomputation import recompute_layers
 from sdar.policy.weights import named_full_weights
-from sdar.rollout.collector import RolloutProgress, RolloutSettings, collect
+from sdar.rollout.collector import collect
 from sdar.rollout.engines.base import RemoteWeights
 from sdar.rollout.engines.opening import close_engine, open_engine
 from sdar.rollout.episode import Episode
+from sdar.rollout.settings import RolloutProgress, RolloutSettings
 from sdar.training.batches import StepBatch, tasks_of_step
 from sdar.training.measures import UpdateMeasures
 from sdar.training.ranks import Ranks
@@ -171,7 +172,9 @@ class Learner:
         def show(progress: RolloutProgress) -> None:
             if bar is not None:
                 playing = f"{progress.live} playing, {progress.won} won"
-                bar.set_postfix_str(f"turn {progress.turn}, {playing}", refresh=sys.stderr.isatty())
+                bar.set_postfix_str(
+                    f"turn {progress.turn:.0f}, {playing}", refresh=sys.stderr.isatty()
+                )
 
         with_skill = self.method.rollout_with_skill
         tasks, groups = self.tasks(step)

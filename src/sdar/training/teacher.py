@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sdar.rollout.collector import fit_prompt
 from sdar.rollout.episode import Episode
+from sdar.rollout.turns import fit_prompt
 
 if TYPE_CHECKING:
     from sdar.skills.library import SkillLibrary

@@ -12,13 +12,15 @@ import multiprocessing
 import multiprocessing.connection
 import multiprocessing.resource_tracker
 import time
-from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from sdar.environments.alfworld.host import Host, check_slots
 from sdar.environments.alfworld.textworld_api import load_stack
 from sdar.environments.alfworld.worker import Failure, Reply, serve
 from sdar.environments.base import EnvironmentPool, Observation, Task
+from sdar.environments.pools import SentActions
 from sdar.errors import SdarError
 from sdar.interruption import held_back
 
@@ -40,8 +42,10 @@ class LocalPool:
     def __init__(self) -> None:
         self._host = Host()
         self._slots: set[int] = set()
+        self._sent = SentActions()
 
     def reset(self, tasks: dict[int, Task]) -> dict[int, Observation]:
+        self._sent.drop(tasks)
         observations = self._host.reset(tasks)
         self._slots.update(tasks)
         return observations
@@ -49,6 +53,13 @@ class LocalPool:
     def step(self, actions: dict[int, str]) -> dict[int, Observation]:
         check_slots(list(actions), self._slots)
         return self._host.step(actions)
+
+    def send(self, actions: dict[int, str]) -> None:
+        check_slots(list(actions), self._slots)
+        self._sent.put(actions)
+
+    def receive(self, slots: Sequence[int]) -> dict[int, Observation]:
+        return self._host.step(self._sent.take(slots))
 
     def prefetch(self, tasks: list[Task]) -> None:
         """Nothing: without another process, loading ahead is no faster than loading."""
@@ -62,7 +73,8 @@ class ProcessPool:
     """Episodes spread over `workers` processes.
 
     Workers ignore Ctrl-C (the caller decides) and end with their parent. Raises SdarError, never
-    hangs, when a worker dies; the pool is closed then.
+    hangs, when a worker dies; the pool is closed then. A worker answers its requests one after the
+    other; what was not asked for yet is kept.
     """
 
     def __init__(self, workers: int) -> None:
@@ -73,6 +85,9 @@ class ProcessPool:
         self._workers: list[_Worker] = []
         self._of_slot: dict[int, int] = {}
         self._of_task: OrderedDict[str, int] = OrderedDict()
+        self._requests = 0
+        self._expected: dict[int, int] = {}  # number of the request that a slot waits for
+        self._answers: dict[int, Observation | Failure] = {}
         try:
             for index in range(workers):
                 self._workers.append(_Worker(index))
@@ -89,15 +104,29 @@ class ProcessPool:
             loads[index] += 1
             shares.setdefault(index, {})[slot] = task
             self._of_slot[slot] = index
-        return self._in_order(tasks, self._ask("reset", shares))
+        self._ask("reset", shares)
+        return self._take(list(tasks))
 
     def step(self, actions: dict[int, str]) -> dict[int, Observation]:
+        self.send(actions)
+        return self.receive(list(actions))
+
+    def send(self, actions: dict[int, str]) -> None:
         self._check_open()
         check_slots(list(actions), self._of_slot)
         shares: dict[int, dict[int, str]] = {}
         for slot, action in actions.items():
+            if slot in self._expected:
+                raise ValueError(f"slot {slot} was sent an action before its last was answered")
             shares.setdefault(self._of_slot[slot], {})[slot] = action
-        return self._in_order(actions, self._ask("step", shares))
+        self._ask("step", shares)
+
+    def receive(self, slots: Sequence[int]) -> dict[int, Observation]:
+        self._check_open()
+        for slot in slots:
+            if slot not in self._expected:
+                raise ValueError(f"slot {slot} was asked for an answer, but was sent no action")
+        return self._take(slots)
 
     def prefetch(self, tasks: list[Task]) -> None:
         """Workers load these games, in this order, whenever they have nothing else to do."""
@@ -119,6 +148,8 @@ class ProcessPool:
         for worker in workers:
             worker.stop(max(0.0, deadline - time.monotonic()))
         self._of_slot.clear()
+        self._expected.clear()
+        self._answers.clear()
 
     def __enter__(self) -> ProcessPool:
         return self
@@ -142,19 +173,32 @@ class ProcessPool:
             self._of_task.move_to_end(task.location)
         return known
 
-    def _ask(self, request: str, shares: dict[int, Any]) -> dict[int, Observation]:
+    def _ask(self, request: str, shares: dict[int, Any]) -> None:
         for index, share in shares.items():
+            number = self._requests = self._requests + 1
+            self._workers[index].asked.append((number, list(share)))
+            for slot in share:
+                self._expected[slot] = number
+                self._answers.pop(slot, None)
             self._send(index, request, share)
-        # Every reply is taken before an error is raised, so that the next call finds its own.
-        replies: list[Reply] = [self._receive(index) for index in shares]
-        observations: dict[int, Observation] = {}
-        for reply in replies:
-            if isinstance(reply, Failure):
-                if reply.user_error:
-                    raise SdarError(reply.text)
-                raise RuntimeError(f"an environment worker failed:\n{reply.text}")
-            observations.update(reply)
-        return observations
+
+    def _take(self, slots: Sequence[int]) -> dict[int, Observation]:
+        """The answers of these slots, in this order, so that nothing downstream sees the workers.
+
+        All are there before an error is raised, so that the next call finds its own.
+        """
+        for slot in slots:
+            while slot not in self._answers:
+                self._receive(self._of_slot[slot])
+        for slot in slots:
+            del self._expected[slot]
+        answers = {slot: self._answers.pop(slot) for slot in slots}
+        for answer in answers.values():
+            if isinstance(answer, Failure):
+                if answer.user_error:
+                    raise SdarError(answer.text)
+                raise RuntimeError(f"an environment worker failed:\n{answer.text}")
+        return cast(dict[int, Observation], answers)
 
     def _send(self, index: int, request: str, share: Any) -> None:
         try:
@@ -162,17 +206,23 @@ class ProcessPool:
         except (BrokenPipeError, ConnectionError, EOFError):
             self._died(index)
 
-    def _receive(self, index: int) -> Reply:
+    def _receive(self, index: int) -> None:
+        """Take in the worker's next reply."""
         worker = self._workers[index]
         ready = multiprocessing.connection.wait([worker.connection, worker.process.sentinel])
+        reply: Reply | None = None
         if worker.connection in ready:
-            try:
-                return worker.connection.recv()
-            except (EOFError, ConnectionError):
-                pass
-        return self._died(index)
+            with contextlib.suppress(EOFError, ConnectionError):
+                reply = worker.connection.recv()
+        if reply is None:
+            self._died(index)
+        number, slots = worker.asked.popleft()
+        for slot in slots:
+            # A slot that was reset meanwhile waits for something else.
+            if self._expected.get(slot) == number:
+                self._answers[slot] = reply if isinstance(reply, Failure) else reply[slot]
 
-    def _died(self, index: int) -> Any:
+    def _died(self, index: int) -> NoReturn:
         worker = self._workers[index]
         worker.process.join(STOP_SECONDS)
         code = worker.process.exitcode
@@ -183,19 +233,14 @@ class ProcessPool:
             "then run the command again"
         )
 
-    @staticmethod
-    def _in_order(
-        asked: dict[int, Any], observations: dict[int, Observation]
-    ) -> dict[int, Observation]:
-        """In the caller's order of slots, so that nothing downstream sees the workers."""
-        return {slot: observations[slot] for slot in asked}
-
 
 class _Worker:
     """One worker process and the caller's end of its pipe."""
 
     def __init__(self, index: int) -> None:
         context = multiprocessing.get_context("spawn")
+        self.asked: deque[tuple[int, list[int]]] = deque()
+        """(number, slots) of the requests it has not answered yet."""
         self.connection: Connection
         self.connection, theirs = context.Pipe()
         self.process: SpawnProcess = context.Process(

@@ -9,8 +9,10 @@ the turn limit; the last permitted turn searches nothing, since nobody would rea
 import json
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 
 from sdar.environments.base import Observation, Task
+from sdar.environments.pools import SentActions, in_thread
 from sdar.environments.searchqa.data import Question
 from sdar.environments.searchqa.retrieval.base import Passage, Retriever, clean_query
 from sdar.environments.searchqa.scoring import exact_match
@@ -62,6 +64,12 @@ def describe(passages: Sequence[Passage]) -> str:
     return "".join(f"Doc {n}: {found.contents}\n" for n, found in enumerate(passages, 1))
 
 
+Begun = str | Observation
+"""A turn before its search: the query, or what is seen where there is nothing to search for."""
+Found = dict[str, list[Passage]]
+"""Passages by query."""
+
+
 class Episode:
     """The state of one episode, without its retriever: `begin` may ask for a search, and `finish`
     takes its result."""
@@ -73,7 +81,7 @@ class Episode:
         self._won = False
         self._done = False
 
-    def begin(self, action: str) -> str | Observation:
+    def begin(self, action: str) -> Begun:
         """One turn: the observation, or the query to search for before there is one."""
         if self._done:
             return self.observe("")
@@ -111,7 +119,9 @@ class SearchqaPool:
     """Many episodes over one retriever: all searches of a turn are one call (see
     `base.EnvironmentPool`).
 
-    `questions` by id; a task's id is its question's. `top_k` passages a search.
+    `questions` by id; a task's id is its question's. `top_k` passages a search. `aside`: what is
+    sent is searched for in threads, for a retriever that mostly waits (for a server); otherwise
+    when the answers are asked for.
     """
 
     def __init__(
@@ -120,15 +130,21 @@ class SearchqaPool:
         questions: Mapping[str, Question],
         max_turns: int = 4,
         top_k: int = 3,
+        *,
+        aside: bool = False,
     ) -> None:
         self._retriever = retriever
         self._questions = questions
         self._max_turns = max_turns
         self._top_k = top_k
+        self._aside = aside
         self._episodes: dict[int, Episode] = {}
+        self._sent = SentActions()
+        self._asked: dict[int, tuple[Begun, Future[Found]]] = {}
 
     def reset(self, tasks: dict[int, Task]) -> dict[int, Observation]:
         """The first observation is empty: the question is the task's instruction."""
+        self._sent.drop(tasks)
         for slot, task in tasks.items():
             question = self._questions.get(task.id)
             if question is None:
@@ -140,16 +156,35 @@ class SearchqaPool:
         return {slot: self._episodes[slot].observe("") for slot in tasks}
 
     def step(self, actions: dict[int, str]) -> dict[int, Observation]:
-        begun = {slot: self._episodes[slot].begin(action) for slot, action in actions.items()}
-        queries = {slot: query for slot, query in begun.items() if isinstance(query, str)}
+        begun = self._begin(actions)
+        found = self._search(begun)
+        return {slot: self._finish(slot, seen, found) for slot, seen in begun.items()}
+
+    def send(self, actions: dict[int, str]) -> None:
+        self._sent.put(actions)
+        if self._aside:
+            begun = self._begin(actions)
+            found = in_thread(lambda: self._search(begun))
+            self._asked.update({slot: (seen, found) for slot, seen in begun.items()})
+
+    def receive(self, slots: Sequence[int]) -> dict[int, Observation]:
+        actions = self._sent.take(slots)
+        if not self._aside:
+            return self.step(actions)
+        asked = {slot: self._asked.pop(slot) for slot in slots}
+        return {slot: self._finish(slot, seen, f.result()) for slot, (seen, f) in asked.items()}
+
+    def _begin(self, actions: Mapping[int, str]) -> dict[int, Begun]:
+        return {slot: self._episodes[slot].begin(action) for slot, action in actions.items()}
+
+    def _search(self, begun: Mapping[int, Begun]) -> Found:
         # The episodes of a group often ask the same thing.
-        distinct = list(dict.fromkeys(queries.values()))
+        distinct = list(dict.fromkeys(seen for seen in begun.values() if isinstance(seen, str)))
         results = self._retriever.search(distinct, self._top_k) if distinct else []
-        found = dict(zip(distinct, results, strict=True))
-        return {
-            slot: self._episodes[slot].finish(found[seen]) if isinstance(seen, str) else seen
-            for slot, seen in begun.items()
-        }
+        return dict(zip(distinct, results, strict=True))
+
+    def _finish(self, slot: int, seen: Begun, found: Found) -> Observation:
+        return self._episodes[slot].finish(found[seen]) if isinstance(seen, str) else seen
 
     def prefetch(self, tasks: list[Task]) -> None:
         """Nothing: questions are in memory."""

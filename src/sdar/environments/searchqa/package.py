@@ -43,6 +43,7 @@ class SearchqaPackage:
             by_id(stored_questions(folder)),
             environment.max_turns,
             environment.retriever.top_k,
+            aside=environment.retriever.kind == "http",
         )
 
     build_messages = staticmethod(prompt.build_messages)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from sdar.rollout.engines.transformers import TransformersEngine
+from sdar.rollout.engines.transformers_continuous import ContinuousTransformersEngine
 
 
-class CopiedEngine(TransformersEngine):
-    """A `TransformersEngine` with `RemoteWeights`. `like` and `tokenizer` say what is computed;
+class CopiedEngine(ContinuousTransformersEngine):
+    """An engine of the kind with `RemoteWeights`. `like` and `tokenizer` say what is computed;
     there are no weights before the first `take_weights`. Lies on `device`, and asleep on the host.
     """
 

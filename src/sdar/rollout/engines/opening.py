@@ -10,7 +10,7 @@ from sdar.policy.weights import is_sharded, named_full_weights
 from sdar.rollout.engines.base import RemoteWeights
 from sdar.rollout.engines.copied import CopiedEngine
 from sdar.rollout.engines.probe import Trusted
-from sdar.rollout.engines.transformers import TransformersEngine
+from sdar.rollout.engines.transformers_continuous import ContinuousTransformersEngine
 
 
 def open_engine(
@@ -31,7 +31,7 @@ def open_engine(
     rollout, policy = config.rollout, config.policy
     if rollout.engine == "transformers":
         if not is_sharded(model):
-            return TransformersEngine(model, tokenizer)
+            return ContinuousTransformersEngine(model, tokenizer)
         dtype = getattr(torch, policy.dtype)
         return CopiedEngine(model, tokenizer, dtype=dtype, device=model.device)
     prompt = max(policy.max_prompt_tokens, policy.max_teacher_prompt_tokens)

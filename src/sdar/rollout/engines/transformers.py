@@ -56,7 +56,9 @@ class TransformersEngine:
         device = self.model.device
         draws = torch.from_numpy(uniforms(keys, max_new_tokens)).to(device)
         ends = torch.tensor(sorted(self.ends), device=device)
-        hidden, cache = self._prefill(prompt_ids, max_new_tokens)
+        lengths = torch.tensor([len(ids) for ids in prompt_ids], device=device)
+        cache = RowCache(lengths, int(lengths.max()) + max_new_tokens)
+        hidden = self._prefill(prompt_ids, cache)
         rows = torch.arange(len(prompt_ids), device=device)
         running = torch.ones(len(prompt_ids), dtype=torch.bool, device=device)
         tokens: list[list[int]] = [[] for _ in prompt_ids]
@@ -85,15 +87,14 @@ class TransformersEngine:
             hidden = self._decode(chosen, cache)
         return [Generation(t, p) for t, p in zip(tokens, log_probs, strict=True)]
 
-    def _prefill(self, prompt_ids: list[list[int]], room: int) -> tuple[Tensor, "RowCache"]:
-        """Hidden state `[B, D]` of each prompt's last token, and the filled cache."""
+    def _prefill(self, prompt_ids: list[list[int]], cache: "RowCache", first: int = 0) -> Tensor:
+        """Hidden state `[B, D]` of each prompt's last token. Fills the cache's rows from `first`
+        on."""
         owners: dict[tuple[int, ...], list[int]] = {}
         for row, ids in enumerate(prompt_ids):
             owners.setdefault(tuple(ids), []).append(row)
         ordered = sorted(owners, key=len)
         device = self.model.device
-        lengths = torch.tensor([len(ids) for ids in prompt_ids], device=device)
-        cache = RowCache(lengths, room)
         hidden = [torch.empty(0)] * len(prompt_ids)
         for block in _blocks([len(ids) for ids in ordered], self.prefill_tokens):
             prompts = ordered[block]
@@ -104,13 +105,13 @@ class TransformersEngine:
             last = torch.tensor([[len(ids) - 1] for ids in prompts], device=device)
             rows = [row for ids in prompts for row in owners[ids]]
             lines = [line for line, ids in enumerate(prompts) for _ in owners[ids]]
-            cache.fill(rows, lines)
+            cache.fill([first + row for row in rows], lines)
             block_hidden = hidden_states_at(
                 self.model, torch.from_numpy(padded).to(device), last, cache
             )
             for row, line in zip(rows, lines, strict=True):
                 hidden[row] = block_hidden[line, 0]
-        return torch.stack(hidden), cache
+        return torch.stack(hidden)
 
     def _decode(self, chosen: Tensor, cache: "RowCache") -> Tensor:
         """Append the chosen tokens; hidden states `[B, D]` that predict the next ones."""
@@ -158,11 +159,11 @@ class RowCache(DynamicCache):
     the next prefill block to its rows; `advance` starts a decode step.
     """
 
-    def __init__(self, lengths_B: Tensor, room: int) -> None:
+    def __init__(self, lengths_B: Tensor, capacity: int) -> None:
         super().__init__()
         self.lengths = lengths_B
+        self.capacity = capacity
         self.buffers: list[tuple[Tensor, Tensor]] = []
-        self._capacity = int(lengths_B.max()) + room
         self._target: tuple[list[int], list[int]] | None = None
 
     def fill(self, rows: list[int], lines: list[int]) -> None:
@@ -194,7 +195,7 @@ class RowCache(DynamicCache):
         self, key: Tensor, value: Tensor, layer: int, *rest: Any, **options: Any
     ) -> tuple[Tensor, Tensor]:
         if layer == len(self.buffers):
-            shape = (len(self.lengths), key.shape[1], self._capacity, key.shape[3])
+            shape = (len(self.lengths), key.shape[1], self.capacity, key.shape[3])
             # Zeros, not garbage: what is masked out must still be finite.
             self.buffers.append((key.new_zeros(shape), value.new_zeros(shape)))
         keys, values = self.buffers[layer]
@@ -206,7 +207,8 @@ class RowCache(DynamicCache):
         every = torch.arange(len(self._positions), device=key.device)
         keys[every, :, self._positions] = key[:, :, 0]
         values[every, :, self._positions] = value[:, :, 0]
-        return keys[:, :, : self._width], values[:, :, : self._width]
+        count = len(every)  # a buffer may have more rows
+        return keys[:count, :, : self._width], values[:count, :, : self._width]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0

@@ -1,0 +1,169 @@
+"""The same sampling for responses that begin and end at any time (`rollout.schedule: continuous`).
+
+Live responses are the first rows of one key-value cache. What joins is prefilled in the step in
+which it joins and written behind them; when a row ends, the last one moves into its place, so that
+a step copies no more than the rows that ended. Which row a response has is a function of the calls
+alone, and so are the bits.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sdar.rollout.engines.base import Generation, Key, uniforms
+from sdar.rollout.engines.transformers import RowCache, TransformersEngine, sample
+
+CAPACITY_GRAIN = 64
+"""The cache grows by this many tokens a row at least: each time it is copied."""
+
+
+@dataclass
+class _Row:
+    """A response on its way."""
+
+    name: int
+    number: int
+    prompt_ids: list[int]
+    draws: NDArray
+    temperature: float
+    token_ids: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+
+    @property
+    def draw(self) -> float:
+        """The random number of the next token."""
+        return float(self.draws[len(self.token_ids)])
+
+    @property
+    def most_tokens(self) -> int:
+        return len(self.prompt_ids) + len(self.draws)
+
+
+class ContinuousTransformersEngine(TransformersEngine):
+    """Implements `ContinuousEngine` on the trainer's own model.
+
+    Memory is that of the most responses that were live at once, and is given back when none is.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, **options: Any) -> None:
+        super().__init__(model, tokenizer, **options)
+        self._number = 0
+        self._asked: list[_Row] = []
+        self._live: list[_Row] = []
+        self._cache: OpenRowCache | None = None
+        self._chosen = torch.empty(0, dtype=torch.long)
+
+    def submit(
+        self,
+        name: int,
+        prompt_ids: list[int],
+        key: Key,
+        *,
+        max_new_tokens: int,
+        temperature: float,
+    ) -> None:
+        """See `ContinuousEngine.submit`."""
+        draws = uniforms([key], max_new_tokens)[0]
+        self._asked.append(_Row(name, self._number, prompt_ids, draws, temperature))
+        self._number += 1
+
+    @torch.inference_mode()
+    def advance(self) -> list[tuple[int, Generation]]:
+        """See `ContinuousEngine.advance`."""
+        if not (self._live or self._asked):
+            return []
+        hidden = [] if self._cache is None else [self._decode(self._chosen, self._cache)]
+        if self._asked:
+            hidden.append(self._join(self._asked))
+        self._live, self._asked = self._live + self._asked, []
+        self._chosen, log_probs = self._sample(self.model.lm_head(torch.cat(hidden)).float())
+        ended = set()
+        picked = zip(self._live, self._chosen.tolist(), log_probs.tolist(), strict=True)
+        for place, (row, token, log_prob) in enumerate(picked):
+            row.token_ids.append(token)
+            row.log_probs.append(log_prob)
+            if token in self.ends or len(row.token_ids) == len(row.draws):
+                ended.add(place)
+        finished = sorted((self._live[place] for place in ended), key=lambda row: row.number)
+        if ended:
+            self._leave(ended)
+        return [(row.name, Generation(row.token_ids, row.log_probs)) for row in finished]
+
+    def close(self) -> None:
+        """Forget all responses and give their memory back."""
+        self._asked, self._live, self._cache = [], [], None
+
+    def _join(self, rows: list[_Row]) -> Tensor:
+        """Prefill the prompts behind the live rows; hidden states `[N, D]` of their last tokens."""
+        lengths = torch.tensor([len(row.prompt_ids) for row in rows], device=self.model.device)
+        most = max(row.most_tokens for row in rows)
+        capacity = -(-most // CAPACITY_GRAIN) * CAPACITY_GRAIN
+        if self._cache is None:
+            self._cache = OpenRowCache(lengths, capacity)
+        else:
+            self._cache.join(lengths, capacity)
+        return self._prefill([row.prompt_ids for row in rows], self._cache, len(self._live))
+
+    def _sample(self, logits_BV: Tensor) -> tuple[Tensor, Tensor]:
+        """The next tokens of all live rows and their log-probs, both `[B]`."""
+        alike: dict[float, list[int]] = defaultdict(list)
+        for place, row in enumerate(self._live):
+            alike[row.temperature].append(place)
+        draws = torch.tensor([row.draw for row in self._live], dtype=torch.float64)
+        draws = draws.to(logits_BV.device)
+        if len(alike) == 1:
+            return sample(logits_BV, draws, self._live[0].temperature)
+        chosen = draws.new_empty(len(draws), dtype=torch.long)
+        log_probs = logits_BV.new_empty(len(draws))
+        for temperature, places in alike.items():
+            found = sample(logits_BV[places], draws[places], temperature)
+            chosen[places], log_probs[places] = found
+        return chosen, log_probs
+
+    def _leave(self, ended: set[int]) -> None:
+        """Close the gaps with the last rows."""
+        count = len(self._live) - len(ended)
+        if count == 0:
+            self._live, self._cache = [], None
+            return
+        last = iter(place for place in range(count, len(self._live)) if place not in ended)
+        order = [next(last) if place in ended else place for place in range(count)]
+        self._live = [self._live[place] for place in order]
+        self._chosen = self._chosen[order]
+        assert self._cache is not None
+        self._cache.leave(order)
+
+
+class OpenRowCache(RowCache):
+    """A `RowCache` that rows join and leave. The rows in use are the first of its buffers."""
+
+    def join(self, lengths_N: Tensor, capacity: int) -> None:
+        """Rows of these lengths come behind the last, to be prefilled next. `capacity` is what the
+        longest of them will need, in tokens."""
+        self.lengths = torch.cat([self.lengths, lengths_N])
+        self.capacity = max(self.capacity, capacity)
+        rows, tokens = self.buffers[0][0].shape[0], self.buffers[0][0].shape[2]
+        more = (max(0, len(self.lengths) - rows), self.capacity - tokens)
+        if any(more):
+            self.buffers = [
+                (_padded(keys, *more), _padded(values, *more)) for keys, values in self.buffers
+            ]
+
+    def leave(self, order: list[int]) -> None:
+        """Row `order[i]` becomes row i; the others are forgotten. What moves, moves forward."""
+        moved = [(to, row) for to, row in enumerate(order) if to != row]
+        if moved:
+            targets, sources = (list(side) for side in zip(*moved, strict=True))
+            width = int(self.lengths.max())
+            for keys, values in self.buffers:
+                keys[targets, :, :width] = keys[sources, :, :width]
+                values[targets, :, :width] = values[sources, :, :width]
+        self.lengths = self.lengths[order]
+
+
+def _padded(buffer: Tensor, rows: int, tokens: int) -> Tensor:
+    return torch.nn.functional.pad(buffer, (0, 0, 0, tokens, 0, 0, 0, rows))

@@ -1,0 +1,61 @@
+"""What a rollout is told, and what it tells of its progress."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sdar.config import ExperimentConfig
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """Limits and rewards of a rollout; `from_config` takes them from the configuration.
+
+    `temperature` 0 is greedy; `batch` is the most responses that the engine generates at once; the
+    penalty is subtracted for each turn whose response does not parse (METHOD 3). `schedule` and
+    `answer_after`: see `config.rollout`.
+    """
+
+    environment: str
+    max_turns: int
+    history: int
+    max_prompt_tokens: int
+    max_response_tokens: int
+    temperature: float
+    batch: int
+    success_reward: float
+    invalid_action_penalty: float
+    schedule: Literal["turns", "continuous"] = "turns"
+    answer_after: int = 1
+
+    @classmethod
+    def from_config(
+        cls, config: ExperimentConfig, *, temperature: float | None = None, skill: bool = False
+    ) -> "RolloutSettings":
+        """Training's settings, or another temperature. With `skill` the prompt holds the skill as
+        well and has the teacher's limit."""
+        policy, environment = config.policy, config.environment
+        limit = policy.max_teacher_prompt_tokens if skill else policy.max_prompt_tokens
+        return cls(
+            environment=environment.name,
+            max_turns=environment.max_turns,
+            history=environment.history,
+            max_prompt_tokens=limit,
+            max_response_tokens=policy.max_response_tokens,
+            temperature=config.rollout.temperature if temperature is None else temperature,
+            batch=config.rollout.batch,
+            success_reward=environment.success_reward,
+            invalid_action_penalty=environment.invalid_action_penalty,
+            schedule=config.rollout.schedule,
+            answer_after=config.rollout.answer_after,
+        )
+
+
+@dataclass(frozen=True)
+class RolloutProgress:
+    """Where a rollout stands: counts of episodes. `turn`: turns that those which still play have
+    had on average (all of them, when none does)."""
+
+    turn: float
+    live: int
+    finished: int
+    won: int

@@ -1,0 +1,76 @@
+"""A rollout on its way: what both schedules (`collector`, `continuous`) work on."""
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sdar.environments.base import EnvironmentPool, Observation
+from sdar.rollout.engines.base import Generation, Key
+from sdar.rollout.episode import Episode
+from sdar.rollout.settings import RolloutProgress, RolloutSettings
+from sdar.rollout.turns import close_turn, open_turn
+
+if TYPE_CHECKING:
+    from sdar.skills.library import Skill
+
+
+@dataclass
+class Rollout:
+    """Episodes, skills and what was seen last go by slot."""
+
+    episodes: dict[int, Episode]
+    skills: dict[int, "Skill | None"]
+    pool: EnvironmentPool
+    tokenizer: Any
+    settings: RolloutSettings
+    seed: int
+    step: int
+    timed: Callable[[str], AbstractContextManager[None]]
+    on_progress: Callable[[RolloutProgress], None] | None
+    current: dict[int, Observation] = field(default_factory=dict)
+    """What each environment said last."""
+    played: Counter[int] = field(default_factory=Counter)
+    """Turns that each episode has behind it."""
+
+    def reset(self) -> list[int]:
+        """Start all episodes; their slots."""
+        tasks = {slot: episode.task for slot, episode in self.episodes.items()}
+        with self.timed("environment"):
+            self.current = self.pool.reset(tasks)
+        return list(tasks)
+
+    def open_turn(self, slot: int) -> tuple[list[int], Key]:
+        """Begin the episode's next turn: its prompt, and the key of its response."""
+        episode = self.episodes[slot]
+        index, skill = len(episode.turns), self.skills[slot]
+        turn = open_turn(episode, self.current[slot], index, skill, self.tokenizer, self.settings)
+        episode.turns.append(turn)
+        return turn.prompt_ids, (self.seed, self.step, slot, index)
+
+    def close_turn(self, slot: int, generation: Generation) -> None:
+        close_turn(self.episodes[slot].turns[-1], generation, self.tokenizer, self.settings)
+
+    def action(self, slot: int) -> str:
+        return self.episodes[slot].turns[-1].action
+
+    def take(self, slot: int, observation: Observation) -> bool:
+        """The environment's answer to the last action; whether there may be a next one."""
+        episode = self.episodes[slot]
+        self.current[slot] = observation
+        self.played[slot] += 1
+        episode.turns[-1].next_observation = observation.text
+        episode.won = observation.won
+        episode.score = observation.score
+        episode.episode_return = self.settings.success_reward if observation.won else 0.0
+        return not (observation.done or observation.won)
+
+    def report(self, live: list[int]) -> None:
+        """Tell of the progress; `live` are the slots of the episodes that still play."""
+        if self.on_progress is not None:
+            turns = [self.played[slot] for slot in live or self.episodes]
+            finished = len(self.episodes) - len(live)
+            won = sum(episode.won for episode in self.episodes.values())
+            mean = sum(turns) / len(turns)
+            self.on_progress(RolloutProgress(mean, len(live), finished, won))
