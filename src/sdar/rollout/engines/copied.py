@@ -15,7 +15,7 @@ from sdar.rollout.engines.transformers_continuous import ContinuousTransformersE
 
 
 class CopiedEngine(ContinuousTransformersEngine):
-    """An engine of the kind with `RemoteWeights`. `like` and `tokenizer` say what is computed;
+    """A `TransformersEngine` with `RemoteWeights`. `like` and `tokenizer` say what is computed;
     there are no weights before the first `take_weights`. Lies on `device`, and asleep on the host.
     """
 
