@@ -37,7 +37,7 @@ def examine(config: Path, root: Path) -> list[Finding]:
     except SdarError as error:
         return [*findings, Finding("wrong", "configuration", str(error))]
     findings.append(Finding("good", "configuration", f"{config}: {experiment.experiment}"))
-    return [*findings, *_accelerator(experiment), *_data(experiment, root)]
+    return [*findings, *_accelerator(experiment), *_memory(experiment), *_data(experiment, root)]
 
 
 def render(findings: list[Finding]) -> str:
@@ -162,6 +162,29 @@ def _accelerator(config: ExperimentConfig) -> list[Finding]:
             )
         ]
     return [Finding("good", "accelerator", f"{found}: the CPU will be used")]
+
+
+def _memory(config: ExperimentConfig) -> list[Finding]:
+    """What training needs of each GPU, by part and phase; on a CPU only to be known."""
+    if importlib.util.find_spec("torch") is None:
+        return []
+    from sdar.memory.verdict import judge_experiment
+
+    subject = "training memory"
+    verdict = judge_experiment(config)
+    if verdict is None:
+        return [
+            Finding(
+                "note",
+                subject,
+                f"not estimated: the shape of {config.policy.model} is not known here",
+                "fetch the model, or at least its config.json",
+            )
+        ]
+    level: Level = "good" if verdict.level == "fits" else "note"
+    if verdict.level == "too large" and verdict.estimate.on_gpu:
+        level = "wrong"
+    return [Finding(level, subject, f"{verdict.need()}\n{verdict.table()}", verdict.remedy())]
 
 
 def _data(config: ExperimentConfig, root: Path) -> list[Finding]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from sdar.config.section import Section
 
@@ -33,6 +33,9 @@ class ExecutionConfig(Section):
     """CPU threads of a training or evaluation job; another count rounds otherwise."""
     warm_start_threads: PositiveInt = 2
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    gpu_memory_gib: PositiveFloat | None = None
+    """Memory of the GPUs that training jobs get, for the estimate of what they need where there is
+    no GPU to ask (`sdar doctor` on a login node): 79 for an 80 GB card."""
     nodes: PositiveInt = 1
     """Machines of one training job; more than one needs SLURM."""
     processes: PositiveInt = 1

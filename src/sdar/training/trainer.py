@@ -22,6 +22,7 @@ from sdar.algorithms.policy_loss import importance_weights
 from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig, Layout
 from sdar.interruption import Stopped, between_steps, stop_requested
+from sdar.memory.verdict import require_memory
 from sdar.policy.log_probs import TeacherDistribution
 from sdar.progress import Progress
 from sdar.rendezvous import join_ranks
@@ -62,10 +63,11 @@ def train(config: ExperimentConfig, layout: Layout, method: str, seed: int) -> N
     Reads the tasks and the warm start (or `policy.model`); writes `layout.run(method, seed)`, the
     policy last. Raises `SdarError` for what is missing or cannot be written.
     """
-    trained_method(method)
+    declared = trained_method(method)
     join_ranks(config.execution)
     make_reproducible(config.execution.threads)
     accelerator = make_accelerator(config)
+    require_memory(config, declared)
     # Weights that are shared out go to the ranks' devices layer by layer.
     sharded = wants_sharding(config, accelerator)
     parts = open_parts(config, layout, torch.device("cpu") if sharded else accelerator.device)

@@ -1,0 +1,118 @@
+"""Which keys to turn, and by how much, when a job would not fit."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sdar.config import ExperimentConfig, parse_config
+from sdar.errors import SdarError
+
+Peak = Callable[[ExperimentConfig], int]
+GPUS = (2, 4, 8)
+"""Of one machine."""
+USUAL_MICRO_BATCH = 4
+USUAL_ROWS = 16
+"""Below these a GPU has too little to do at once: last resorts."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A key, its new value, and the peak in bytes that the job has then."""
+
+    key: str
+    value: Any
+    peak: int
+    config: ExperimentConfig
+
+    def __str__(self) -> str:
+        value = "{}" if self.value == {} else str(self.value).lower()
+        return f"{self.key} to {value}"
+
+
+def turns(config: ExperimentConfig, peak: Peak, most: int) -> list[Turn]:
+    """Keys to turn, one after the other, until the peak is at most `most` bytes.
+
+    Of those that change no result, each time the cheapest that suffices, else the one that helps
+    most. Where all together are not enough: as few more GPUs as do, then adapters, with them. Empty
+    where nothing is enough.
+    """
+    firsts: list[tuple[str, Any] | None] = [None, *_more_gpus(config), ("training.lora", {})]
+    for first in firsts:
+        start = [] if first is None else _apply(config, [first], peak)
+        now = start[-1].config if start else config
+        if first is not None and not start:
+            continue
+        for harsh in (False, True):
+            found = [*start, *_harmless(now, peak, most, harsh)]
+            if found and found[-1].peak <= most:
+                return found
+    return []
+
+
+def _harmless(config: ExperimentConfig, peak: Peak, most: int, harsh: bool) -> list[Turn]:
+    chosen: dict[str, Any] = {}
+    now, height = config, peak(config)
+    while height > most:
+        tried = [
+            turn
+            for candidate in _candidates(now, harsh)
+            for turn in _apply(now, [candidate], peak)
+            if turn.peak < height
+        ]
+        if not tried:
+            break
+        enough = [turn for turn in tried if turn.peak <= most]
+        best = enough[0] if enough else min(tried, key=lambda turn: turn.peak)
+        chosen[best.key] = best.value
+        now, height = best.config, best.peak
+    return _apply(config, chosen.items(), peak)
+
+
+def _candidates(config: ExperimentConfig, harsh: bool) -> Iterator[tuple[str, Any]]:
+    """Cheapest first."""
+    training, rollout = config.training, config.rollout
+    if rollout.engine == "transformers":
+        for rows in _halves(rollout.batch, 1 if harsh else USUAL_ROWS):
+            yield "rollout.batch", rows
+    elif not rollout.vllm.servers:
+        if not rollout.vllm.sleep:
+            yield "rollout.vllm.sleep", True
+        for share in (0.6, 0.5, 0.4, 0.3, 0.2):
+            if share < rollout.vllm.gpu_memory_share:
+                yield "rollout.vllm.gpu_memory_share", share
+    for samples in _halves(training.micro_batch, 1 if harsh else USUAL_MICRO_BATCH):
+        yield "training.micro_batch", samples
+    if training.reference == "device":
+        yield "training.reference", "host"
+    if not training.activation_checkpointing:
+        yield "training.activation_checkpointing", True
+
+
+def _more_gpus(config: ExperimentConfig) -> list[tuple[str, Any]]:
+    if config.execution.nodes > 1:
+        return [("execution.nodes", config.execution.nodes * factor) for factor in (2, 4)]
+    return [("execution.processes", count) for count in GPUS if count > config.execution.processes]
+
+
+def _halves(count: int, least: int) -> Iterator[int]:
+    while count // 2 >= least:
+        count //= 2
+        yield count
+
+
+def _apply(config: ExperimentConfig, changes: Iterable[tuple[str, Any]], peak: Peak) -> list[Turn]:
+    """The changes one after the other; none where one of them is not allowed."""
+    made: list[Turn] = []
+    for key, value in changes:
+        values = config.model_dump(mode="json")
+        *sections, last = key.split(".")
+        place = values
+        for section in sections:
+            place = place[section]
+        place[last] = value
+        try:
+            config = parse_config(values)
+        except SdarError:
+            return []
+        made.append(Turn(key, value, peak(config), config))
+    return made

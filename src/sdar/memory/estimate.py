@@ -1,0 +1,317 @@
+"""From a model's shape and a configuration to bytes: by part and phase, of each GPU.
+
+What is counted is the worst the configuration allows: every prompt and response as long as its
+limit. The phases of a step do not peak together, so each has its own sum:
+
+    rollout         the engine's weights and its cache
+    scoring         old, teacher and reference log-probs: passes without gradient
+    update          forward and backward of a micro-batch, gradients of the ones before it kept
+    optimizer step  AdamW's temporaries, no activations
+
+N trained parameters of P in all: weights in float32 (4 P), AdamW's moments (8 N) and gradients
+(4 N). FSDP2 divides these by the number of ranks, and gathers a layer in bfloat16 to compute.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+from sdar.algorithms.methods import Method
+from sdar.config import ExperimentConfig
+from sdar.memory import activations
+from sdar.memory.activations import FLOAT32, Precision
+from sdar.policy.log_probs import CHUNK_LOGITS
+from sdar.policy.shape import ModelShape
+from sdar.training.sharding import wants_sharding
+
+GIB = 2**30
+CPU_TOKENS = 4096
+"""Padded tokens of a pass on a CPU (`learner.CPU_MICRO_BATCH_TOKENS`)."""
+PREFILL_TOKENS = 4096
+"""Padded tokens the transformers engine prefills at once."""
+GATHERED_LAYERS = 2
+"""FSDP2 gathers the next layer while one computes."""
+CUDA_BYTES = GIB
+"""Context, cuBLAS workspaces, NCCL buffers: no tensors, of usual size."""
+
+Parts = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Bytes by part, all alive at the phase's peak."""
+
+    name: str
+    parts: Parts
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one rank: on a GPU what it must hold, on CPUs what each process needs."""
+
+    shape: ModelShape
+    method: str
+    ranks: int
+    on_gpu: bool
+    sharded: bool
+    phases: tuple[Phase, ...]
+
+    @property
+    def worst(self) -> Phase:
+        return max(self.phases, key=lambda phase: phase.total)
+
+    @property
+    def peak(self) -> int:
+        """Bytes."""
+        return self.worst.total
+
+
+def estimate(
+    shape: ModelShape,
+    config: ExperimentConfig,
+    method: Method,
+    *,
+    on_gpu: bool = True,
+    gpu_bytes: int | None = None,
+) -> Estimate:
+    """What a training job of `method` needs. `gpu_bytes`: a GPU's memory, which vLLM's share is
+    of."""
+    ranks = config.execution.ranks
+    device = SimpleNamespace(type="cuda" if on_gpu else "cpu")
+    launched = SimpleNamespace(num_processes=ranks, device=device)
+    sharded = wants_sharding(config, launched)
+    return _Job(shape, config, method, on_gpu, sharded, gpu_bytes).estimate()
+
+
+def worst_case(
+    shape: ModelShape,
+    config: ExperimentConfig,
+    methods: Sequence[Method],
+    *,
+    on_gpu: bool = True,
+    gpu_bytes: int | None = None,
+) -> Estimate:
+    """The largest of several methods'."""
+    return max(
+        (estimate(shape, config, each, on_gpu=on_gpu, gpu_bytes=gpu_bytes) for each in methods),
+        key=lambda found: found.peak,
+    )
+
+
+@dataclass(frozen=True)
+class _Job:
+    shape: ModelShape
+    config: ExperimentConfig
+    method: Method
+    on_gpu: bool
+    sharded: bool
+    gpu_bytes: int | None
+
+    @property
+    def ranks(self) -> int:
+        return self.config.execution.ranks
+
+    @property
+    def precision(self) -> Precision:
+        return activations.as_precision(self.config.policy.dtype, self.sharded)
+
+    def share(self, count: int) -> int:
+        """Of something that FSDP2 divides."""
+        return -(-count // self.ranks) if self.sharded else count
+
+    def estimate(self) -> Estimate:
+        phases = (
+            Phase("rollout", self.resident() | self.rollout()),
+            Phase("scoring", self.resident() | self.scoring()),
+            Phase("update", self.resident() | self.update()),
+            Phase("optimizer step", self.resident() | self.optimizer_step()),
+        )
+        return Estimate(self.shape, self.method.name, self.ranks, self.on_gpu, self.sharded, phases)
+
+    # What lies there all the time.
+
+    @property
+    def adapters(self) -> int:
+        lora = self.config.training.lora
+        if lora is None:
+            return 0
+        targets = None if lora.targets == "all-linear" else tuple(lora.targets)
+        return self.shape.adapter_parameters(lora.rank, targets)
+
+    @property
+    def trained(self) -> int:
+        return self.adapters or self.shape.parameters
+
+    @property
+    def reference(self) -> int:
+        """Bytes of the frozen reference, wherever it lies; with LoRA it is the policy itself."""
+        training = self.config.training
+        if training.kl_coefficient == 0 or training.lora is not None:
+            return 0
+        return self.share(4 * self.shape.parameters)
+
+    def resident(self) -> Parts:
+        parts = {
+            "weights": self.share(4 * (self.shape.parameters + self.adapters)),
+            "moments": self.share(8 * self.trained),
+            "reference": self.reference if self.config.training.reference == "device" else 0,
+            "CUDA": CUDA_BYTES if self.on_gpu else 0,
+        }
+        if not self.config.rollout.vllm.sleep:
+            parts["engine"] = self.engine_bytes
+        return parts
+
+    # Phase by phase, what comes to it.
+
+    def rollout(self) -> Parts:
+        rollout = self.config.rollout
+        if rollout.engine == "vllm":
+            return {"engine": self.engine_bytes}
+        shape, training = self.shape, self.config.training
+        precision = activations.BFLOAT16 if self.sharded else self.precision
+        if self.config.policy.dtype == "float32":
+            precision = FLOAT32
+        episodes = -(-training.tasks_per_step * training.group_size // self.ranks)
+        rows = min(rollout.batch, episodes)
+        prompt = self.prompt_tokens
+        tokens = rows * (prompt + self.config.policy.max_response_tokens)
+        cache = tokens * activations.cache_of_token(shape, precision)
+        parts = {
+            # A layer's buffers exist twice while finished rows leave.
+            "cache": cache + cache // shape.layers,
+            # Prompts are read, then tokens are drawn.
+            "activations": max(
+                max(PREFILL_TOKENS, prompt) * activations.passing(shape, precision),
+                rows * shape.vocabulary * activations.LOGIT_SAMPLING,
+            ),
+        }
+        if self.sharded:
+            parts["engine"] = precision.compute * shape.parameters
+        elif precision.casts:
+            parts["computing copies"] = precision.compute * shape.head_parameters
+        return parts
+
+    def scoring(self) -> Parts:
+        longest = self.config.policy.max_prompt_tokens
+        if self.method.needs_teacher:
+            longest = max(longest, self.config.policy.max_teacher_prompt_tokens)
+        tokens, responses = self.pass_tokens(max(longest, self.prompt_tokens))
+        shape, precision = self.shape, self.precision
+        logits = activations.chunk_logits(shape, responses, CHUNK_LOGITS)
+        parts = {
+            # The layers come first, then the head.
+            "activations": max(
+                tokens * activations.passing(shape, precision), logits * activations.LOGIT_SCORING
+            ),
+            "teacher's head": self.copied_head,
+        }
+        if self.sharded:
+            parts["computing copies"] = self.gathered(backward=False)
+        elif precision.casts and not self.adapters:
+            parts["computing copies"] = self.casted
+        elif precision.casts:
+            parts["computing copies"] = precision.compute * shape.head_parameters
+        distillation = self.config.training.distillation
+        if distillation.scored_by == "engine" and self.method.needs_teacher:
+            parts["engine"] = self.engine_bytes  # awake until it has scored
+        if self.config.training.reference == "host" and self.reference:
+            # Its own pass: it comes, and what other passes convert has gone.
+            kept = 0 if self.sharded else parts.get("computing copies", 0)
+            parts["reference"] = max(self.reference - kept, 0)
+        return parts
+
+    def update(self) -> Parts:
+        shape, precision, training = self.shape, self.precision, self.config.training
+        tokens, responses = self.pass_tokens(self.prompt_tokens)
+        rank = 0 if training.lora is None else training.lora.rank
+        layer = tokens * activations.kept_by_layer(shape, precision, rank)
+        working = tokens * activations.passing_backward(shape, precision)
+        logit = activations.LOGIT_TRAINING
+        if self.copied_head:
+            logit += activations.LOGIT_DIVERGENCE
+        head = activations.chunk_logits(shape, responses, CHUNK_LOGITS) * logit
+        if not self.adapters:
+            head += activations.head_gradient(shape, precision)
+        ends = tokens * activations.kept_by_final_norm(shape, precision)
+        if training.activation_checkpointing:
+            kept = ends + shape.layers * tokens * precision.stream * shape.hidden
+            working += layer
+        else:
+            kept = ends + shape.layers * layer
+        parts = {
+            "gradients": self.share(4 * self.trained),
+            # The backward pass is in the head first, then in the layers.
+            "activations": kept + max(working - head, 0),
+            "head": head,
+            "teacher's head": self.copied_head,
+        }
+        if self.sharded:
+            parts["computing copies"] = self.gathered(backward=True)
+        elif precision.casts:
+            parts["computing copies"] = self.casted
+        return parts
+
+    def optimizer_step(self) -> Parts:
+        # AdamW takes the roots of all second moments at once on a GPU, one by one on a CPU.
+        largest = max(self.shape.head_parameters, self.shape.layer_matrices)
+        roots = 4 * (self.trained if self.on_gpu else min(largest, self.trained))
+        return {
+            "gradients": self.share(4 * self.trained),
+            "optimizer's temporaries": self.share(roots),
+            "teacher's head": self.copied_head,
+        }
+
+    # Quantities of several phases.
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The student's limit in training."""
+        policy = self.config.policy
+        with_skill = self.method.rollout_with_skill
+        return policy.max_teacher_prompt_tokens if with_skill else policy.max_prompt_tokens
+
+    def pass_tokens(self, prompt: int) -> tuple[int, int]:
+        """Padded tokens of a micro-batch, and response tokens among them."""
+        response = self.config.policy.max_response_tokens
+        samples = self.config.training.micro_batch
+        if not self.on_gpu:
+            samples = min(samples, max(1, CPU_TOKENS // (prompt + response)))
+        return samples * (prompt + response - 1), samples * response
+
+    @property
+    def casted(self) -> int:
+        """Autocast's copies of all matrices, which live as long as a pass."""
+        return self.precision.compute * (
+            self.shape.layers * self.shape.layer_matrices + self.shape.head_parameters
+        )
+
+    @property
+    def copied_head(self) -> int:
+        """The teacher's, where its whole distribution is needed."""
+        if not self.method.needs_teacher_distribution:
+            return 0
+        return self.precision.compute * self.shape.head_parameters
+
+    def gathered(self, *, backward: bool) -> int:
+        """Weights that FSDP2 has gathered at once, and gradients before they are divided."""
+        shape, width = self.shape, self.precision.compute
+        ends = shape.head_parameters * (1 if shape.tied else 2)
+        gathered = width * (ends + GATHERED_LAYERS * shape.layer_parameters)
+        if backward and not self.adapters:
+            # Of a layer and of embedding and head: in the type computed in, and to be summed.
+            gathered += (width + 4) * (ends + shape.layer_parameters)
+        return gathered
+
+    @property
+    def engine_bytes(self) -> int:
+        """Of an awake vLLM in this process."""
+        rollout = self.config.rollout
+        if rollout.engine != "vllm" or rollout.vllm.servers:
+            return 0
+        if self.gpu_bytes is None:  # nobody knows what its share is of
+            return self.precision.compute * self.shape.parameters
+        return int(rollout.vllm.gpu_memory_share * self.gpu_bytes)

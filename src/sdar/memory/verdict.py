@@ -1,0 +1,143 @@
+"""Whether a training job fits: what `sdar doctor` shows and `sdar train` asks before it loads."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from sdar.algorithms.methods import Method, get_method
+from sdar.config import ExperimentConfig
+from sdar.errors import SdarError
+from sdar.memory.advice import Turn, turns
+from sdar.memory.estimate import GIB, Estimate, worst_case
+from sdar.policy.shape import ModelShape, shape_of_policy
+
+log = logging.getLogger("sdar.memory")
+
+MIB = 2**20
+COMFORT = 0.92
+"""Share of a GPU above which fragmentation may end a job that fits by the sum of its tensors."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An estimate beside what there is. `capacity` in bytes, None where nobody knows it."""
+
+    estimate: Estimate
+    capacity: int | None
+    turns: Sequence[Turn] = ()
+    """Keys to turn so that it fits; empty where it does, or nothing helps."""
+
+    @property
+    def level(self) -> Literal["fits", "tight", "too large", "unknown"]:
+        if self.capacity is None:
+            return "unknown"
+        if self.estimate.peak > self.capacity:
+            return "too large"
+        return "tight" if self.estimate.peak > COMFORT * self.capacity else "fits"
+
+    def need(self) -> str:
+        """What is needed, and what there is."""
+        found, where = self.estimate, "GPU" if self.estimate.on_gpu else "process"
+        need = (
+            f"{found.method} with {found.shape.parameters / 1e9:.2f} B parameters needs up to "
+            f"{_size(found.peak)} of each {where}'s memory ({found.worst.name})"
+        )
+        return need if self.capacity is None else f"{need}, which has {_size(self.capacity)}"
+
+    def remedy(self) -> str:
+        """The key to turn first, and those after it; empty where nothing is to be done."""
+        if self.level == "unknown":
+            return "set execution.gpu_memory_gib to compare it with what the cluster's GPUs have"
+        if self.level == "fits" or not self.estimate.on_gpu:
+            return ""
+        if not self.turns:
+            return "no key here makes it fit; take a smaller model, or larger GPUs"
+        first, *rest = [f"{turn} ({_size(turn.peak)})" for turn in self.turns]
+        return f"set {first}" + "".join(f", then {turn}" for turn in rest)
+
+    def sentence(self) -> str:
+        return ": ".join(filter(None, (self.need(), self.remedy())))
+
+    def table(self) -> str:
+        """By part and phase, as aligned text."""
+        phases = self.estimate.phases
+        unit, name_of_unit = (GIB, "GiB") if self.estimate.peak > GIB else (MIB, "MiB")
+        names = list(dict.fromkeys(part for phase in phases for part in phase.parts))
+        rows = [[name_of_unit, *(phase.name for phase in phases)]]
+        for name in names:
+            cells = [phase.parts.get(name, 0) for phase in phases]
+            if any(cells):
+                rows.append([name, *(f"{cell / unit:.1f}" if cell else "" for cell in cells)])
+        rows.append(["together", *(f"{phase.total / unit:.1f}" for phase in phases)])
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if i == 0 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        )
+
+
+def judge(
+    shape: ModelShape,
+    config: ExperimentConfig,
+    methods: Sequence[Method],
+    *,
+    on_gpu: bool,
+    capacity: int | None,
+) -> Verdict:
+    """The estimate of the worst of `methods` beside `capacity` bytes, and what would help."""
+    measure = partial(worst_case, shape, on_gpu=on_gpu, gpu_bytes=capacity if on_gpu else None)
+    found = measure(config, methods)
+    if capacity is None or not on_gpu or found.peak <= COMFORT * capacity:
+        return Verdict(found, capacity)
+
+    def peak(changed: ExperimentConfig) -> int:
+        return measure(changed, methods).peak
+
+    return Verdict(found, capacity, turns(config, peak, int(COMFORT * capacity)))
+
+
+def judge_experiment(config: ExperimentConfig) -> Verdict | None:
+    """Of all methods an experiment trains; None where the model's shape is not known here."""
+    shape = shape_of_policy(config)
+    methods = [method for name in config.methods if (method := get_method(name)).trained]
+    if shape is None or not methods:
+        return None
+    on_gpu, capacity = _machine(config)
+    return judge(shape, config, methods, on_gpu=on_gpu, capacity=capacity)
+
+
+def require_memory(config: ExperimentConfig, method: Method) -> None:
+    """Raise `SdarError` before anything is loaded when a GPU cannot hold what `method` needs; warn
+    when it hardly can. Says nothing on a CPU, or of a model whose shape is not known."""
+    shape = shape_of_policy(config)
+    on_gpu, capacity = _machine(config)
+    if shape is None or not on_gpu:
+        return
+    verdict = judge(shape, config, [method], on_gpu=True, capacity=capacity)
+    if verdict.level == "too large":
+        raise SdarError(f"{verdict.sentence()} (the table: sdar doctor)")
+    if verdict.level == "tight":
+        log.warning("%s", verdict.sentence())
+
+
+def _machine(config: ExperimentConfig) -> tuple[bool, int | None]:
+    """Whether training is on GPUs, and the memory in bytes of one, or what is free on the host."""
+    import torch
+
+    device, given = config.execution.device, config.execution.gpu_memory_gib
+    if device != "cpu" and torch.cuda.is_available():
+        return True, torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    if device == "cuda":
+        return True, None if given is None else int(given * GIB)
+    import psutil
+
+    return False, psutil.virtual_memory().available // config.execution.processes
+
+
+def _size(count: int) -> str:
+    return f"{count / GIB:.1f} GiB" if count > GIB else f"{count / MIB:.0f} MiB"

@@ -1,0 +1,230 @@
+"""The memory estimate against what torch really allocates: every phase of a step, on a CPU.
+
+Storages are counted as operations make and drop them (torch's `MemTracker`), so the numbers are
+those of tensors, exact and the same on every machine. What an operation allocates and frees within
+itself is not seen.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed._tools.mem_tracker import MemTracker
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from sdar.algorithms.methods import get_method
+from sdar.config import ExperimentConfig, parse_config
+from sdar.memory import estimate as estimating
+from sdar.memory.estimate import Estimate, estimate
+from sdar.policy.batches import pad_batch
+from sdar.policy.log_probs import PolicyScorer
+from sdar.policy.recomputation import recompute_layers
+from sdar.policy.shape import ModelShape, shape_of_config
+from sdar.rollout.engines.transformers import TransformersEngine
+from sdar.training.run import make_optimizer
+
+SAMPLES, PROMPT, RESPONSE = 3, 72, 24
+TOLERANCE = 0.15
+CHUNK = 16 * 4096
+"""Logits of a chunk: 16 response tokens, so that the head works in several."""
+CONFIGS = {
+    "qwen2": {"model_type": "qwen2", "num_key_value_heads": 2, "tie_word_embeddings": True},
+    "qwen3": {
+        "model_type": "qwen3",
+        "num_key_value_heads": 4,
+        "head_dim": 24,
+        "tie_word_embeddings": False,
+    },
+}
+MODES = [("qwen2", "float32"), ("qwen2", "bfloat16"), ("qwen3", "float32"), ("qwen3", "bfloat16")]
+
+
+def hugging_face_config(family: str) -> dict[str, Any]:
+    return {
+        "vocab_size": 4096,
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+        **CONFIGS[family],
+    }
+
+
+def shape(family: str) -> ModelShape:
+    found = shape_of_config(hugging_face_config(family))
+    assert found is not None
+    return found
+
+
+def model(family: str) -> Any:
+    torch.manual_seed(0)
+    values = AutoConfig.for_model(**hugging_face_config(family))
+    return AutoModelForCausalLM.from_config(values, attn_implementation="sdpa").float().eval()
+
+
+def configuration(dtype: str, **training: Any) -> ExperimentConfig:
+    return parse_config(
+        {
+            "policy": {
+                "dtype": dtype,
+                "max_prompt_tokens": PROMPT,
+                "max_teacher_prompt_tokens": PROMPT,
+                "max_response_tokens": RESPONSE,
+            },
+            "rollout": {"batch": SAMPLES},
+            "training": {"micro_batch": SAMPLES, **training},
+        }
+    )
+
+
+def expected(family: str, config: ExperimentConfig, method: str = "grpo") -> Estimate:
+    return estimate(shape(family), config, get_method(method))
+
+
+def phase_bytes(found: Estimate, name: str) -> int:
+    """Of a phase, without what is no tensor."""
+    phase = next(phase for phase in found.phases if phase.name == name)
+    return phase.total - phase.parts["CUDA"]
+
+
+def peak(action: Callable[[], object], *held: Any) -> int:
+    """Most bytes of tensors alive at once while `action` runs, those of `held` included."""
+    tracker = MemTracker()
+    tracker.track_external(*held)
+    with tracker:
+        action()
+    (snapshot,) = (found for device, found in tracker.get_tracker_snapshot("peak").items() if found)
+    return next(value for kind, value in snapshot.items() if str(kind).endswith("Total"))
+
+
+def batch() -> Any:
+    return pad_batch([[1] * PROMPT] * SAMPLES, [[2] * RESPONSE] * SAMPLES)
+
+
+def autocast(dtype: str) -> Any:
+    return torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimating, "CHUNK_LOGITS", CHUNK)
+
+
+def trained(policy: Any, dtype: str) -> tuple[Any, Callable[[], None]]:
+    """The optimizer after a step, and a micro-batch's forward and backward pass."""
+    scorer = PolicyScorer(policy, chunk_logits=CHUNK)
+    optimizer = make_optimizer(policy, 1e-4, 0.01)
+    for group in optimizer.param_groups:
+        group["foreach"] = True  # as it is by default on a GPU
+
+    def forward_backward() -> None:
+        with autocast(dtype):
+            scores = scorer(batch(), entropy=True)
+        (scores.log_probs.sum() + scores.entropy.sum()).backward()
+
+    forward_backward()
+    optimizer.step()
+    return optimizer, forward_backward
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "dtype"), MODES)
+def test_update_and_optimizer_step(family: str, dtype: str) -> None:
+    policy = model(family)
+    reference = copy.deepcopy(policy).requires_grad_(False)
+    optimizer, forward_backward = trained(policy, dtype)
+    found = expected(family, configuration(dtype))
+    # The gradients of the micro-batch before are there.
+    measured = peak(forward_backward, policy, optimizer, reference)
+    assert phase_bytes(found, "update") == pytest.approx(measured, rel=TOLERANCE)
+    measured = peak(optimizer.step, policy, optimizer, reference)
+    assert phase_bytes(found, "optimizer step") == pytest.approx(measured, rel=TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "dtype"), MODES)
+def test_scoring(family: str, dtype: str) -> None:
+    policy = model(family)
+    scorer = PolicyScorer(policy, chunk_logits=CHUNK)
+
+    def score() -> None:
+        with torch.no_grad(), autocast(dtype):
+            scorer(batch(), entropy=True)
+
+    found = phase_bytes(expected(family, configuration(dtype, kl_coefficient=0.0)), "scoring")
+    without_moments = found - 8 * shape(family).parameters
+    assert without_moments == pytest.approx(peak(score, policy), rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(("family", "dtype"), MODES)
+def test_activations_kept_by_a_layer_to_the_byte(family: str, dtype: str) -> None:
+    """Nine layers against eight; a layer's converted weights belong to the copies."""
+    from sdar.memory.activations import as_precision, kept_by_layer
+
+    kept = []
+    for layers in (8, 9):
+        values = AutoConfig.for_model(
+            **{**hugging_face_config(family), "num_hidden_layers": layers}
+        )
+        policy = AutoModelForCausalLM.from_config(values, attn_implementation="sdpa").eval()
+        kept.append(saved_bytes(PolicyScorer(policy), dtype))
+    one = shape(family)
+    precision = as_precision(dtype, sharded=False)
+    copies = precision.compute * one.layer_matrices if precision.casts else 0
+    tokens = SAMPLES * (PROMPT + RESPONSE - 1)
+    assert kept[1] - kept[0] - copies == tokens * kept_by_layer(one, precision)
+
+
+def saved_bytes(scorer: PolicyScorer, dtype: str) -> int:
+    """Of all storages but parameters that autograd keeps for the backward pass."""
+    seen = {parameter.untyped_storage().data_ptr() for parameter in scorer.parameters()}
+    kept: list[torch.Tensor] = []
+
+    def pack(value: torch.Tensor) -> torch.Tensor:
+        if value.untyped_storage().data_ptr() not in seen:
+            seen.add(value.untyped_storage().data_ptr())
+            kept.append(value)
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value), autocast(dtype):
+        scorer(batch(), entropy=True)
+    return sum(value.untyped_storage().nbytes() for value in kept)
+
+
+@pytest.mark.parametrize(("family", "dtype"), MODES)
+def test_cache_of_the_rollout_to_the_byte(family: str, dtype: str) -> None:
+    from sdar.memory.activations import as_precision, cache_of_token
+
+    class Observed(TransformersEngine):
+        def _prefill(self, prompt_ids: list[list[int]], room: int) -> Any:
+            hidden, cache = super()._prefill(prompt_ids, room)
+            self.cached = sum(value.nbytes for pair in cache.buffers for value in pair)
+            return hidden, cache
+
+    engine = Observed(model(family), None, ends=frozenset())
+    prompts = [[index + 1] * PROMPT for index in range(SAMPLES)]
+    keys = [(0, 0, index, 0) for index in range(SAMPLES)]
+    with autocast(dtype):
+        made = engine.generate(prompts, keys, max_new_tokens=RESPONSE, temperature=1.0)
+    assert [len(each.token_ids) for each in made] == [RESPONSE] * SAMPLES
+    tokens = SAMPLES * (PROMPT + RESPONSE)
+    each = cache_of_token(shape(family), as_precision(dtype, sharded=False))
+    assert engine.cached == tokens * each
+    assert engine.prefill_tokens == estimating.PREFILL_TOKENS
+
+
+@pytest.mark.slow
+def test_checkpointing() -> None:
+    """Layers that compute again keep their input alone."""
+    policy = model("qwen2")
+    recompute_layers(policy)
+    optimizer, forward_backward = trained(policy, "float32")
+    config = configuration("float32", kl_coefficient=0.0, activation_checkpointing=True)
+    found = phase_bytes(expected("qwen2", config), "update")
+    measured = peak(forward_backward, policy, optimizer)
+    assert found == pytest.approx(measured, rel=TOLERANCE)
+    without = configuration("float32", kl_coefficient=0.0)
+    assert phase_bytes(expected("qwen2", without), "update") > 1.3 * found
