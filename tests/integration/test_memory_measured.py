@@ -199,10 +199,10 @@ def test_cache_of_the_rollout_to_the_byte(family: str, dtype: str) -> None:
     from sdar.memory.activations import as_precision, cache_of_token
 
     class Observed(TransformersEngine):
-        def _prefill(self, prompt_ids: list[list[int]], room: int) -> Any:
-            hidden, cache = super()._prefill(prompt_ids, room)
+        def _prefill(self, prompt_ids: list[list[int]], cache: Any, first: int = 0) -> Any:
+            hidden = super()._prefill(prompt_ids, cache, first)
             self.cached = sum(value.nbytes for pair in cache.buffers for value in pair)
-            return hidden, cache
+            return hidden
 
     engine = Observed(model(family), None, ends=frozenset())
     prompts = [[index + 1] * PROMPT for index in range(SAMPLES)]
