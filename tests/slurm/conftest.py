@@ -45,7 +45,7 @@ def finished(
     def make(folder: Path) -> None:
         folder.mkdir()
         experiment = Experiment(copy_workflow(repository, folder), cluster)
-        experiment.configure(tracked=True)
+        experiment.configure()
         output = experiment.run("all", seconds=2400)
         (folder / "output.txt").write_text(output)
         (folder / "states.json").write_text(json.dumps(cluster.states()))
