@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from pipeline_runner import copy_workflow, run, snakemake
+from safetensors.torch import load_file
 
 from sdar.algorithms.methods import METHODS
 from sdar.config import load_config
@@ -111,6 +113,27 @@ def test_a_second_run_has_nothing_to_do(finished: Path) -> None:
     done = snakemake(finished, "--configfile", CONFIG, "--", "all")
     assert done.returncode == 0
     assert "Nothing to be done" in done.stdout
+
+
+def test_two_ranks_on_this_machine_train_what_one_process_does(
+    finished: Path, tmp_path: Path
+) -> None:
+    run_folder = Path("runs") / "minute" / "sdar" / "seed-0"
+    folder = tmp_path / "project"
+    shutil.copytree(finished, folder, symlinks=True)
+    shutil.rmtree(folder / run_folder)
+    experiment = folder / "two-ranks.yaml"
+    experiment.write_text((folder / CONFIG).read_text() + "\nexecution: {processes: 2}\n")
+    target = str(run_folder / "policy")
+    done = snakemake(folder, "--configfile", str(experiment), "--", target)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert "ranks sdar train" in done.stdout
+    spread, alone = (
+        load_file(project / target / "model.safetensors") for project in (folder, finished)
+    )
+    assert spread.keys() == alone.keys()
+    for name, values in alone.items():
+        torch.testing.assert_close(spread[name], values, rtol=0, atol=1e-5, msg=name)
 
 
 def test_the_report_is_one_file(finished: Path) -> None:
