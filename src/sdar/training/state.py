@@ -28,15 +28,7 @@ def trained_state(model: Any, optimizer: Any, keep: bool = True) -> State:
             value = _kept(parameter, keep)
             if keep:
                 weights[name] = value
-    state = optimizer.state_dict()
-    moments = {
-        index: {
-            name: _kept(value, keep) if isinstance(value, Tensor) else value
-            for name, value in of_parameter.items()
-        }
-        for index, of_parameter in state["state"].items()
-    }
-    return weights, {**state, "state": moments}
+    return weights, _in_full(optimizer.state_dict(), keep)
 
 
 def write_state(folder: Path, state: State) -> None:
@@ -63,6 +55,29 @@ def read_state(folder: Path, model: Any, optimizer: Any) -> None:
         )
     # Mapped, so that ranks of one machine that read the same file hold it once.
     state = torch.load(folder / OPTIMIZER, map_location="cpu", mmap=True, weights_only=True)
+    if "parts" in state:  # the warm start's: an optimizer of several
+        for part, saved_part in zip(optimizer.parts, state["parts"], strict=True):
+            _restore(part, saved_part)
+    else:
+        _restore(optimizer, state)
+
+
+def _in_full(state: dict[str, Any], keep: bool) -> dict[str, Any]:
+    """An optimizer's state with whole tensors; of an optimizer of several, each one's."""
+    if "parts" in state:
+        return {"parts": [_in_full(part, keep) for part in state["parts"]]}
+    moments = {
+        index: {
+            name: _kept(value, keep) if isinstance(value, Tensor) else value
+            for name, value in of_parameter.items()
+        }
+        for index, of_parameter in state["state"].items()
+    }
+    return {**state, "state": moments}
+
+
+def _restore(optimizer: Any, state: dict[str, Any]) -> None:
+    """Give one optimizer the state it had, laid out as its parameters are."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, of_parameter in state["state"].items():
         for name, value in of_parameter.items():
