@@ -68,10 +68,8 @@ class World(scripted.ScriptedPool):
 
 
 def configuration(job: dict[str, Any]) -> ExperimentConfig:
-    config = trainer_world.configuration(**{"steps": 3, **job.get("training", {})})
-    values = config.model_dump(mode="json")
-    values["rollout"] |= job.get("rollout", {})
-    return ExperimentConfig.model_validate(values)
+    training = {"steps": 3, **job.get("training", {})}
+    return trainer_world.configuration({"rollout": job.get("rollout", {})}, **training)
 
 
 def policy(tied: bool) -> Any:

@@ -85,6 +85,23 @@ def test_micro_batches_and_pools_change_rounding_at_most(finished, tmp_path):
                 assert value == pytest.approx(other[name], abs=1e-4), name
 
 
+def test_importance_weights_are_the_policy_terms_alone(tmp_path):
+    # The engine is the policy itself, so below 1 the cap is the weight of every token.
+    # Returns are centred on the mean of episodes, so that the policy term is not 0 at the start.
+    one_update = {"steps": 1, "minibatch": 64, "statistics_over": "episodes"}
+
+    def trained(cap):
+        values = {"rollout": {"importance_cap": cap}}
+        return metrics(trainer_world.run(tmp_path / str(cap), values=values, **one_update))[0]
+
+    plain, halved = trained(None), trained(0.5)
+    assert abs(plain["loss/policy"]) > 1e-3
+    assert halved["loss/policy"] == pytest.approx(plain["loss/policy"] / 2, abs=1e-6)
+    for name in ("loss/distillation", "policy/entropy", "gate/mean", "gap/mean"):
+        assert halved[name] == plain[name], name
+    assert 0 < plain["policy/engine_difference"] < plain["policy/engine_difference_max"] < 1e-4
+
+
 def test_equal_runs_have_equal_bytes_and_seeds_matter(finished, tmp_path):
     again = trainer_world.run(tmp_path / "again")
     assert (again / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()

@@ -15,6 +15,7 @@ from sdar.algorithms import (
     full_reverse_kl_loss,
     gated_distillation_loss,
     global_denominator,
+    importance_weights,
     reference_kl,
     reverse_kl_loss,
     skill_sd_loss,
@@ -389,6 +390,35 @@ def test_on_policy_the_policy_gradient_is_minus_advantage(batch: Batch) -> None:
     close(gradient, -batch.advantages * batch.mask / batch.mask.sum())
     per_sample = replace(batch, advantages=batch.advantages[:, 0])
     close(value_and_gradient(policy_term, per_sample)[1], gradient)
+
+
+@some
+@given(batch=batches, cap=st.sampled_from([0.5, 1.0, 2.0]))
+def test_importance_weights_multiply_each_token_of_the_policy_term(
+    batch: Batch, cap: float
+) -> None:
+    # `teacher` stands for the engine. Token by token, clipped and dual-clipped ones among them.
+    weights = importance_weights(batch.old, batch.teacher, batch.mask, cap=cap)
+    expected = (batch.old - batch.teacher).exp().clamp(max=cap)
+    close(weights, torch.where(batch.mask != 0, expected, torch.ones_like(expected)))
+
+    weighted = replace(batch, advantages=batch.advantages * weights)
+    _, gradient = value_and_gradient(policy_term, weighted)
+    close(gradient, weights * value_and_gradient(policy_term, batch)[1])
+    for row, column in batch.mask.nonzero().tolist():
+        alone = torch.zeros_like(batch.mask)
+        alone[row, column] = 1.0
+        ours, theirs = (policy_term(replace(b, mask=alone)) for b in (weighted, batch))
+        close(ours, weights[row, column] * theirs)
+
+
+def test_importance_weights_of_an_engine_that_agrees_are_exactly_one() -> None:
+    same = torch.tensor([[-0.3, -7.0, -40.0]])
+    assert torch.equal(
+        importance_weights(same, same, torch.ones_like(same), cap=2.0), torch.ones_like(same)
+    )
+    far = importance_weights(same, same - 1000.0, torch.ones_like(same), cap=2.0)
+    assert torch.equal(far, torch.full_like(same, 2.0)), "and finite where it is far off"
 
 
 def test_clipping_in_each_direction() -> None:
