@@ -1,4 +1,4 @@
-"""Who decides whether weights are shared out: the launcher, the configuration's file, the device."""
+"""Who decides about sharding: the launcher, the configuration's file, or the device."""
 
 from types import SimpleNamespace
 
