@@ -20,7 +20,7 @@ from sdar.cli_options import (
     prepare,
     prepare_run,
 )
-from sdar.cli_people import bench, doctor, play, replay, serve_retriever, ui, view
+from sdar.cli_people import bench, doctor, play, replay, serve_policy, serve_retriever, ui, view
 from sdar.cli_sweep import sweep_app
 
 app = typer.Typer(
@@ -189,6 +189,10 @@ for command in (doctor, play, view, replay):
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
 app.command()(ui)
 app.command(name="serve-retriever")(serve_retriever)
+app.command(
+    name="serve-policy",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(serve_policy)
 app.add_typer(config_app, name="config")
 app.add_typer(sweep_app, name="sweep")
 

@@ -208,3 +208,25 @@ def serve_retriever(
     from sdar.environments.searchqa.retrieval.serve import serve_retriever as stage
 
     stage(passages, config, root, index, host, port, typer.echo)
+
+
+@friendly
+def serve_policy(
+    context: typer.Context,
+    config: ConfigOption,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="0.0.0.0 also answers other machines.")] = "127.0.0.1",
+    root: RootOption = Path(),
+) -> None:
+    """Serve an experiment's policy with vLLM, for rollout.vllm.servers. Ctrl-C ends it.
+
+    Starts with the policy that training starts from; a trainer sends its own before each rollout.
+    Further options go to `vllm serve`. Needs vLLM (docs/vllm.md). Whoever reaches the port can
+    change the policy: keep it inside your cluster.
+
+    Example: sdar serve-policy -c experiment.yaml --host 0.0.0.0 --tensor-parallel-size 2
+    """
+    from sdar.rollout.engines.vllm_serve import serve_policy as stage
+
+    experiment = load_config(config)
+    stage(experiment, Layout(root, experiment.experiment), host, port, context.args)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 STAGES = ["tasks", "demonstrations", "warm-start", "train", "evaluate", "compare", "report"]
-PEOPLE = ["doctor", "play", "view", "replay", "bench", "ui", "serve-retriever", "config", "sweep"]
+PEOPLE = ["doctor", "play", "view", "replay", "bench", "ui", "serve-retriever", "serve-policy"]
+PEOPLE += ["config", "sweep"]
 
 # Runs the command line in this process and says how it ended and what it imported.
 PROBE = """

@@ -5,13 +5,19 @@ import math
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import scripted
 import trainer_world
+import yaml
 
 from sdar.config import ExperimentConfig, Layout, parse_config
+from sdar.environments.tasks_stage import make_tasks
+from sdar.evaluation.evaluate import evaluate
+from sdar.training.demonstrations import make_demonstrations
 from sdar.training.run import Parts, make_accelerator, make_reproducible
-from sdar.training.trainer import train_with
+from sdar.training.trainer import train, train_with
+from sdar.training.warm_start import warm_start
 
 
 def configuration(engine: str, **distillation: Any) -> ExperimentConfig:
@@ -60,3 +66,29 @@ def test_the_teacher_scored_by_the_engine_is_the_trainers(tmp_path: Path) -> Non
     for name in ("gap/mean", "gap/std", "gap/q05", "gap/q95", "gate/mean", "loss/distillation"):
         assert by_engine[0][name] == pytest.approx(by_trainer[0][name], abs=1e-4), name
         assert by_engine[2][name] == pytest.approx(by_trainer[2][name], abs=1e-2), name
+
+
+def test_every_stage_of_search_qa_with_vllm(tmp_path: Path, repository: Path) -> None:
+    """The real environment and the pipeline's own stages, as small as they can be."""
+    values = yaml.safe_load((repository / "config/experiments/minute-searchqa.yaml").read_text())
+    values["policy"]["tiny"] |= {"heads": 2, "kv_heads": 2}  # heads of a size that vLLM knows
+    values["warm_start"] |= {"updates": 10, "dagger": {"rounds": 0}}
+    values["rollout"] = {"engine": "vllm"}
+    values["training"]["distillation"] = {"scored_by": "engine"}
+    values["tracking"] = {"enabled": False}
+    config = parse_config(values)
+    layout = Layout(tmp_path, config.experiment)
+    make_tasks(config, layout)
+    make_demonstrations(config, layout)
+    warm_start(config, layout)
+
+    train(config, layout, "sdar", 0)
+    rows = metrics_of(layout.run("sdar", 0))
+    assert len(rows) == 2
+    assert all(row["policy/engine_difference"] < 1e-4 for row in rows)
+    tokens = pl.read_parquet(layout.run("sdar", 0) / "tokens")
+    assert tokens.height > 0
+
+    evaluate(config, layout, "sdar", 0)
+    episodes = pl.read_parquet(layout.evaluation("sdar", 0) / "episodes.parquet")
+    assert episodes["task_id"].n_unique() == episodes.height == 6

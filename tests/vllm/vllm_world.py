@@ -16,14 +16,15 @@ def trusted(policy: Any) -> Any:
     return lambda prompts, responses: score_responses(scorer, prompts, responses).log_probs
 
 
-def open_vllm(policy: Any, **config: Any) -> VllmEngine:
+def open_vllm(policy: Any, rank: int = 0) -> VllmEngine:
     engine = VllmEngine(
         policy,
         scripted.tokenizer(),
-        VllmConfig(tolerance=1e-3, **config),
+        VllmConfig(tolerance=1e-3),
         trusted=trusted(policy),
         longest=LONGEST,
         batch=16,
+        rank=rank,
     )
     engine.take_weights(policy.state_dict().items(), 0)
     return engine

@@ -84,6 +84,7 @@ def evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -
             skills,
             recorded_tasks(panels, config.evaluation.recorded_episodes),
             recorder,
+            folder,
         )
         with closing(player):
             if not all(partial.has(chunk.name) for chunk in chunks):
@@ -162,7 +163,9 @@ class Player:
         skills: Any,
         recorded: set[tuple[str, str]],
         recorder: Any,
+        folder: Path,
     ) -> None:
+        self.folder = folder
         self.config = config
         self.subject = subject
         self.tasks = tasks
@@ -191,7 +194,9 @@ class Player:
         self.model, self.tokenizer = load_policy(
             self.subject.policy, device, self.config.policy.dtype
         )
-        self.engine = open_filled_engine(self.config, self.model, self.tokenizer)
+        self.engine = open_filled_engine(
+            self.config, self.model, self.tokenizer, folder=self.folder
+        )
         self.pool = environment_package(self.config.environment.name).open_pool(
             self.config.environment, self.tasks
         )

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,8 +84,10 @@ class Learner:
         seed: int,
         accelerator: Any,
         ranks: Ranks | None = None,
+        folder: Path | None = None,
     ) -> "Learner":
-        """Put policy and optimizer on the device, and freeze the reference if it is needed."""
+        """Put policy and optimizer on the device, freeze the reference if it is needed, and open
+        the engine. `folder` is the run's."""
         training, model = config.training, parts.model
         sharded = wants_sharding(config, accelerator)
         model.eval()  # no dropout: what is sampled and what is trained are one policy
@@ -121,6 +124,7 @@ class Learner:
             model,
             parts.tokenizer,
             trusted=partial(_probe_scores, scorer, accelerator),
+            folder=folder,
             rank=accelerator.process_index,
         )
         return cls(

@@ -90,7 +90,7 @@ def train_with(
     method, training = trained_method(method_name), config.training
     folder = layout.run(method.name, seed)
     ranks = Ranks.of(accelerator)
-    learner = Learner.prepare(parts, config, method, seed, accelerator, ranks)
+    learner = Learner.prepare(parts, config, method, seed, accelerator, ranks, folder)
     identity = run_identity(config, method, seed, parts.inputs)
 
     start = 0

@@ -25,8 +25,8 @@ def open_engine(
     """A `RolloutEngine` for `model`.
 
     One with `RemoteWeights` computes nothing before its first `take_weights`. `trusted` is the
-    trainer's side of the check there; None: `model` as it is in this process. `folder`, on a file
-    system that servers see, is where weights for them lie for a moment. Raises `SdarError`.
+    trainer's side of the check there; None: `model` as it is in this process. In `folder`, on a
+    file system that servers see, lie their weights for a moment. Raises `SdarError`.
     """
     rollout, policy = config.rollout, config.policy
     if rollout.engine == "transformers":
@@ -34,17 +34,31 @@ def open_engine(
             return ContinuousTransformersEngine(model, tokenizer)
         dtype = getattr(torch, policy.dtype)
         return CopiedEngine(model, tokenizer, dtype=dtype, device=model.device)
-    prompt = max(policy.max_prompt_tokens, policy.max_teacher_prompt_tokens)
     given: dict[str, Any] = {
         "trusted": trusted or local_scores(model),
-        "longest": prompt + policy.max_response_tokens,
+        "longest": longest_sequence(config),
+        "batch": rollout.batch,
+        "dtype": policy.dtype,
         "rank": rank,
     }
+    if rollout.vllm.servers:
+        from sdar.rollout.engines.vllm_servers import VllmServers
+
+        if folder is None:
+            raise ValueError("servers take weights through a folder: give one")
+        return VllmServers(
+            model, tokenizer, rollout.vllm, folder=folder / "engine-weights", **given
+        )
     from sdar.rollout.engines.vllm import VllmEngine
 
-    return VllmEngine(
-        model, tokenizer, rollout.vllm, batch=rollout.batch, dtype=policy.dtype, **given
-    )
+    return VllmEngine(model, tokenizer, rollout.vllm, **given)
+
+
+def longest_sequence(config: ExperimentConfig) -> int:
+    """Most tokens of a prompt, the teacher's among them, with its response."""
+    policy = config.policy
+    prompt = max(policy.max_prompt_tokens, policy.max_teacher_prompt_tokens)
+    return prompt + policy.max_response_tokens
 
 
 def open_filled_engine(config: ExperimentConfig, model: Any, tokenizer: Any, **more: Any) -> Any:

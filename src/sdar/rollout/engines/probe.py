@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sdar.errors import SdarError
-from sdar.rollout.engines.base import Generation
+from sdar.rollout.engines.base import Generation, Key
 
 PROMPTS = 4
 PROMPT_TOKENS = 32
@@ -26,11 +26,65 @@ Trusted = Callable[[list[list[int]], list[list[int]]], Tensor]
 all call it together, each with its own prompts."""
 
 
+Sample = Callable[[list[list[int]], Sequence[Key], int, float], list[Generation]]
+"""The engine's responses to prompts: keys, most tokens, temperature."""
+
+
 class Difference(NamedTuple):
     """Of the two sides' log-probs, in nats a token."""
 
     mean: float
     most: float
+
+
+class Probe:
+    """The check of one engine.
+
+    `vocabulary`: ids in use are below it. `longest`: most tokens of a prompt with its response.
+    `engine` and `rank` are what an error names.
+    """
+
+    def __init__(
+        self,
+        trusted: Trusted,
+        *,
+        vocabulary: int,
+        longest: int,
+        tolerance: float,
+        rank: int,
+        engine: str,
+    ) -> None:
+        self.trusted = trusted
+        self.vocabulary = vocabulary
+        self.longest = longest
+        self.tolerance = tolerance
+        self.rank = rank
+        self.engine = engine
+        self._seen: list[list[int]] = []
+
+    def remember(self, prompt_ids: list[list[int]]) -> None:
+        """The first rollout's first prompts are the probe's from then on."""
+        for ids in prompt_ids:
+            if len(self._seen) == PROMPTS:
+                return
+            if ids not in self._seen:
+                self._seen.append(ids)
+
+    def verify(self, sample: Sample, step: int) -> None:
+        """Raise `SdarError` when the two sides differ by more than `tolerance` on average."""
+        tokens = min(RESPONSE_TOKENS, self.longest - 1)
+        prompts = self._seen or first_prompts(self.vocabulary, self.longest - tokens)
+        tokens = min(tokens, self.longest - max(map(len, prompts)))
+        keys = [(0, step, slot, 0) for slot in range(len(prompts))]
+        generations = sample(prompts, keys, tokens, 0.0)
+        trusted_SR = self.trusted(prompts, [g.token_ids for g in generations])
+        check(
+            difference(generations, trusted_SR),
+            self.tolerance,
+            step=step,
+            rank=self.rank,
+            engine=self.engine,
+        )
 
 
 def first_prompts(vocabulary: int, longest: int) -> list[list[int]]:

@@ -4,17 +4,19 @@ It starts with random weights and takes the trainer's, each time with a check (`
 go in and come out; nothing here is text. On a GPU it sleeps while the trainer computes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from sdar.config.rollout import VllmConfig
 from sdar.errors import SdarError
 from sdar.policy.loading import end_token_ids
-from sdar.rollout.engines import probe
 from sdar.rollout.engines.base import Generation, Key, seed_of
+from sdar.rollout.engines.probe import Probe, Trusted
 from sdar.rollout.engines.vllm_start import import_vllm, start_engine
 from sdar.rollout.engines.watchdog import Watchdog
 
@@ -34,7 +36,7 @@ class VllmEngine:
         tokenizer: Any,
         config: VllmConfig,
         *,
-        trusted: probe.Trusted,
+        trusted: Trusted,
         longest: int,
         batch: int,
         dtype: str = "float32",
@@ -43,15 +45,19 @@ class VllmEngine:
         self.config = config
         self.rank = rank
         self.ends = sorted(end_token_ids(model, tokenizer))
-        self._trusted = trusted
-        self._longest = longest
-        self._vocabulary = model.config.vocab_size
-        self._seen: list[list[int]] = []
+        self._probe = Probe(
+            trusted,
+            vocabulary=model.config.vocab_size,
+            longest=longest,
+            tolerance=config.tolerance,
+            rank=rank,
+            engine="vLLM in process",
+        )
         self._asked = 0
         self._names: dict[str, tuple[int, int]] = {}
         self._asleep = False
         self._may_sleep = config.sleep and torch.cuda.is_available()
-        self._own_group = not torch.distributed.is_initialized()
+        self._own_group = not dist.is_initialized()
         self._vllm = import_vllm()
         with self._limit("starting the engine"):
             self._engine = start_engine(
@@ -72,7 +78,7 @@ class VllmEngine:
         temperature: float,
     ) -> list[Generation]:
         """See `RolloutEngine.generate`."""
-        self._remember(prompt_ids)
+        self._probe.remember(prompt_ids)
         with self._limit(f"generating {len(prompt_ids)} responses"):
             return self._generate(prompt_ids, keys, max_new_tokens, temperature)
 
@@ -100,7 +106,7 @@ class VllmEngine:
         temperature: float,
     ) -> None:
         """See `ContinuousEngine.submit`."""
-        self._remember([prompt_ids])
+        self._probe.remember([prompt_ids])
         self._ask(name, prompt_ids, key, max_new_tokens, temperature)
 
     def advance(self) -> list[tuple[int, Generation]]:
@@ -183,7 +189,7 @@ class VllmEngine:
             weights = ((name, tensor.detach()) for name, tensor in named)
             self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
             self._forget()
-            self._check(step)
+            self._probe.verify(self._generate, step)
             # Whether the probe's keys and values are there must not touch the rollout's rounding.
             self._forget()
 
@@ -193,26 +199,6 @@ class VllmEngine:
                 f"rank {self.rank}: new weights came while responses were being generated; take "
                 "them between rollouts"
             )
-
-    def _check(self, step: int) -> None:
-        tokens = min(probe.RESPONSE_TOKENS, self._longest - 1)
-        prompts = self._seen or probe.first_prompts(self._vocabulary, self._longest - tokens)
-        tokens = min(tokens, self._longest - max(map(len, prompts)))
-        keys = [(0, step, slot, 0) for slot in range(len(prompts))]
-        generations = self._generate(prompts, keys, tokens, 0.0)
-        trusted_SR = self._trusted(prompts, [g.token_ids for g in generations])
-        found = probe.difference(generations, trusted_SR)
-        probe.check(
-            found, self.config.tolerance, step=step, rank=self.rank, engine="vLLM in process"
-        )
-
-    def _remember(self, prompt_ids: list[list[int]]) -> None:
-        """The first rollout's first prompts are the probe's from then on."""
-        for ids in prompt_ids:
-            if len(self._seen) == probe.PROMPTS:
-                return
-            if ids not in self._seen:
-                self._seen.append(ids)
 
     def sleep(self) -> None:
         """See `RemoteWeights.sleep`: weights go to the host's memory, the cache is dropped."""
@@ -230,13 +216,9 @@ class VllmEngine:
 
     def close(self) -> None:
         """End the engine and give back its memory; another may be opened then."""
-        from vllm.distributed import parallel_state
-
-        self._engine.engine_core.shutdown()
+        with nullcontext() if self._own_group else _kept_group():
+            self._engine.engine_core.shutdown()
         del self._engine
-        parallel_state.destroy_model_parallel()
-        if self._own_group:
-            parallel_state.destroy_distributed_environment()
 
     def _final_only(self) -> Any:
         from vllm.sampling_params import RequestOutputKind
@@ -245,6 +227,22 @@ class VllmEngine:
 
     def _limit(self, what: str) -> Watchdog:
         return Watchdog(self.config.timeout, f"rank {self.rank}: {what} with vLLM")
+
+
+@contextmanager
+def _kept_group() -> Iterator[None]:
+    """The ranks' group outlives an engine, whose shutdown would end it."""
+    usual = dist.destroy_process_group
+
+    def of_its_own(group: Any = None) -> None:
+        if group is not None:
+            usual(group)
+
+    dist.destroy_process_group = of_its_own
+    try:
+        yield
+    finally:
+        dist.destroy_process_group = usual
 
 
 def _tokens(ids: list[int]) -> dict[str, Any]:

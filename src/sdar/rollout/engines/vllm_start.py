@@ -1,8 +1,10 @@
 """Starting vLLM in this process: what it is told, and what it may not leave behind."""
 
 import copy
+import importlib.util
 import os
 import random
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ CPU_STEP_TOKENS = 8192
 """Tokens of prompts that one step on a CPU takes up."""
 CPU_BLOCK = 128
 """Tokens of a block of vLLM's key-value cache on a CPU."""
+LLVM = "llvmlite.binding.ffi"
 
 
 def start_engine(
@@ -42,13 +45,7 @@ def start_engine(
                 "enforce_eager": config.eager,
             }
         else:
-            limits = {
-                "kv_cache_memory_bytes": _cache_bytes(shape, tokens, batch, dtype),
-                "enforce_eager": True,
-                # A prompt taken in parts needs a seeded draw taken back: not on the CPU.
-                "enable_chunked_prefill": False,
-                "max_num_batched_tokens": max(tokens, CPU_STEP_TOKENS),
-            }
+            limits = {"enforce_eager": True, **cpu_limits(shape, tokens, batch, dtype)}
         try:
             arguments = vllm.EngineArgs(
                 model=folder,
@@ -79,6 +76,16 @@ def start_engine(
             ) from error
 
 
+def cpu_limits(shape: Any, tokens: int, batch: int, dtype: str) -> dict[str, Any]:
+    """Settings of vLLM for a CPU: `shape` is the model's configuration."""
+    return {
+        "kv_cache_memory_bytes": _cache_bytes(shape, tokens, batch, dtype),
+        # A prompt taken in parts needs a seeded draw taken back, which a CPU's generator cannot.
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(tokens, CPU_STEP_TOKENS),
+    }
+
+
 def import_vllm() -> Any:
     # In this process, not in one of its own: weights are handed over as tensors.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -87,16 +94,27 @@ def import_vllm() -> Any:
     if not torch.cuda.is_available():
         # Compiling its few sampling kernels takes longer than a CPU's whole rollout.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    require_vllm()
     try:
         import vllm
         import vllm.v1.engine.llm_engine  # loads what `vllm` leaves for later
     except (ImportError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise SdarError(
-            f"rollout.engine is vllm, but vLLM cannot be loaded here ({reason}): install it in an "
-            "environment of its own (docs/vllm.md), or set rollout.engine to transformers"
-        ) from error
+        raise _absent(f"cannot be loaded here ({' '.join(str(error).split())[:200]})") from error
     return vllm
+
+
+def require_vllm() -> None:
+    """Raise `SdarError` when vLLM is not installed; does not load it."""
+    found = importlib.util.find_spec("vllm")
+    if found is None or found.origin is None:  # a folder of that name has no origin
+        raise _absent(f"is not installed for {sys.executable}")
+
+
+def _absent(what: str) -> SdarError:
+    return SdarError(
+        f"rollout.engine is vllm, but vLLM {what}: install it in an environment of its own "
+        "(docs/vllm.md; make test-vllm makes one for CPUs), or set rollout.engine to transformers"
+    )
 
 
 def _save_shape(model: Any, folder: Path, tokens: int) -> Any:
@@ -124,6 +142,8 @@ def _as_it_was() -> Iterator[None]:
     generators, the setting of threads, the precision of matrix products."""
     python, numbers, set_threads = random.getstate(), np.random.get_state(), torch.set_num_threads
     precision = torch.get_float32_matmul_precision()
+    # vLLM's CPU build looks through every loaded module, and trips over an object of this one.
+    hidden = {name: sys.modules.pop(name) for name in (LLVM,) if name in sys.modules}
     with torch.random.fork_rng():
         try:
             yield
@@ -132,3 +152,4 @@ def _as_it_was() -> Iterator[None]:
             np.random.set_state(numbers)
             torch.set_num_threads = set_threads
             torch.set_float32_matmul_precision(precision)
+            sys.modules.update(hidden)
