@@ -5,8 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from sdar.algorithms.methods import get_method
 from sdar.config import parse_config
 from sdar.errors import SdarError
+from sdar.training.run import run_identity
 from sdar.training.sharding import wants_sharding
 
 
@@ -50,3 +52,14 @@ def test_a_file_that_says_nothing_is_one_sentence(text, tmp_path):
         path.write_text(text)
     with pytest.raises(SdarError, match=r"execution\.accelerate: .*launch\.yaml is no launch"):
         decided(path)
+
+
+def test_the_number_of_ranks_and_what_saves_memory_make_no_other_run(repository):
+    def identity(**sections):
+        return run_identity(parse_config(sections), get_method("sdar"), 0, {"policy": "p"})
+
+    node = str(repository / "config/accelerate/fsdp2_node.yaml")
+    many = {"nodes": 2, "processes": 4, "accelerate": node, "device": "cuda", "threads": 3}
+    saving = {"activation_checkpointing": True, "reference": "host"}
+    assert identity() == identity(execution=many, training=saving)
+    assert identity() != identity(training={"learning_rate": 1e-6})

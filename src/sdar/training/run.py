@@ -132,6 +132,8 @@ def run_identity(
         "keep_checkpoints",
         "record_tokens_every",
         "recorded_episodes",
+        "activation_checkpointing",
+        "reference",
     ):
         training.pop(harmless)
     if config.training.warmup_ratio == 0:
