@@ -119,10 +119,11 @@ pull: $(STAMP) ## Fetch tracked results from the DVC remote, and agree with Snak
 	dvc pull
 	$(SNAKEMAKE) --touch --forceall -- all
 
-bench: $(STAMP) ## Time the environment, the rollouts and the update
+bench: $(STAMP) ## Time the environment, the rollouts, the update and a whole step
 	sdar bench environment
 	sdar bench rollout
 	sdar bench update
+	sdar bench step
 
 lock: $(STAMP) ## Renew requirements.lock from what is installed
 	@{ sed '/^[^#]/,$$d' requirements.lock; \

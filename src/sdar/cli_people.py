@@ -31,6 +31,7 @@ class Benchmark(StrEnum):
     update = "update"
     webshop = "webshop"
     retrieval = "retrieval"
+    step = "step"
 
 
 @friendly
@@ -148,11 +149,12 @@ def bench(
     what: Annotated[Benchmark, typer.Argument(help="What to time.")],
     root: RootOption = Path(),
 ) -> None:
-    """Time the environment, rollouts, the update or retrieval, with benchmarks/ of a checkout.
+    """Time the environment, rollouts, the update, a whole training step or retrieval, with
+    benchmarks/ of a checkout.
 
     What follows goes to the benchmark; --help after -- lists its options.
 
-    Example: sdar bench environment -- --games 4
+    Example: sdar bench step --shape qwen2.5-0.5b
     """
     script = root / "benchmarks" / f"{what.value}_speed.py"
     if not script.is_file():

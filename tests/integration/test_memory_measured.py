@@ -1,8 +1,7 @@
 """The memory estimate against what torch really allocates: every phase of a step, on a CPU.
 
-Storages are counted as operations make and drop them (torch's `MemTracker`), so the numbers are
-those of tensors, exact and the same on every machine. What an operation allocates and frees within
-itself is not seen.
+Storages are counted as operations make and drop them, so the numbers are those of tensors, the
+same on every machine.
 """
 
 import copy
@@ -11,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch.distributed._tools.mem_tracker import MemTracker
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sdar.algorithms.methods import get_method
 from sdar.config import ExperimentConfig, parse_config
 from sdar.memory import estimate as estimating
 from sdar.memory.estimate import Estimate, estimate
+from sdar.memory.measuring import LiveTensors
 from sdar.policy.batches import pad_batch
 from sdar.policy.log_probs import PolicyScorer
 from sdar.policy.recomputation import recompute_layers
@@ -92,12 +91,9 @@ def phase_bytes(found: Estimate, name: str) -> int:
 
 def peak(action: Callable[[], object], *held: Any) -> int:
     """Most bytes of tensors alive at once while `action` runs, those of `held` included."""
-    tracker = MemTracker()
-    tracker.track_external(*held)
-    with tracker:
+    with LiveTensors(*held) as live:
         action()
-    (snapshot,) = (found for device, found in tracker.get_tracker_snapshot("peak").items() if found)
-    return next(value for kind, value in snapshot.items() if str(kind).endswith("Total"))
+    return live.peak
 
 
 def batch() -> Any:
@@ -228,3 +224,19 @@ def test_checkpointing() -> None:
     assert found == pytest.approx(measured, rel=TOLERANCE)
     without = configuration("float32", kl_coefficient=0.0)
     assert phase_bytes(expected("qwen2", without), "update") > 1.3 * found
+
+
+def test_live_tensors_are_counted_once_and_until_they_go() -> None:
+    held = torch.nn.Linear(4, 4, bias=False)
+    with LiveTensors(held) as live:
+        assert live.bytes == 64
+        made = torch.zeros(8)
+        view = made.view(2, 4)
+        assert live.bytes == 96
+        del made
+        product = held(view)
+        assert live.bytes == live.peak == 128
+        del view, product
+        # Without a graph that keeps it, nothing is left of either.
+        assert live.bytes == 64
+    assert live.peak == 128
