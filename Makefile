@@ -76,7 +76,7 @@ report: $(STAMP) ## Bind the results into results/EXPERIMENT/report.html
 	@$(SNAKEMAKE) --quiet all --report $(RESULTS)/report.html
 
 test: $(STAMP) ## All tests but those of vLLM and SLURM (FAST=1: without the slow ones)
-	pytest -m "not slurm and not vllm$(if $(FAST), and not slow)"
+	pytest -n 2 --dist loadfile -m "not slurm and not vllm$(if $(FAST), and not slow)"
 
 test-vllm: $(VLLM_VENV)/.installed ## The vLLM engine, in an environment of its own (.venv-vllm, 4 GB)
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -m vllm tests/vllm
