@@ -1,9 +1,11 @@
-"""Our decode loop against `model.generate`: same process, same prompts, same number of tokens.
+"""Our decode loop against `model.generate`, and the two schedules of a rollout against each other.
 
-    python benchmarks/rollout_speed.py [--threads 1] [--prompts 64] [--groups 8] [--new 12]
+    python benchmarks/rollout_speed.py [--threads 1] [--prompts 64] [--distinct 64] [--new 12]
 
-Prints prompts a second and new tokens a second of both. Responses run to the full length in both,
-so the work is equal; in training ours also gains from rows that finish early.
+First the decode loop: same process, same prompts, same number of tokens. Responses run to the full
+length in both, so the work is equal; in training ours also gains from rows that finish early. Then
+whole rollouts (rollout_schedules.py), a line of JSON each: `turns` and `continuous` on the same
+episodes.
 """
 
 import argparse
@@ -13,6 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from rollout_schedules import measure
 from transformers import PretrainedConfig, Qwen3Config, Qwen3ForCausalLM
 
 from sdar.rollout.engines.transformers import TransformersEngine
@@ -54,6 +57,7 @@ def main() -> None:
     parser.add_argument("--distinct", type=int, default=64, help="distinct prompts among them")
     parser.add_argument("--new", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rollouts", type=int, default=3, help="repeats of a rollout; 0: none")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = tiny_policy()
@@ -103,6 +107,8 @@ def main() -> None:
             indent=2,
         )
     )
+    for line in measure(options.rollouts) if options.rollouts else ():
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -39,10 +39,11 @@ class RolloutConfig(Section):
     answer_after: PositiveInt = 1
     """`continuous`: steps of the engine (a token of every live response) after which an
     environment's answer is taken up. The engine waits for an answer that is later, and takes none
-    earlier: so the course of a rollout is a function of the run, not of the machine's mood."""
+    earlier: so the course of a rollout is a function of the run, not of the machine's mood. For a
+    slow environment about the time of its answer divided by that of a step."""
     temperature: PositiveFloat = 1.0
     batch: PositiveInt = 64
-    """Most live episodes in one forward pass of the engine."""
+    """Most responses that the engine generates at once."""
     importance_cap: PositiveFloat | None = None
     """Truncated importance sampling for an engine whose log-probs differ from the trainer's: each
     token's advantage is multiplied by min(ratio of the trainer's to the engine's probability,
