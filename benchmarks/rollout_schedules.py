@@ -3,7 +3,9 @@
 The policy is random, so what it says is no action: on ALFWorld a drawn admissible action is carried
 out in its place. One token in 32 ends a response, so that their lengths differ (20 tokens on
 average, 32 at most). All schedules play the same episodes; they take turns, and the fastest of
-several repeats counts, which is what a shared machine allows. CPU seconds are this process's.
+several repeats counts, which is what a shared machine allows. CPU seconds are this process's. Steps
+of the engine (a token of every live response) do not depend on the machine; where a step costs the
+same however many responses there are, as on a GPU, they are what generation costs.
 """
 
 import os
@@ -15,6 +17,7 @@ from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from sdar.clock import PhaseClock
@@ -125,12 +128,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one rollout, in seconds."""
+    """Of one rollout: seconds, and counts."""
 
     wall: float
     cpu: float
     environment: float
     tokens: int
+    steps: int
 
 
 @contextmanager
@@ -166,6 +170,8 @@ def measure(repeats: int) -> Iterator[dict[str, object]]:
     model.model.norm.weight.data.mul_(0.05)
     ends = frozenset(range(RESPONSES_END - 1, model.config.vocab_size, RESPONSES_END))
     engine = ContinuousTransformersEngine(model, tokenizer, ends=ends)
+    steps = count()
+    model.lm_head.register_forward_hook(lambda *_: (next(steps), None)[1])
 
     def play(work: Work, tasks: list[Task], schedule: str, answer_after: int) -> Cost:
         settings = replace(
@@ -175,7 +181,7 @@ def measure(repeats: int) -> Iterator[dict[str, object]]:
             schedule=schedule,
             answer_after=answer_after,
         )
-        clock = PhaseClock()
+        clock, before = PhaseClock(), next(steps)
         wall, cpu = time.perf_counter(), time.process_time()
         episodes = collect(
             engine,
@@ -191,7 +197,7 @@ def measure(repeats: int) -> Iterator[dict[str, object]]:
         )
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         tokens = sum(len(turn.response_ids) for e in episodes for turn in e.turns)
-        return Cost(wall, cpu, clock.seconds["environment"], tokens)
+        return Cost(wall, cpu, clock.seconds["environment"], tokens, next(steps) - before - 1)
 
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -217,6 +223,7 @@ def measure(repeats: int) -> Iterator[dict[str, object]]:
                     "cpu_seconds": round(min(cost.cpu for cost in found), 2),
                     "waiting_seconds": round(best.environment, 2),
                     "tokens": best.tokens,
+                    "engine_steps": best.steps,
                     "speed_relative_to_turns": round(turns_wall / best.wall, 2),
                     "load": round(os.getloadavg()[0], 1),
                 }
