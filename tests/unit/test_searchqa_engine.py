@@ -1,6 +1,7 @@
 """Episodes of Search-QA: turns, ends, wins, and what hostile actions do."""
 
 import json
+import threading
 from collections.abc import Sequence
 
 import pytest
@@ -245,6 +246,41 @@ def test_a_pool_says_what_single_environments_say() -> None:
         alone = SearchqaEnvironment(Recorder(), QUESTIONS, max_turns=2)
         alone.reset(task())
         assert alone.step(action) == together[slot]
+
+
+class Slow(Recorder):
+    """Answers when it is let, and fails on a query for trouble."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let = threading.Event()
+
+    def search(self, queries: Sequence[str], top_k: int) -> list[list[Passage]]:
+        assert self.let.wait(60)
+        if "trouble" in queries:
+            raise SdarError("no search server answered")
+        return super().search(queries, top_k)
+
+
+@pytest.mark.parametrize("aside", [False, True])
+def test_sent_searches_are_answered_as_stepped_ones(aside: bool) -> None:
+    tasks = {0: task("nq/0"), 1: task("nq/1"), 2: task("nq/0")}
+    actions = {0: "<search>paris</search>", 1: "<answer>Who</answer>", 2: "<search>x</search>"}
+    stepped = SearchqaPool(Recorder(), QUESTIONS)
+    stepped.reset(tasks)
+    expected = stepped.step(actions)
+    retriever = Slow()
+    pool = SearchqaPool(retriever, QUESTIONS, aside=aside)
+    pool.reset(tasks)
+    pool.send({0: actions[0], 1: actions[1]})
+    pool.send({2: actions[2]})  # does not wait for the first
+    retriever.let.set()
+    assert pool.receive([2]) == {2: expected[2]}
+    assert pool.receive([0, 1]) == {0: expected[0], 1: expected[1]}
+    pool.send({2: "<search>trouble</search>"})
+    with pytest.raises(SdarError, match="no search server answered"):
+        pool.receive([2])
+    pool.close()
 
 
 def test_a_task_without_its_question_is_told() -> None:
