@@ -74,6 +74,7 @@ def _packages() -> list[Finding]:
         ("alfworld", True),
         ("pipeline", True),
         ("express", False),
+        ("lora", False),
         ("dense", False),
         ("nouns", False),
         ("dev", False),
