@@ -218,3 +218,16 @@ def test_a_panel_the_environment_does_not_have_is_refused(environment, panel, re
     real = {"name": "searchqa", "data": "/questions"}
     values = {"environment": real, "evaluation": {"panels": ["nq"]}, "policy": {"model": "a/b"}}
     assert parse_config(values).evaluation.panels == ("nq",)
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        ({}, "turns"),
+        ({"engine": "vllm"}, "continuous"),
+        ({"engine": "vllm", "schedule": "turns"}, "turns"),
+        ({"schedule": "continuous"}, "continuous"),
+    ],
+)
+def test_the_schedule_suits_the_engine_unless_it_is_said(given, chosen):
+    assert parse_config({"rollout": given}).rollout.chosen_schedule == chosen

@@ -33,9 +33,10 @@ class RolloutConfig(Section):
 
     engine: Literal["transformers", "vllm"] = "transformers"
     """Evaluation uses it too."""
-    schedule: Literal["turns", "continuous"] = "turns"
+    schedule: Literal["turns", "continuous"] | None = None
     """`turns`: all live episodes take their turn together. `continuous`: an episode asks for its
-    next turn as soon as its environment has answered, whatever the others do."""
+    next turn as soon as its environment has answered, whatever the others do. Null: `continuous`
+    with vllm, else `turns`."""
     answer_after: PositiveInt = 1
     """`continuous`: steps of the engine (a token of every live response) after which an
     environment's answer is taken up. The engine waits for an answer that is later, and takes none
@@ -49,6 +50,11 @@ class RolloutConfig(Section):
     token's advantage is multiplied by min(ratio of the trainer's to the engine's probability,
     cap). Null: off; 2 is usual."""
     vllm: VllmConfig = VllmConfig()
+
+    @property
+    def chosen_schedule(self) -> Literal["turns", "continuous"]:
+        """`schedule`, or what suits the engine."""
+        return self.schedule or ("continuous" if self.engine == "vllm" else "turns")
 
     @model_validator(mode="after")
     def _possible(self) -> "RolloutConfig":

@@ -86,7 +86,7 @@ def evaluation_key(
         "evaluation": config.evaluation.model_dump(mode="json"),
         "engine": config.rollout.engine,
         "batch": config.rollout.batch,
-        "schedule": [config.rollout.schedule, config.rollout.answer_after],
+        "schedule": [config.rollout.chosen_schedule, config.rollout.answer_after],
         "threads": config.execution.threads,
         "device": config.execution.device,
         "columns": list(TOKENS),

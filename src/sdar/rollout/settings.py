@@ -45,7 +45,7 @@ class RolloutSettings:
             batch=config.rollout.batch,
             success_reward=environment.success_reward,
             invalid_action_penalty=environment.invalid_action_penalty,
-            schedule=config.rollout.schedule,
+            schedule=config.rollout.chosen_schedule,
             answer_after=config.rollout.answer_after,
         )
 
