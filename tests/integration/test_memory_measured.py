@@ -5,7 +5,11 @@ same on every machine.
 """
 
 import copy
+import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -224,6 +228,28 @@ def test_checkpointing() -> None:
     assert found == pytest.approx(measured, rel=TOLERANCE)
     without = configuration("float32", kl_coefficient=0.0)
     assert phase_bytes(expected("qwen2", without), "update") > 1.3 * found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_rank_with_sharded_weights(family: str, tmp_path: Path) -> None:
+    """FSDP2 over two processes: its own part, and what it gathers."""
+    script, output = Path(__file__).with_name("memory_of_ranks.py"), tmp_path / "peaks.json"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*launcher, "--nproc-per-node", "2", str(script), family, str(output)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(output.read_text())
+    config = configuration("bfloat16", activation_checkpointing=True)
+    execution = config.execution.model_copy(update={"processes": 2})
+    found = expected(family, config.model_copy(update={"execution": execution}))
+    for name in ("update", "scoring"):
+        assert phase_bytes(found, name) == pytest.approx(measured[name], rel=TOLERANCE), name
 
 
 def test_live_tensors_are_counted_once_and_until_they_go() -> None:

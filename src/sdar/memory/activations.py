@@ -76,8 +76,8 @@ def passing_backward(shape: ModelShape, precision: Precision) -> int:
 
 
 def head_gradient(shape: ModelShape, precision: Precision) -> int:
-    """Bytes of the head's gradient on its way: of one chunk, the sum so far, and in float32."""
-    return shape.head_parameters * (2 * precision.compute + (4 if precision.compute < 4 else 0))
+    """Bytes of the head's gradient on its way: of one chunk, the sum so far, and converted."""
+    return shape.head_parameters * (2 * precision.compute + (4 if precision.casts else 0))
 
 
 def cache_of_token(shape: ModelShape, precision: Precision) -> int:

@@ -210,7 +210,7 @@ class _Job:
             "teacher's head": self.copied_head,
         }
         if self.sharded:
-            parts["computing copies"] = self.gathered(backward=False)
+            parts["computing copies"] = self.gathered
         elif precision.casts and not self.adapters:
             parts["computing copies"] = self.casted
         elif precision.casts:
@@ -229,28 +229,36 @@ class _Job:
         tokens, responses = self.pass_tokens(self.prompt_tokens)
         rank = 0 if training.lora is None else training.lora.rank
         layer = tokens * activations.kept_by_layer(shape, precision, rank)
+        kept = tokens * activations.kept_by_final_norm(shape, precision)
         working = tokens * activations.passing_backward(shape, precision)
+        if training.activation_checkpointing:
+            kept += shape.layers * tokens * precision.stream * shape.hidden
+            working += layer
+        else:
+            kept += shape.layers * layer
         logit = activations.LOGIT_TRAINING
         if self.copied_head:
             logit += activations.LOGIT_DIVERGENCE
         head = activations.chunk_logits(shape, responses, CHUNK_LOGITS) * logit
+        ends = 0
         if not self.adapters:
             head += activations.head_gradient(shape, precision)
-        ends = tokens * activations.kept_by_final_norm(shape, precision)
-        if training.activation_checkpointing:
-            kept = ends + shape.layers * tokens * precision.stream * shape.hidden
-            working += layer
-        else:
-            kept = ends + shape.layers * layer
+            if self.sharded:
+                # Gradients of a layer before they are divided, in the type computed in and summed
+                # in float32; of embedding and head when all activations have gone.
+                summed = precision.compute + 4
+                working += summed * shape.layer_parameters
+                working += precision.compute * shape.head_parameters
+                ends = summed * self.end_parameters
         parts = {
             "gradients": self.share(4 * self.trained),
-            # The backward pass is in the head first, then in the layers.
-            "activations": kept + max(working - head, 0),
-            "head": head,
+            "activations": kept,
+            # It is in the head first, then in the layers, then in the embedding.
+            "backward pass": max(head, working, ends - kept),
             "teacher's head": self.copied_head,
         }
         if self.sharded:
-            parts["computing copies"] = self.gathered(backward=True)
+            parts["computing copies"] = self.gathered
         elif precision.casts:
             parts["computing copies"] = self.casted
         return parts
@@ -296,15 +304,16 @@ class _Job:
             return 0
         return self.precision.compute * self.shape.head_parameters
 
-    def gathered(self, *, backward: bool) -> int:
-        """Weights that FSDP2 has gathered at once, and gradients before they are divided."""
-        shape, width = self.shape, self.precision.compute
-        ends = shape.head_parameters * (1 if shape.tied else 2)
-        gathered = width * (ends + GATHERED_LAYERS * shape.layer_parameters)
-        if backward and not self.adapters:
-            # Of a layer and of embedding and head: in the type computed in, and to be summed.
-            gathered += (width + 4) * (ends + shape.layer_parameters)
-        return gathered
+    @property
+    def end_parameters(self) -> int:
+        """Of embedding and head."""
+        return self.shape.head_parameters * (1 if self.shape.tied else 2)
+
+    @property
+    def gathered(self) -> int:
+        """Weights that FSDP2 has gathered at once."""
+        layers = GATHERED_LAYERS * self.shape.layer_parameters
+        return self.precision.compute * (self.end_parameters + layers)
 
     @property
     def engine_bytes(self) -> int:

@@ -1,30 +1,35 @@
 """Most bytes of tensors alive at once: what the estimate is held against, without a GPU."""
 
-import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.weak import WeakIdKeyDictionary
 
 
 class LiveTensors(TorchDispatchMode):
-    """While it is entered, counts storages as operations make and drop them.
+    """While it is entered, counts storages as operations make, resize and drop them.
 
-    `held` (modules, optimizers, tensors) is there before. Exact, and the same on every machine;
-    what an operation allocates and frees within itself is not seen. Slows small operations down.
+    `held` (modules, optimizers, tensors) is there before; of sharded ones, this rank's part. Exact,
+    and the same on every machine; what an operation allocates and frees within itself is not seen.
+    Slow: for small shapes.
     """
 
     def __init__(self, *held: Any) -> None:
         super().__init__()
-        self.bytes = 0
         self.peak = 0
         self._known: Any = WeakIdKeyDictionary()
         for tensor in _tensors(held):
             self._see(tensor)
+
+    @property
+    def bytes(self) -> int:
+        """Alive now. FSDP2 empties a gathered storage and keeps it: so sizes are asked for."""
+        return sum(storage.nbytes() for storage in self._known)
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -37,16 +42,8 @@ class LiveTensors(TorchDispatchMode):
         return result
 
     def _see(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if storage in self._known:
-            return
-        size = storage.nbytes()
-        self._known[storage] = size
-        self.bytes += size
-        weakref.finalize(storage, self._gone, size)
-
-    def _gone(self, size: int) -> None:
-        self.bytes -= size
+        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        self._known[local.untyped_storage()] = True
 
 
 def _tensors(held: Iterable[Any]) -> Iterator[Tensor]:
