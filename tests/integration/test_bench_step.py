@@ -11,7 +11,8 @@ import pytest
 @pytest.mark.slow
 def test_a_step_of_the_tiny_shape(repository: Path, tmp_path: Path) -> None:
     output = tmp_path / "step.json"
-    options = "--shape tiny --tasks 1 --group 2 --turns 2 --prompt 200 --skill 60 --response 12"
+    options = "--shape tiny --tasks 1 --group 2 --turns 2 --prompt 200 --skill 60"
+    options += " --response 12 --micro-batch 4"
     done = subprocess.run(
         [sys.executable, "-m", "sdar.cli", "bench", "step", *options.split(), "--steps", "1",
          "--output", str(output)],

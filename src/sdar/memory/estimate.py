@@ -185,7 +185,8 @@ class _Job:
             "cache": cache + cache // shape.layers,
             # Prompts are read, then tokens are drawn.
             "activations": max(
-                max(PREFILL_TOKENS, prompt) * activations.passing(shape, precision),
+                min(max(PREFILL_TOKENS, prompt), rows * prompt)
+                * activations.passing(shape, precision),
                 rows * shape.vocabulary * activations.LOGIT_SAMPLING,
             ),
         }
