@@ -162,7 +162,7 @@ def test_a_stopped_stage_says_how_to_go_on(
     assert process.stdout is not None
     assert process.stdout.readline() == "started\n"
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode == code
     assert stderr.splitlines()[-1].startswith(f"sdar: {word};")
     assert stderr.rstrip().endswith("To go on: sdar compare --root 'some where'")
@@ -220,7 +220,7 @@ def test_a_forked_worker_dies_of_sigterm_without_a_word(repository: Path) -> Non
     )
     assert done.stdout == "143\n"
     assert done.stderr == ""
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60  # what it would have slept
 
 
 def test_config_show_prints_a_complete_configuration(repository: Path, tmp_path: Path) -> None:
