@@ -2,15 +2,30 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from sdar.interruption import SIGNALS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Started in the background by a shell, the tests and all they start would be deaf to Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """A command run in this process ends deaf to signals: later tests, and what they start, aren't.
+
+    A started program inherits a signal that is ignored, so it would never hear Ctrl-C.
+    """
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,9 @@ Nothing is computed here. Each command reads the configuration, checks what it n
 over to the stage, which is imported only then: `sdar --help` loads no torch.
 """
 
+import atexit
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +25,7 @@ from sdar.cli_options import (
 )
 from sdar.cli_people import bench, doctor, play, replay, serve_policy, serve_retriever, ui, view
 from sdar.cli_sweep import sweep_app
+from sdar.interruption import INTERRUPTED_CODE
 
 app = typer.Typer(
     name="sdar",
@@ -216,7 +220,31 @@ def _options(
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    # Registered before anything else is imported, so it is the last to run.
+    last_words = _LastWords()
+    atexit.register(last_words.leave)
+    try:
+        app()
+    except SystemExit as end:
+        last_words.code = end.code if end.code == INTERRUPTED_CODE else None
+        raise
+
+
+class _LastWords:
+    """Leaves with the code that the command chose, whatever Python remembers of Ctrl-C.
+
+    A KeyboardInterrupt that passes through an `exec` of a string (dataclasses are made by one, so
+    imports are full of them) marks the process as interrupted for good: though handled long ago,
+    `python -m` then ends by killing itself with SIGINT instead of returning an exit code.
+    """
+
+    code: int | None = None
+
+    def leave(self) -> None:
+        if self.code is not None:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(self.code)
 
 
 if __name__ == "__main__":

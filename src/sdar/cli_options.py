@@ -125,7 +125,8 @@ def friendly(command: Command) -> Command:
         except BaseException as error:
             # Compiled libraries notice an interrupt themselves, before Python's handler runs, or
             # wrap it in exceptions of their own: the exception and the signal count alike.
-            code = stop.code or (130 if isinstance(error, KeyboardInterrupt) else 0)
+            interrupted = isinstance(error, KeyboardInterrupt)
+            code = stop.code or (interruption.INTERRUPTED_CODE if interrupted else 0)
             if code:
                 _end(code, _stopped(code))
             if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -170,7 +171,8 @@ class _Stop:
 
 
 def _stopped(code: int) -> str:
-    what = {130: "interrupted", interruption.STOPPED_CODE: "told to stop"}.get(code, "terminated")
+    said = {interruption.INTERRUPTED_CODE: "interrupted", interruption.STOPPED_CODE: "told to stop"}
+    what = said.get(code, "terminated")
     return f"sdar: {what}; what is complete is kept. To go on: {_again()}"
 
 

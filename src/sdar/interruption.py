@@ -22,6 +22,9 @@ from collections.abc import Iterator
 STOPPED_CODE = 75
 """Exit code of a stage that was told to stop and has saved: run it again. EX_TEMPFAIL."""
 
+INTERRUPTED_CODE = 128 + signal.SIGINT
+"""Exit code after Ctrl-C."""
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """What stops a stage. SLURM sends the last two to every process of a job, helpers included."""
 

@@ -41,6 +41,17 @@ sys.argv = ["sdar", "compare", "--root", "some where"]
 main()
 """
 
+# Ctrl-C in the midst of an import that makes a dataclass, which is an exec of a string.
+INTERRUPTED_IMPORT = """
+from sdar.cli import app, friendly, main
+@app.command()
+@friendly
+def importing():
+    exec("raise KeyboardInterrupt")
+if __name__ == "__main__":
+    main()
+"""
+
 
 @pytest.fixture
 def scratch(repository: Path, tmp_path: Path) -> Path:
@@ -186,6 +197,23 @@ def test_an_interrupt_noticed_by_a_library_first_is_clean_too(scratch: Path) -> 
     assert done.returncode == 130
     assert done.stderr.startswith("sdar: interrupted;")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_an_interrupted_import_ends_with_a_code_and_not_by_a_signal(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(INTERRUPTED_IMPORT)
+    done = subprocess.run(
+        [sys.executable, "-m", "program", "importing"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        timeout=60,
+    )
+    assert done.returncode == 130
+    assert done.stderr == (
+        "sdar: interrupted; what is complete is kept. To go on: sdar importing\n"
+    )
 
 
 @pytest.mark.slow

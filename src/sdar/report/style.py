@@ -56,8 +56,22 @@ def new_figure(
 def save(figure: Figure, path: Path) -> list[Path]:
     """Write `path`.svg and `path`.png, without dates: equal figures give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _settle(figure)
     written = [path.with_name(f"{path.name}.svg"), path.with_name(f"{path.name}.png")]
     figure.savefig(written[0], metadata={"Date": None, "Creator": "sdar"})
     figure.savefig(written[1], metadata={"Software": "sdar"})
     plt.close(figure)
     return written
+
+
+def _settle(figure: Figure) -> None:
+    """Lay the figure out once and round the places of its axes.
+
+    The layout's solver orders its unknowns by memory address: the last bits of what it finds, and
+    with them the ids of clip paths in SVG, differ from call to call.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        left, bottom, width, height = (round(place, 6) for place in axes.get_position().bounds)
+        axes.set_position((left, bottom, width, height))
