@@ -10,6 +10,19 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from sdar.environments.base import Observation, Task
 from sdar.environments.pools import SentActions
+from sdar.rollout.settings import RolloutSettings
+
+SETTINGS = RolloutSettings(
+    environment="alfworld",
+    max_turns=5,
+    history=2,
+    max_prompt_tokens=600,
+    max_response_tokens=10,
+    temperature=1.0,
+    batch=64,
+    success_reward=10.0,
+    invalid_action_penalty=0.1,
+)
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"

@@ -10,19 +10,8 @@ from sdar.policy.loading import render_prompt
 from sdar.rollout.collector import collect
 from sdar.rollout.engines.base import Generation
 from sdar.rollout.engines.transformers import TransformersEngine
-from sdar.rollout.settings import RolloutSettings
 
-SETTINGS = RolloutSettings(
-    environment="alfworld",
-    max_turns=5,
-    history=2,
-    max_prompt_tokens=600,
-    max_response_tokens=10,
-    temperature=1.0,
-    batch=64,
-    success_reward=10.0,
-    invalid_action_penalty=0.1,
-)
+SETTINGS = scripted.SETTINGS
 
 
 class Speaker:

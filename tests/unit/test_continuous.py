@@ -20,19 +20,8 @@ from sdar.rollout.collector import collect
 from sdar.rollout.engines.base import Generation
 from sdar.rollout.engines.transformers import TransformersEngine
 from sdar.rollout.engines.transformers_continuous import ContinuousTransformersEngine
-from sdar.rollout.settings import RolloutSettings
 
-TURNS = RolloutSettings(
-    environment="alfworld",
-    max_turns=5,
-    history=2,
-    max_prompt_tokens=600,
-    max_response_tokens=10,
-    temperature=1.0,
-    batch=64,
-    success_reward=10.0,
-    invalid_action_penalty=0.1,
-)
+TURNS = scripted.SETTINGS
 CONTINUOUS = replace(TURNS, schedule="continuous")
 COUNT = 8
 

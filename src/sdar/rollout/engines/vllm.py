@@ -4,7 +4,7 @@ It starts with random weights and takes the trainer's, each time with a check (`
 go in and come out; nothing here is text. On a GPU it sleeps while the trainer computes.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -17,16 +17,18 @@ from sdar.errors import SdarError
 from sdar.policy.loading import end_token_ids
 from sdar.rollout.engines.base import Generation, Key, seed_of
 from sdar.rollout.engines.probe import Probe, Trusted
+from sdar.rollout.engines.request_engine import RequestEngine
 from sdar.rollout.engines.vllm_start import import_vllm, start_engine
 from sdar.rollout.engines.watchdog import Watchdog
 
 
-class VllmEngine:
+class VllmEngine(RequestEngine):
     """Implements `ContinuousEngine`, `RemoteWeights` and `ScoringEngine`.
 
     `model` and `tokenizer` say what is computed and which tokens end a response; the weights come
     with `take_weights`. `trusted` is the trainer's side of the check after it. `longest` is the
-    most tokens of a prompt with its response, `batch` the most responses in one step. Raises
+    most tokens of a prompt with its response, `batch` the most responses in one step: what is
+    beyond it, or the engine's memory, waits in the order in which it was asked for. Raises
     `SdarError` when vLLM is not installed or cannot start.
     """
 
@@ -68,52 +70,6 @@ class VllmEngine:
                 dtype=dtype,
                 rank=rank,
             )
-
-    def generate(
-        self,
-        prompt_ids: list[list[int]],
-        keys: Sequence[Key],
-        *,
-        max_new_tokens: int,
-        temperature: float,
-    ) -> list[Generation]:
-        """See `RolloutEngine.generate`."""
-        self._probe.remember(prompt_ids)
-        with self._limit(f"generating {len(prompt_ids)} responses"):
-            return self._generate(prompt_ids, keys, max_new_tokens, temperature)
-
-    def _generate(
-        self,
-        prompt_ids: list[list[int]],
-        keys: Sequence[Key],
-        max_new_tokens: int,
-        temperature: float,
-    ) -> list[Generation]:
-        for name, (ids, key) in enumerate(zip(prompt_ids, keys, strict=True)):
-            self._ask(name, ids, key, max_new_tokens, temperature)
-        found: dict[int, Generation] = {}
-        while len(found) < len(prompt_ids):
-            found.update(self._step())
-        return [found[name] for name in range(len(prompt_ids))]
-
-    def submit(
-        self,
-        name: int,
-        prompt_ids: list[int],
-        key: Key,
-        *,
-        max_new_tokens: int,
-        temperature: float,
-    ) -> None:
-        """See `ContinuousEngine.submit`."""
-        self._probe.remember([prompt_ids])
-        self._ask(name, prompt_ids, key, max_new_tokens, temperature)
-
-    def advance(self) -> list[tuple[int, Generation]]:
-        """See `ContinuousEngine.advance`. What is beyond `batch` or the engine's memory waits, in
-        the order in which it was asked for."""
-        with self._limit("a step of generation"):
-            return self._step()
 
     def _ask(
         self, name: int, ids: list[int], key: Key, max_new_tokens: int, temperature: float

@@ -8,7 +8,7 @@ what a rollout returns does not depend on how fast a server was.
 import queue
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from sdar.errors import SdarError
 from sdar.policy.loading import end_token_ids
 from sdar.rollout.engines.base import Generation, Key, seed_of
 from sdar.rollout.engines.probe import Probe, Trusted
+from sdar.rollout.engines.request_engine import RequestEngine
 from sdar.rollout.engines.vllm_http import VllmHttp
 from sdar.rollout.engines.weight_files import write_weights
 
@@ -41,7 +42,7 @@ class _Response:
         self.generation = Generation([], [])
 
 
-class VllmServers:
+class VllmServers(RequestEngine):
     """Implements `ContinuousEngine`, `RemoteWeights` and `ScoringEngine`; see `VllmEngine`.
 
     Rank r asks server r modulo their number. `folder` is where weights lie for the moment of
@@ -81,47 +82,7 @@ class VllmServers:
         self._server.wait_until_ready()
         self._name = self._server.get("/v1/models")["data"][0]["id"]
 
-    def generate(
-        self,
-        prompt_ids: list[list[int]],
-        keys: Sequence[Key],
-        *,
-        max_new_tokens: int,
-        temperature: float,
-    ) -> list[Generation]:
-        """See `RolloutEngine.generate`."""
-        self._probe.remember(prompt_ids)
-        return self._generate(prompt_ids, keys, max_new_tokens, temperature)
-
-    def _generate(
-        self,
-        prompt_ids: list[list[int]],
-        keys: Sequence[Key],
-        max_new_tokens: int,
-        temperature: float,
-    ) -> list[Generation]:
-        for name, (ids, key) in enumerate(zip(prompt_ids, keys, strict=True)):
-            self._ask(name, ids, key, max_new_tokens, temperature)
-        found: dict[int, Generation] = {}
-        while len(found) < len(prompt_ids):
-            found.update(self.advance())
-        return [found[name] for name in range(len(prompt_ids))]
-
-    def submit(
-        self,
-        name: int,
-        prompt_ids: list[int],
-        key: Key,
-        *,
-        max_new_tokens: int,
-        temperature: float,
-    ) -> None:
-        """See `ContinuousEngine.submit`."""
-        self._probe.remember([prompt_ids])
-        self._ask(name, prompt_ids, key, max_new_tokens, temperature)
-
-    def advance(self) -> list[tuple[int, Generation]]:
-        """See `ContinuousEngine.advance`."""
+    def _step(self) -> list[tuple[int, Generation]]:
         ended = []
         for response in self._live:
             token = response.coming.get()
