@@ -102,6 +102,14 @@ def test_importance_weights_are_the_policy_terms_alone(tmp_path):
     assert 0 < plain["policy/engine_difference"] < plain["policy/engine_difference_max"] < 1e-4
 
 
+def test_engine_and_trainer_are_compared_at_one_temperature_only(tmp_path):
+    """The engine's log-probs are at temperature 1, the trainer's at the rollout's."""
+    values = {"rollout": {"temperature": 0.5}}
+    first = metrics(trainer_world.run(tmp_path, values=values, steps=1))[0]
+    assert first["policy/entropy"] > 0
+    assert not any(name.startswith("policy/engine_difference") for name in first)
+
+
 def test_equal_runs_have_equal_bytes_and_seeds_matter(finished, tmp_path):
     again = trainer_world.run(tmp_path / "again")
     assert (again / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()

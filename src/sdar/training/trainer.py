@@ -208,7 +208,8 @@ def training_step(learner: Learner, step: int, bar: Any = None) -> StepResult:
     metrics |= update.measures()
     metrics |= gap_and_gate_measures(batch, gap_SR, update.gate_SR)
     metrics |= context_measures(context, method, batch.response_mask_SR)
-    metrics |= engine_measures(engine_SR, old_SR, batch.response_mask_SR)
+    if config.rollout.temperature == 1.0:  # else: log-probs of two distributions
+        metrics |= engine_measures(engine_SR, old_SR, batch.response_mask_SR)
     metrics["update/learning_rate"] = learning_rate_at(step, config)
     return StepResult(
         step=step,
