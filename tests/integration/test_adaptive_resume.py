@@ -70,7 +70,6 @@ def test_each_step_takes_a_tenth_of_its_own_in(finished, tmp_path):
         assert second[name] == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("call", [8, 11])
 def test_killed_and_continued(call, finished, tmp_path):
     command = [sys.executable, str(SCRIPT), str(tmp_path), METHOD, "0"]

@@ -55,13 +55,11 @@ def play_side_by_side(task: Task, turns: int, seed: int) -> None:
     stock.close()
 
 
-@pytest.mark.slow
 def test_small_games_equal_the_stock_engine(games: list[Task]) -> None:
     for seed, task in enumerate(games):
         play_side_by_side(task, 12, seed)
 
 
-@pytest.mark.slow
 def test_full_size_games_equal_the_stock_engine(shared: Path, tmp_path: Path) -> None:
     data = unpack(shared, tmp_path)
     tasks = load_tasks(data, "train")

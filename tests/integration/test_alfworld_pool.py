@@ -58,7 +58,6 @@ def expected(games: list[Task]) -> list[dict[int, Observation]]:
     return seen
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("ahead", [False, True])
 def test_results_do_not_depend_on_the_workers(
@@ -71,7 +70,6 @@ def test_results_do_not_depend_on_the_workers(
     assert [list(turn) for turn in seen] == [list(turn) for turn in expected]
 
 
-@pytest.mark.slow
 def test_the_configuration_chooses(games: list[Task]) -> None:
     local = make_pool(AlfworldConfig(workers=0))
     assert isinstance(local, LocalPool)
@@ -84,7 +82,6 @@ def test_the_configuration_chooses(games: list[Task]) -> None:
     assert local.reset({0: games[1]})[0].admissible_actions
 
 
-@pytest.mark.slow
 def test_all_episodes_of_a_game_go_to_one_worker_and_games_are_spread(games: list[Task]) -> None:
     with ProcessPool(2) as pool:
         pool.reset({slot: games[slot // 2] for slot in range(8)})
@@ -148,7 +145,6 @@ def play_apart(pool: EnvironmentPool, games: list[Task], seed: int) -> list[list
     return [seen[slot] for slot in range(8)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_sent_actions_are_answered_as_stepped_ones(
     games: list[Task], expected: list[dict[int, Observation]], workers: int

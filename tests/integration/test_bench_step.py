@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.slow
 def test_a_step_of_the_tiny_shape(repository: Path, tmp_path: Path) -> None:
     output = tmp_path / "step.json"
     options = "--shape tiny --tasks 1 --group 2 --turns 2 --prompt 200 --skill 60"

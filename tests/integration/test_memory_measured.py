@@ -130,7 +130,6 @@ def trained(policy: Any, dtype: str) -> tuple[Any, Callable[[], None]]:
     return optimizer, forward_backward
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("family", "dtype"), MODES)
 def test_update_and_optimizer_step(family: str, dtype: str) -> None:
     policy = model(family)
@@ -144,7 +143,6 @@ def test_update_and_optimizer_step(family: str, dtype: str) -> None:
     assert phase_bytes(found, "optimizer step") == pytest.approx(measured, rel=TOLERANCE)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("family", "dtype"), MODES)
 def test_scoring(family: str, dtype: str) -> None:
     policy = model(family)
@@ -216,7 +214,6 @@ def test_cache_of_the_rollout_to_the_byte(family: str, dtype: str) -> None:
     assert engine.prefill_tokens == estimating.PREFILL_TOKENS
 
 
-@pytest.mark.slow
 def test_checkpointing() -> None:
     """Layers that compute again keep their input alone."""
     policy = model("qwen2")
@@ -230,7 +227,6 @@ def test_checkpointing() -> None:
     assert phase_bytes(expected("qwen2", without), "update") > 1.3 * found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", CONFIGS)
 def test_a_rank_with_sharded_weights(family: str, tmp_path: Path) -> None:
     """FSDP2 over two processes: its own part, and what it gathers."""

@@ -128,7 +128,6 @@ def test_full_reverse_kl_follows_the_divergence_down(tmp_path):
     assert metrics(near)[-1]["loss/reverse_kl"] < 0.9 * metrics(far)[-1]["loss/reverse_kl"]
 
 
-@pytest.mark.slow
 def test_micro_batches_change_rounding_at_most(tmp_path):
     for method in ("sdar_centred", "sdar_adaptive", "sdar_objective", "reverse_kl_full"):
         cut, whole = (

@@ -37,7 +37,6 @@ def runs(root: Path) -> dict[str, Any]:
     return {run.info.run_name: run for run in tracked.search_runs([experiment.experiment_id])}
 
 
-@pytest.mark.slow
 def test_a_killed_and_continued_run_is_the_same_run(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert fake(whole, 0).wait() == 0
@@ -79,7 +78,6 @@ def _found(root: Path) -> list[Any]:
     return list(runs(root).values()) if (root / "mlflow.db").exists() else []
 
 
-@pytest.mark.slow
 def test_runs_that_start_together_share_one_parent(tmp_path: Path) -> None:
     config, layout = parse_config({"experiment": "fake"}), Layout(tmp_path, "fake")
     data = layout.tasks
@@ -119,7 +117,6 @@ def test_runs_that_start_together_share_one_parent(tmp_path: Path) -> None:
         assert names == ["figures/curve.svg"]
 
 
-@pytest.mark.slow
 def test_a_dead_server_is_one_line_and_the_run_goes_on(tmp_path: Path) -> None:
     run = fake(tmp_path, 0, uri="http://127.0.0.1:9")
     _, said = run.communicate(timeout=120)
@@ -142,7 +139,6 @@ def test_a_dead_server_is_one_line_and_the_run_goes_on(tmp_path: Path) -> None:
     assert len(runs(tmp_path)) == 2
 
 
-@pytest.mark.slow
 def test_a_run_that_is_done_again_replaces_the_earlier_one(tmp_path: Path) -> None:
     assert fake(tmp_path, 0).wait() == 0
     assert fake(tmp_path, 0).wait() == 0
@@ -153,7 +149,6 @@ def test_a_run_that_is_done_again_replaces_the_earlier_one(tmp_path: Path) -> No
     assert len(steps) == STEPS
 
 
-@pytest.mark.slow
 def test_initialise_makes_store_and_parent_once(tmp_path: Path) -> None:
     config, layout = parse_config({"experiment": "fake"}), Layout(tmp_path, "fake")
     first = store.initialise(config, layout)

@@ -36,8 +36,6 @@ from sdar.training.learner import Learner
 from sdar.training.run import Parts, make_accelerator, make_reproducible
 from sdar.training.teacher import teacher_prompts
 
-pytestmark = pytest.mark.slow
-
 TOLERANCE = 1e-6
 TRAINED = sorted(name for name, method in METHODS.items() if method.trained)
 GROUP_SIZE = 3

@@ -23,8 +23,6 @@ from safetensors.torch import load_file
 from sdar.tracking import records
 from sdar.training.lifeline import LOST_EXIT_CODE
 
-pytestmark = pytest.mark.slow
-
 SCRIPT = Path(ranks_world.__file__)
 ROOT = SCRIPT.parent.parent
 # Nine episodes on two ranks, minibatches of seven samples at most, of which a rank gets three.

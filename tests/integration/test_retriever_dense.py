@@ -97,7 +97,6 @@ def test_a_missing_extra_is_named(
         open_retriever(RetrieverConfig(kind="dense"), tmp_path)
 
 
-@pytest.mark.slow
 def test_a_real_sentence_encoder(tmp_path: Path) -> None:
     for module in ("faiss", "sentence_transformers"):
         pytest.importorskip(module, reason="search by vectors needs the extra `dense`")

@@ -38,7 +38,6 @@ def choose(kind: str, seen: Observation, rng: random.Random) -> str:
     return rng.choice(seen.admissible_actions)
 
 
-@pytest.mark.slow
 def test_simulator_equals_the_engine(tmp_path: Path) -> None:
     from sdar.environments.alfworld.engine import AlfworldEnvironment
 

@@ -16,8 +16,6 @@ from sdar.evaluation.panels import plan_chunks
 from sdar.evaluation.partial import Partial
 from sdar.interruption import STOPPED_CODE, Stopped, between_steps, stop_requested, take
 
-pytestmark = pytest.mark.slow
-
 COMPARED = ("metrics.jsonl", "policy/model.safetensors", "policy/tokenizer.json")
 
 # The scripted run as a command, which sends itself signals as a step begins.

@@ -42,7 +42,6 @@ CONFIG = parse_config(
 PACKAGE = environment_package("textworld_express")
 
 
-@pytest.mark.slow
 def test_tasks_cover_every_game_and_split_and_are_read_back(tmp_path: Path) -> None:
     layout = Layout(tmp_path, "express")
     make_tasks(CONFIG, layout)
@@ -90,7 +89,6 @@ def test_episodes_depend_on_seed_and_actions_alone(game: str, tmp_path: Path) ->
         assert list(answer.admissible_actions) == sorted(set(answer.admissible_actions))
 
 
-@pytest.mark.slow
 def test_practice_is_hinted_as_configured_and_never_a_training_game() -> None:
     hinted = []
     for index in range(40):

@@ -31,7 +31,6 @@ def assert_same_run(folder, expected):
         assert pl.read_parquet(folder / name).equals(pl.read_parquet(expected / name)), name
 
 
-@pytest.mark.slow
 # A step has at most three calls of the world: call 2 dies in the first step, before there is any
 # checkpoint; call 8 in the third or fourth, behind the checkpoint at 2.
 @pytest.mark.parametrize("call", [2, 8])
@@ -40,7 +39,6 @@ def test_killed_in_mid_step_and_continued(call, finished, tmp_path):
     assert_same_run(folder, finished)
 
 
-@pytest.mark.slow
 def test_killed_between_the_turns_of_continuous_episodes_and_continued(finished, tmp_path):
     parts = trainer_world.parts()
     whole = trainer_world.run(tmp_path / "whole", given=parts, values=CONTINUOUS)

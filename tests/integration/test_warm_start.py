@@ -178,7 +178,6 @@ def test_generation_leaves_nothing_behind_in_the_weights(finished, root):
 
 
 # Updates 1..12 are fine-tuning, 13..18 and 19..24 the rounds; a round has up to four generations.
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "call", "saved"),
     [
@@ -200,7 +199,6 @@ def test_killed_in_mid_phase_and_continued(where, call, saved, finished, root):
     assert_same(run(root), finished)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("where", "call"), [("update", 8), ("generation", 3)])
 def test_ctrl_c_ends_cleanly_and_goes_on(where, call, finished, root):
     ended = die(root, where, signal.SIGINT, call)
@@ -215,7 +213,6 @@ def test_ctrl_c_ends_cleanly_and_goes_on(where, call, finished, root):
     assert_same(run(root), finished)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("where", "call", "saved"), [("update", 8, 8), ("generation", 3, 13)])
 def test_told_to_stop_it_saves_the_update_and_goes_on(where, call, saved, finished, root):
     """Checkpoints are due every fifth update: those after 8 and 13 are the signal's doing. What the

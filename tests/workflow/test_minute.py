@@ -18,8 +18,6 @@ from safetensors.torch import load_file
 from sdar.algorithms.methods import METHODS
 from sdar.config import load_config
 
-pytestmark = pytest.mark.slow
-
 CONFIG = "config/experiments/minute.yaml"
 TRAINED = [name for name, method in METHODS.items() if method.trained]
 STAGES = {
