@@ -28,6 +28,8 @@ from sdar.report.teacher_agreement import agreement, agreements, turn_table
 from sdar.report.teacher_cost import phase_seconds, teacher_costs
 from sdar.report.token_table import recorded_tokens
 
+pytestmark = pytest.mark.slow  # its fixture makes whole experiments
+
 
 def token(**values: object) -> dict[str, object]:
     """A recorded token; what is not said is an unremarkable value."""

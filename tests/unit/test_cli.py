@@ -265,6 +265,7 @@ def test_config_schema_is_the_file(repository: Path) -> None:
     assert done.stdout == (repository / "config" / "schema.json").read_text()
 
 
+@pytest.mark.slow
 def test_doctor_names_what_is_wrong(repository: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("policy: {model: nowhere}\nwarm_start: {enabled: false}\n")

@@ -117,6 +117,7 @@ def test_share_of_hinted_episodes_is_as_configured_for_every_type_and_home(hinte
         assert abs(sum(share) / len(share) - hinted) <= error
 
 
+@pytest.mark.slow
 def test_every_home_shows_every_task_type():
     kinds = defaultdict(set)
     for index in range(20 * 36):

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from sdar.report.style import new_figure, save
 
 
+@pytest.mark.slow
 def test_a_figure_drawn_again_has_the_same_bytes(tmp_path: Path) -> None:
     seen = set()
     kept = []  # other objects between the figures, so that addresses differ

@@ -111,6 +111,7 @@ REAL = {
 }
 
 
+@pytest.mark.slow
 def test_full_rooms_look_like_real_ones(capsys) -> None:
     openable = scenes.properties()["openable"]
     rooms: dict[str, list[Game]] = {room: [] for room in REAL}

@@ -23,6 +23,8 @@ from sdar.report.runs import read_run, seconds_by_phase
 from sdar.report.tables import duration, markdown_table, p_text, points
 from sdar.report.view import view
 
+pytestmark = pytest.mark.slow  # its fixture makes whole experiments
+
 PANELS = {"valid_seen": 60, "valid_unseen": 48}
 FIGURES = (
     "success_by_panel",
@@ -107,7 +109,6 @@ def test_markdown_opens_with_the_privilege_gap_and_is_well_formed(made):
     assert "nan" not in text.lower()
 
 
-@pytest.mark.slow
 def test_results_are_functions_of_their_inputs(made, tmp_path):
     _, layout = made
     other_config, other = make_experiment(tmp_path, steps=8, panels=PANELS)

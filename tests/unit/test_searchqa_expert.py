@@ -60,10 +60,12 @@ def success(config, count, opening=False):
     return {name: won[name] / played[name] for name in played}
 
 
+@pytest.mark.slow
 def test_with_the_hint_it_answers_nearly_all():
     assert min(success(config_of(hinted=1.0), 400).values()) >= 0.9
 
 
+@pytest.mark.slow
 def test_without_it_guesses_and_runs_out_of_turns():
     shares = success(config_of(hinted=0.0), 600)
     assert 0.3 <= shares["all"] <= 0.55

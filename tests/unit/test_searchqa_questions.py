@@ -46,6 +46,7 @@ def countries_in(asked):
     return {by_value("small", asked.via)[asked.subjects[0]].name}
 
 
+@pytest.mark.slow
 def test_facts_are_read_from_the_factbook():
     told = {country.name: country for country in countries()}
     peru = {kind: fact.value for kind, fact in told["Peru"].facts.items()}

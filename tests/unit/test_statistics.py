@@ -138,6 +138,7 @@ def test_runs_that_disagree_widen_the_interval() -> None:
     assert result.high - result.low > 2 * (result.high_these_runs - result.low_these_runs)
 
 
+@pytest.mark.slow
 def test_runs_contribute_their_unbiased_variance() -> None:
     # Every task alike, so only runs vary: the bootstrap variance must be s^2 / R (unbiased s^2).
     runs = np.array([0.2, 0.5, 0.6])

@@ -52,6 +52,7 @@ def test_look_alikes_are_other_words() -> None:
     assert analyze("shоe") != analyze("shoe")  # with a Cyrillic o
 
 
+@pytest.mark.slow
 def test_stems_are_those_of_the_reference_implementation() -> None:
     porter = pytest.importorskip("nltk.stem.porter")
     reference = porter.PorterStemmer(mode=porter.PorterStemmer.MARTIN_EXTENSIONS)
@@ -136,6 +137,7 @@ def test_first_words_that_list() -> None:
     assert shop.search("shirt <c> garden") != (3,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     ["a.", "é:", "_", "_é", "'", "\u0301", "é\u200d", "🇩\u0301", "5,", "中", "\x00", "ﬁ\u00ad"],
