@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # starts a process a test
+
 STAGES = ["tasks", "demonstrations", "warm-start", "train", "evaluate", "compare", "report"]
 PEOPLE = ["doctor", "play", "view", "replay", "bench", "ui", "serve-retriever", "serve-policy"]
 PEOPLE += ["config", "sweep"]
@@ -155,7 +157,6 @@ def test_bad_arguments_are_one_sentence(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "word"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
@@ -180,7 +181,6 @@ def test_a_stopped_stage_says_how_to_go_on(
     assert "Traceback" not in stderr
 
 
-@pytest.mark.slow
 def test_an_interrupt_noticed_by_a_library_first_is_clean_too(scratch: Path) -> None:
     """polars raises KeyboardInterrupt itself and leaves Python's handler to run a little later."""
     code = SLOW_STAGE.replace(
@@ -199,7 +199,6 @@ def test_an_interrupt_noticed_by_a_library_first_is_clean_too(scratch: Path) -> 
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
 def test_an_interrupted_import_ends_with_a_code_and_not_by_a_signal(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(INTERRUPTED_IMPORT)
     done = subprocess.run(
@@ -216,7 +215,6 @@ def test_an_interrupted_import_ends_with_a_code_and_not_by_a_signal(tmp_path: Pa
     )
 
 
-@pytest.mark.slow
 def test_a_full_disk_is_one_sentence(scratch: Path) -> None:
     code = SLOW_STAGE.replace("time.sleep(60)", "raise OSError(28, 'No space', 'policy/x')")
     done = subprocess.run(
@@ -265,7 +263,6 @@ def test_config_schema_is_the_file(repository: Path) -> None:
     assert done.stdout == (repository / "config" / "schema.json").read_text()
 
 
-@pytest.mark.slow
 def test_doctor_names_what_is_wrong(repository: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("policy: {model: nowhere}\nwarm_start: {enabled: false}\n")
