@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from sdar.config.alfworld import ALFWORLD_TASK_TYPES
+from sdar.environments.alfworld.config import ALFWORLD_TASK_TYPES
 from sdar.environments.alfworld.engine import AlfworldEnvironment, GameCache
 from sdar.environments.alfworld.generator import Request, make_game
 from sdar.environments.alfworld.home import Home, Size

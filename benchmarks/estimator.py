@@ -2,7 +2,7 @@
 
     python benchmarks/estimator.py [--steps 20000] [--tokens 64] [--out docs/figures/estimator.svg]
 
-A small softmax policy (`sdar.algorithms.estimator`), simulated and enumerated; seconds on one core.
+A small softmax policy (`estimator_world`), simulated and enumerated; seconds on one core.
 Left: the expected update of each logit. Right: the variance of a token's update against the
 constant subtracted from the gate. Prints the figures as JSON.
 """
@@ -13,10 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
-from torch import Tensor
-
-from sdar.algorithms.estimator import (
+from estimator_world import (
     SoftmaxWorld,
     Term,
     best_baseline,
@@ -33,8 +30,11 @@ from sdar.algorithms.estimator import (
     squared_deviations,
     update_variance,
 )
+from matplotlib.axes import Axes
+from torch import Tensor
+
 from sdar.algorithms.gates import gap_gate
-from sdar.report.names import colour
+from sdar.records.names import colour
 from sdar.report.style import new_figure
 
 BETA = 5.0

@@ -5,7 +5,7 @@
 Runs the trainer's own `training_step` (rollout, old, teacher and reference log-probs, update) on
 synthetic work of ALFWorld's lengths: see step_world.py. On a GPU in bfloat16, on a CPU in float32.
 The first step warms up, then `--steps` are timed and their median counts. What a phase computes is
-counted by formula (`sdar.policy.arithmetic`); its memory is that of tensors at their peak,
+counted by formula (`arithmetic`); its memory is that of tensors at their peak,
 beside the estimate (docs/memory.md). The result joins those of the machine in benchmarks/results.
 
 Left out: an environment's own time, the end of responses before the limit, other engines, ranks.
@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from arithmetic import TRAINING, generation_flops, peak_flops, scoring_flops
+from measuring import LiveTensors
 from step_world import Skills, World, lengths, make_tokenizer, tasks
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig, parse_config
 from sdar.memory.estimate import GIB, Estimate, estimate
-from sdar.memory.measuring import LiveTensors
-from sdar.policy.arithmetic import TRAINING, generation_flops, peak_flops, scoring_flops
 from sdar.policy.shape import ModelShape, known_configs, shape_of_config
 from sdar.tracking.provenance import hardware
 from sdar.training import trainer

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from sdar.config.alfworld import ALFWORLD_TASK_TYPES
+from sdar.environments.alfworld.config import ALFWORLD_TASK_TYPES
 from sdar.environments.base import Observation, Task
 from sdar.policy.loading import render_prompt
 from sdar.policy.tokenizer import train_tokenizer

@@ -25,10 +25,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sdar.config.webshop import WEBSHOP_CATEGORIES
 from sdar.environments.webshop.analyzer import analyze
 from sdar.environments.webshop.bm25 import K1, B
 from sdar.environments.webshop.catalogue import MOST_RESULTS, Catalogue
+from sdar.environments.webshop.config import WEBSHOP_CATEGORIES
 from sdar.environments.webshop.engine import Shop
 from sdar.environments.webshop.shop import Shop as GeneratedShop
 from sdar.environments.webshop.stock import Stock, open_stock, searched_text

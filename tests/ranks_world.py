@@ -30,9 +30,9 @@ from double_precision import in_double, precision
 from sdar.config import ExperimentConfig, Layout
 from sdar.errors import SdarError
 from sdar.interruption import Stopped, take
-from sdar.training.ranks import Ranks
+from sdar.policy.sharding import wants_sharding
+from sdar.ranks.ranks import Ranks
 from sdar.training.run import Parts, make_accelerator, make_reproducible, policy_digest
-from sdar.training.sharding import wants_sharding
 from sdar.training.shares import StepShares
 from sdar.training.trainer import train_with
 

@@ -11,7 +11,7 @@ import numpy as np
 from sdar.config import ExperimentConfig, Layout
 from sdar.evaluation.partial import write_parquet
 from sdar.evaluation.records import episodes_frame, tokens_frame
-from sdar.evaluation.token_classes import token_classes
+from sdar.records.token_classes import token_classes
 
 TYPES = (
     "pick_and_place_simple",

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from sdar.cli.replay import replay
 from sdar.environments.parsing import ParsedAction, parse_action
-from sdar.environments.replay import replay
 
 
 @pytest.mark.parametrize("environment", ["alfworld", "webshop", "search"])

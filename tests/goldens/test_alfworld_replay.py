@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sdar.environments.replay import replay
+from sdar.cli.replay import replay
 from sdar.errors import SdarError
 
 pytest.importorskip("alfworld", reason='needs pip install "sdar[alfworld]"')

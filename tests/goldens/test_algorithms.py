@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sdar.algorithms.recorded import FORMULAS, TOLERANCES, largest_difference
-from sdar.environments.replay import replay
+from sdar.cli.replay import replay
 
 ENTRIES = {
     "sdar_gated_loss": 7,

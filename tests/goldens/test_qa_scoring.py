@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sdar.environments.replay import replay
+from sdar.cli.replay import replay
 from sdar.environments.searchqa.scoring import exact_match, substring_match
 from sdar.errors import SdarError
 

@@ -12,12 +12,12 @@ from types import SimpleNamespace
 import test_memory_measured as measured
 import torch
 import torch.distributed as dist
+from measuring import LiveTensors
 
-from sdar.memory.measuring import LiveTensors
 from sdar.policy.log_probs import PolicyScorer
 from sdar.policy.recomputation import recompute_layers
+from sdar.policy.sharding import shard
 from sdar.training.run import make_optimizer
-from sdar.training.sharding import shard
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

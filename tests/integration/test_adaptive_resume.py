@@ -12,7 +12,7 @@ import pytest
 import trainer_world
 
 from sdar.algorithms.context import GapQuantiles
-from sdar.tracking import records
+from sdar.files import lines
 from sdar.training.learner import Learner
 
 SCRIPT = Path(trainer_world.__file__)
@@ -38,21 +38,21 @@ def state(folder, step):
 
 
 def test_metrics_show_the_quantiles_and_the_checkpoint_keeps_them(finished):
-    lines = records.read(finished / "metrics.jsonl")
-    for line in lines:
+    metrics = lines.read(finished / "metrics.jsonl")
+    for line in metrics:
         low, middle, high = (line[name] for name in RUNNING)
         assert low < middle < high
         assert 0 < line["gate/mean"] < 1
-    assert len({line["gap/running_median"] for line in lines}) == len(lines)
+    assert len({line["gap/running_median"] for line in metrics}) == len(metrics)
     for step in (4, 5):
         names = ("q10", "median", "q90")
-        shown = {of: lines[step - 1][name] for of, name in zip(names, RUNNING, strict=True)}
+        shown = {of: metrics[step - 1][name] for of, name in zip(names, RUNNING, strict=True)}
         assert state(finished, step)["running_gap"] == shown
 
 
 def test_each_step_takes_a_tenth_of_its_own_in(finished, tmp_path):
     """The second step's numbers from those of the first and its own, which a fresh run shows."""
-    first, second = records.read(finished / "metrics.jsonl")[:2]
+    first, second = lines.read(finished / "metrics.jsonl")[:2]
     own = []
     look = Learner.look_at_step
 
@@ -94,4 +94,4 @@ def test_the_state_matters(finished, tmp_path):
 def test_other_methods_keep_none(tmp_path):
     folder = trainer_world.run(tmp_path, "sdar", steps=1)
     assert state(folder, 1)["running_gap"] is None
-    assert not set(RUNNING) & set(records.read(folder / "metrics.jsonl")[0])
+    assert not set(RUNNING) & set(lines.read(folder / "metrics.jsonl")[0])

@@ -18,7 +18,7 @@ pytest.importorskip("alfworld", reason='needs pip install "sdar[alfworld]"')
 
 from alfworld_games import small_games
 
-from sdar.config.alfworld import AlfworldConfig
+from sdar.environments.alfworld.config import AlfworldConfig
 from sdar.environments.alfworld.pool import LocalPool, ProcessPool, make_pool
 from sdar.environments.base import EnvironmentPool, Observation, Task
 from sdar.errors import SdarError

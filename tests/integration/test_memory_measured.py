@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from measuring import LiveTensors
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sdar.algorithms.methods import get_method
 from sdar.config import ExperimentConfig, parse_config
 from sdar.memory import estimate as estimating
 from sdar.memory.estimate import Estimate, estimate
-from sdar.memory.measuring import LiveTensors
+from sdar.methods.declarations import get_method
 from sdar.policy.batches import pad_batch
 from sdar.policy.log_probs import PolicyScorer
 from sdar.policy.recomputation import recompute_layers

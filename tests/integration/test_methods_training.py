@@ -6,7 +6,7 @@ import torch
 import trainer_world
 from safetensors.torch import load_file
 
-from sdar.tracking import records
+from sdar.files import lines
 from sdar.training.learner import Learner
 
 ADDED_TO_GRPO = ("sdar", "sdar_centred", "sdar_adaptive", "sdar_objective", "reverse_kl_full")
@@ -17,7 +17,7 @@ def exported(folder):
 
 
 def metrics(folder):
-    return records.read(folder / "metrics.jsonl")
+    return lines.read(folder / "metrics.jsonl")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -111,7 +111,7 @@ def test_full_reverse_kl_is_measured_and_its_time_is_the_teachers_and_the_update
     folder = trainer_world.run(tmp_path, "reverse_kl_full", steps=2, micro_batch=3)
     assert all(line["loss/reverse_kl"] > 0 for line in metrics(folder))
     assert all(line["loss/distillation"] > 0 for line in metrics(folder))
-    for line in records.read(folder / "timings.jsonl"):
+    for line in lines.read(folder / "timings.jsonl"):
         assert line["teacher_s"] > 0
         assert line["update_s"] > 0
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from sdar.config import Layout, parse_config
-from sdar.tracking import RunRecorder, mirror, records, store
+from sdar.files import lines
+from sdar.tracking import RunRecorder, mirror, store
 
 pytest.importorskip("mlflow")
 FAKE = Path(__file__).with_name("mlflow_fake_run.py")
@@ -22,7 +23,7 @@ METRICS, STEPS = 60, 30
 
 def fake(root: Path, *arguments: object, uri: str = "") -> "subprocess.Popen[str]":
     command = [sys.executable, str(FAKE), str(root), *map(str, arguments)]
-    source = str(Path(records.__file__).parents[2])
+    source = str(Path(lines.__file__).parents[2])
     environment = os.environ | {"PYTHONPATH": source, "FAKE_URI": uri}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -60,7 +61,7 @@ def test_a_killed_and_continued_run_is_the_same_run(tmp_path: Path) -> None:
     assert run.info.start_time == int(1000 * spec["started"]) < before.info.end_time
     assert before.info.end_time < run.info.end_time == int(1000 * spec["written"])
     assert len(run.data.metrics) == METRICS + 2
-    truth = records.read(broken / same)
+    truth = lines.read(broken / same)
     for key in run.data.metrics:
         history = client(broken).get_metric_history(run.info.run_id, key)
         assert [point.step for point in history] == list(range(STEPS))
@@ -124,7 +125,7 @@ def test_a_dead_server_is_one_line_and_the_run_goes_on(tmp_path: Path) -> None:
     (line,) = said.splitlines()
     assert "MLflow at http://127.0.0.1:9 cannot be written" in line
     folder = Layout(tmp_path, "fake").run("sdar", 0)
-    assert len(records.read(folder / "metrics.jsonl")) == STEPS
+    assert len(lines.read(folder / "metrics.jsonl")) == STEPS
 
     # Later, with a store that answers, the folder alone is enough.
     spec = store.read_json(folder / "tracking.json")

@@ -27,14 +27,14 @@ import trainer_world
 from double_precision import in_double, precision
 from slow_reference import TWINS, Sample
 
-from sdar.algorithms.methods import METHODS
 from sdar.config import ExperimentConfig, Layout
+from sdar.files import lines
+from sdar.methods.declarations import METHODS
 from sdar.rollout.episode import Episode
-from sdar.tracking import records
+from sdar.rollout.teacher import teacher_prompts
 from sdar.training import trainer
 from sdar.training.learner import Learner
 from sdar.training.run import Parts, make_accelerator, make_reproducible
-from sdar.training.teacher import teacher_prompts
 
 TOLERANCE = 1e-6
 TRAINED = sorted(name for name, method in METHODS.items() if method.trained)
@@ -211,7 +211,7 @@ def real_run(
         patch.setattr(trainer, "write_provenance", lambda *_, **__: None)
         trainer.train_with(parts, config, layout, method, 0, make_accelerator(config))
     found.weights.append(copy.deepcopy(parts.model.state_dict()))
-    found.metrics = records.read(layout.run(method, 0) / "metrics.jsonl")
+    found.metrics = lines.read(layout.run(method, 0) / "metrics.jsonl")
     return found
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sdar.config.alfworld import ALFWORLD_TASK_TYPES, AlfworldConfig
 from sdar.environments.alfworld import pddl
+from sdar.environments.alfworld.config import ALFWORLD_TASK_TYPES, AlfworldConfig
 from sdar.environments.alfworld.generator import abstract_game
 from sdar.environments.alfworld.home import Home
 from sdar.environments.alfworld.solve import solve
@@ -25,8 +25,8 @@ def game(tmp_path: Path) -> tuple[Task, list[str]]:
 
 
 def play(folder: Path, task: Task, expert: bool = False) -> bool:
+    from sdar.cli.play import play as stage
     from sdar.environments.alfworld.package import PACKAGE
-    from sdar.environments.play import play as stage
 
     return stage(PACKAGE, AlfworldConfig(workers=0), folder, task, expert)
 

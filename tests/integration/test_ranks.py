@@ -20,8 +20,8 @@ import torch
 from double_precision import precision
 from safetensors.torch import load_file
 
-from sdar.tracking import records
-from sdar.training.lifeline import LOST_EXIT_CODE
+from sdar.files import lines
+from sdar.ranks.lifeline import LOST_EXIT_CODE
 
 SCRIPT = Path(ranks_world.__file__)
 ROOT = SCRIPT.parent.parent
@@ -126,7 +126,7 @@ def two(tmp_path_factory):
 def assert_same_run(one: Path, two: Path, metric: float) -> None:
     """The same weights to 1e-5, as the issue has it, in fact nearly to rounding; the same files."""
     assert distance(one, two) < 1e-8
-    ours, theirs = (records.read(folder / "metrics.jsonl") for folder in (one, two))
+    ours, theirs = (lines.read(folder / "metrics.jsonl") for folder in (one, two))
     assert len(ours) == len(theirs) == 3
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.keys() == other.keys()
@@ -221,7 +221,7 @@ def test_one_rank_told_to_stop_stops_all_and_one_process_goes_on(sharded, one, t
     assert not (folder / "policy").exists()
     alone = start(tmp_path, [job], ranks=1)
     assert alone.returncode == 0, alone.stderr
-    assert len(records.read(folder / "metrics.jsonl")) == 3
+    assert len(lines.read(folder / "metrics.jsonl")) == 3
     assert distance(run_folder(one, {"name": "sdar"}), folder) < 1e-8
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sdar.config.alfworld import ALFWORLD_TASK_TYPES
+from sdar.environments.alfworld.config import ALFWORLD_TASK_TYPES
 from sdar.environments.alfworld.observed import parse_instruction
 from sdar.environments.alfworld.tasks_stage import find_tasks
 from sdar.errors import SdarError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sdar.config.searchqa import RetrieverConfig
+from sdar.environments.searchqa.config import RetrieverConfig
 from sdar.environments.searchqa.retrieval import open_retriever
 from sdar.environments.searchqa.retrieval.dense import DenseRetriever, SentenceEncoder
 from sdar.environments.searchqa.retrieval.passages import write_passages

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sdar.config.alfworld import ALFWORLD_TASK_TYPES
 from sdar.environments.alfworld import pddl
 from sdar.environments.alfworld.abstract import Game
+from sdar.environments.alfworld.config import ALFWORLD_TASK_TYPES
 from sdar.environments.alfworld.generator import SPLITS, abstract_game
 from sdar.environments.alfworld.home import Home
 from sdar.environments.alfworld.simulator import SimulatedEnvironment, SimulatedGame

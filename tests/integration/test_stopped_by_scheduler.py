@@ -23,7 +23,7 @@ SCRIPT = """
 import os, sys
 from pathlib import Path
 import trainer_world, typer
-from sdar.cli_options import friendly
+from sdar.cli.options import friendly
 
 root, step, *numbers = sys.argv[1:]
 sys.argv = ["sdar"]

@@ -7,14 +7,14 @@ import pytest
 import trainer_world
 from safetensors.torch import load_file
 
-from sdar.algorithms.methods import METHODS
 from sdar.errors import SdarError
+from sdar.files import lines
+from sdar.methods.declarations import METHODS
 from sdar.policy.loading import load_policy
-from sdar.tracking import records
 
 
 def metrics(folder):
-    return records.read(folder / "metrics.jsonl")
+    return lines.read(folder / "metrics.jsonl")
 
 
 def weights(folder):
@@ -40,7 +40,7 @@ def test_run_folder(finished):
     assert max(line["policy/engine_difference"] for line in steps) < 1e-5
     # The teacher is another reader of the same tokens, so the gap is there from the first step.
     assert abs(steps[0]["gap/mean"]) > 1e-4
-    timings = records.read(finished / "timings.jsonl")
+    timings = lines.read(finished / "timings.jsonl")
     phases = ("environment_s", "generation_s", "old_s", "teacher_s", "reference_s", "update_s")
     assert all(line[phase] >= 0 for line in timings for phase in phases)
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == [
@@ -146,7 +146,7 @@ def test_untrained_method_is_refused(tmp_path):
 
 def test_without_kl_there_is_no_reference_pass(tmp_path):
     folder = trainer_world.run(tmp_path, "grpo", steps=1, kl_coefficient=0.0)
-    assert "reference_s" not in records.read(folder / "timings.jsonl")[0]
+    assert "reference_s" not in lines.read(folder / "timings.jsonl")[0]
     assert "policy/reference_kl" not in metrics(folder)[0]
 
 

@@ -19,7 +19,7 @@ from sdar.config.rollout import VllmConfig
 from sdar.errors import SdarError
 from sdar.rollout.engines.base import Generation
 from sdar.rollout.engines.transformers import TransformersEngine
-from sdar.rollout.engines.vllm_servers import VllmServers
+from sdar.rollout.engines.vllm.servers import VllmServers
 
 
 @pytest.fixture(scope="module")

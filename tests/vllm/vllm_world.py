@@ -6,7 +6,7 @@ import scripted
 
 from sdar.config.rollout import VllmConfig
 from sdar.policy.log_probs import PolicyScorer, score_responses
-from sdar.rollout.engines.vllm import VllmEngine
+from sdar.rollout.engines.vllm.engine import VllmEngine
 
 LONGEST = 500
 

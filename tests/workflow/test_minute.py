@@ -15,8 +15,8 @@ import torch
 from pipeline_runner import copy_workflow, run, snakemake
 from safetensors.torch import load_file
 
-from sdar.algorithms.methods import METHODS
 from sdar.config import load_config
+from sdar.methods.declarations import METHODS
 
 CONFIG = "config/experiments/minute.yaml"
 TRAINED = [name for name, method in METHODS.items() if method.trained]

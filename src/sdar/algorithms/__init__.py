@@ -29,8 +29,8 @@ from sdar.algorithms.execution import (
     training_loss,
 )
 from sdar.algorithms.gates import compute_gate, gate_by_position, gate_statistics, teacher_gap
-from sdar.algorithms.methods import METHODS, Method, get_method
 from sdar.algorithms.policy_loss import clipped_policy_loss, importance_weights, reference_kl
+from sdar.methods.declarations import METHODS, Method, get_method
 
 __all__ = [
     "METHODS",

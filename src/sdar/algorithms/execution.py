@@ -34,9 +34,9 @@ from sdar.algorithms.distillation import (
     skill_sd_loss,
 )
 from sdar.algorithms.gates import compute_gate, teacher_gap
-from sdar.algorithms.methods import Method
 from sdar.algorithms.policy_loss import clipped_policy_loss, per_token, reference_kl
 from sdar.errors import SdarError
+from sdar.methods.declarations import Method
 
 
 @dataclass(frozen=True)

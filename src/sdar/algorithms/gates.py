@@ -8,19 +8,14 @@ has the gap gate alone; the adaptive gate is this project's. See docs/methods.md
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from sdar.algorithms.aggregation import clean, response_tokens
 from sdar.errors import SdarError
+from sdar.methods.gates import GATES
 
-GateName = Literal["gap", "entropy", "soft_or", "none"]
-GATES: tuple[str, ...] = get_args(GateName)
-"""What a run may choose from."""
-MethodGate = Literal["gap", "entropy", "soft_or", "none", "adaptive"]
-"""What a method may fix; `adaptive` needs the step's statistics, so it is a method's own."""
 QUANTILES: tuple[float, ...] = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 

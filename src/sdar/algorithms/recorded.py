@@ -15,8 +15,8 @@ from sdar.algorithms.aggregation import aggregate
 from sdar.algorithms.distillation import gated_distillation_loss, skill_sd_loss
 from sdar.algorithms.execution import LossSettings, training_loss
 from sdar.algorithms.gates import gap_gate, gate_statistics, teacher_gap
-from sdar.algorithms.methods import get_method
 from sdar.algorithms.policy_loss import clipped_policy_loss, reference_kl
+from sdar.methods.declarations import get_method
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5}
 Case = dict[str, Any]

@@ -2,6 +2,6 @@
 
 from sdar.config.load import load_config, parse_config
 from sdar.config.models import ExperimentConfig
-from sdar.config.paths import Layout
+from sdar.layout import Layout
 
 __all__ = ["ExperimentConfig", "Layout", "load_config", "parse_config"]

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from sdar.config.models import ExperimentConfig
-from sdar.config.searchqa import SearchqaConfig
+from sdar.environments.searchqa.config import SearchqaConfig
 from sdar.errors import SdarError
 
 QUESTION_FILES = (".parquet", ".jsonl")

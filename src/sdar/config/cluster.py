@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from sdar.config.section import Section
+from sdar.section import Section
 
 JobKind = Literal["small", "warm_start", "train", "evaluate"]
 

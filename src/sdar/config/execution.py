@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from sdar.config.section import Section
+from sdar.section import Section
 
 
 class LoraConfig(Section):

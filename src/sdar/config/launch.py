@@ -6,7 +6,7 @@
 
 Under SLURM each rank is a task of srun's and there is no agent between the two: SLURM's signals
 reach every rank, an agent of torchrun's would end its ranks half a minute after a SIGTERM, and the
-exit code is `sdar`'s own. Ranks find each other by SLURM's variables (`sdar.rendezvous`).
+exit code is `sdar`'s own. Ranks find each other by SLURM's variables (`sdar.ranks.rendezvous`).
 """
 
 import shlex

@@ -10,15 +10,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from sdar.config.alfworld import AlfworldConfig
 from sdar.config.cluster import ClusterConfig
 from sdar.config.execution import ExecutionConfig, LoraConfig
 from sdar.config.rollout import RolloutConfig
-from sdar.config.searchqa import SearchqaConfig
-from sdar.config.section import Fraction, NonNegative, Section
 from sdar.config.sweep import GateKind, RetrievalKind, SweepConfig
-from sdar.config.textworld_express import TextworldExpressConfig
-from sdar.config.webshop import WebshopConfig
+from sdar.environments.alfworld.config import AlfworldConfig
+from sdar.environments.searchqa.config import SearchqaConfig
+from sdar.environments.textworld_express.config import TextworldExpressConfig
+from sdar.environments.webshop.config import WebshopConfig
+from sdar.section import Fraction, NonNegative, Section
 
 MethodName = Literal[
     "grpo",

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from sdar.config.section import NonNegative, Section
+from sdar.section import NonNegative, Section
 
 
 class VllmConfig(Section):

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import PositiveInt, field_validator
 
-from sdar.config.section import NonNegative, Section
+from sdar.section import NonNegative, Section
 
 GateKind = Literal["gap", "entropy", "soft_or", "none"]
 RetrievalKind = Literal["type", "keyword", "all", "random", "none"]

@@ -11,10 +11,10 @@ from collections import Counter
 from dataclasses import replace
 
 from sdar.config.models import ExperimentConfig
-from sdar.config.paths import Layout
 from sdar.environments.base import Task
 from sdar.environments.packages import environment_package
 from sdar.errors import SdarError
+from sdar.layout import Layout
 
 
 def make_tasks(config: ExperimentConfig, layout: Layout) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from sdar.evaluation.panels import Chunk
-from sdar.evaluation.token_classes import token_classes
+from sdar.records.token_classes import token_classes
 from sdar.rollout.episode import Episode, Turn
 
 EPISODES = pl.Schema(

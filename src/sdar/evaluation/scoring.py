@@ -14,9 +14,9 @@ from sdar.policy.loading import token_pieces
 from sdar.policy.log_probs import PolicyScorer, score_responses
 from sdar.rollout.engines.base import RolloutEngine
 from sdar.rollout.episode import Episode
+from sdar.rollout.teacher import teacher_prompts
 from sdar.rollout.turns import fit_prompt
 from sdar.skills.library import SkillLibrary
-from sdar.training.teacher import teacher_prompts
 
 
 def score_episode(

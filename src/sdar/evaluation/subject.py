@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdar.algorithms.methods import get_method
 from sdar.config import ExperimentConfig, Layout
 from sdar.environments.base import Task
 from sdar.errors import SdarError
 from sdar.evaluation.records import TOKENS
+from sdar.methods.declarations import get_method
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-from sdar.algorithms.methods import Method
 from sdar.config import ExperimentConfig
 from sdar.memory import activations
 from sdar.memory.activations import FLOAT32, Precision
+from sdar.methods.declarations import Method
 from sdar.policy.log_probs import CHUNK_LOGITS
 from sdar.policy.shape import ModelShape
-from sdar.training.sharding import wants_sharding
+from sdar.policy.sharding import wants_sharding
 
 GIB = 2**30
 CPU_TOKENS = 4096

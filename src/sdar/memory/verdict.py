@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from sdar.algorithms.methods import Method, get_method
 from sdar.config import ExperimentConfig
 from sdar.errors import SdarError
 from sdar.memory.advice import Turn, turns
 from sdar.memory.estimate import GIB, Estimate, worst_case
+from sdar.methods.declarations import Method, get_method
 from sdar.policy.shape import ModelShape, shape_of_policy
 
 log = logging.getLogger("sdar.memory")

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.evaluation.partial import write_text
+from sdar.records.token_table import recorded_tokens
 from sdar.report.answers_text import answers_markdown
 from sdar.report.gap_over_training import (
     EvaluatedGap,
@@ -27,7 +28,6 @@ from sdar.report.style import save
 from sdar.report.table_page import table_page
 from sdar.report.teacher_agreement import Agreement, agreement_figure, agreements, turn_table
 from sdar.report.teacher_cost import TeacherCost, teacher_cost_figure, teacher_costs
-from sdar.report.token_table import recorded_tokens
 
 
 @dataclass(frozen=True)

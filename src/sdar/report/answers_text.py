@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sdar.records.names import label
 from sdar.report.gap_over_training import EvaluatedGap, GapCourse
 from sdar.report.gate_mass import GateMass, Part, common_parts
-from sdar.report.names import label
 from sdar.report.resampling import Estimate, Proportion
 from sdar.report.tables import duration, markdown_table, p_text, percent
 from sdar.report.teacher_agreement import Agreement

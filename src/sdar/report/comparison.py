@@ -13,7 +13,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from sdar.algorithms.methods import METHODS
 from sdar.errors import SdarError
 from sdar.evaluation.datasets import DatasetRates, dataset_rates
 from sdar.evaluation.statistics import (
@@ -24,7 +23,8 @@ from sdar.evaluation.statistics import (
     paired_bootstrap,
     rate_by,
 )
-from sdar.report.names import label, order_types
+from sdar.methods.declarations import METHODS
+from sdar.records.names import label, order_types
 from sdar.report.runs import BASELINES, Run
 
 CONFIDENCE = 0.95

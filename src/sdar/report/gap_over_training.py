@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sdar.report.names import colour, label
+from sdar.records.names import colour, label
 from sdar.report.resampling import Estimate, difference_of_ratios, estimate, ratio, unit_weights
 from sdar.report.runs import Run
 from sdar.report.style import new_figure

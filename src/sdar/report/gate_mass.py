@@ -14,8 +14,8 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sdar.evaluation.token_classes import CLASSES
-from sdar.report.names import TYPE_LABELS, colour, label, order_types, type_label
+from sdar.records.names import TYPE_LABELS, colour, label, order_types, type_label
+from sdar.records.token_classes import CLASSES
 from sdar.report.resampling import Estimate, ratio
 from sdar.report.style import new_figure
 

@@ -1,7 +1,7 @@
 """comparison.md: the numbers of a comparison as a person reads them. Pure text."""
 
+from sdar.records.names import label, type_label
 from sdar.report.comparison import CONFIDENCE, RESAMPLES, Comparison, Variant
-from sdar.report.names import label, type_label
 from sdar.report.phases import order_phases, phase_name
 from sdar.report.tables import (
     difference_text,

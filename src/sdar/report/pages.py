@@ -14,10 +14,10 @@ import jinja2
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.evaluation.partial import write_text
-from sdar.evaluation.token_classes import CLASSES
-from sdar.report import colours
-from sdar.report.episodes import NUMBERS, TokenEpisode, episodes_of_rows, read_all
-from sdar.report.names import label, type_label
+from sdar.records import colours
+from sdar.records.episodes import NUMBERS, TokenEpisode, episodes_of_rows, read_all
+from sdar.records.names import label, type_label
+from sdar.records.token_classes import CLASSES
 
 MAX_TOKENS = 200_000
 """Response tokens in one page, about 20 MB; episodes beyond are left out, and the page says so."""
@@ -67,7 +67,7 @@ def render_page(episodes: list[TokenEpisode], *, title: str, gate: str, beta: fl
         kept.append(episode)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(
-        (files("sdar.report") / "templates" / "episodes.html.jinja").read_text("utf-8")
+        (files("sdar.records") / "templates" / "episodes.html.jinja").read_text("utf-8")
     )
     return template.render(
         title=title,

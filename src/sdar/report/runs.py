@@ -6,11 +6,11 @@ from typing import Any
 
 import polars as pl
 
-from sdar.algorithms.methods import get_method
 from sdar.config import ExperimentConfig, Layout
 from sdar.errors import SdarError
 from sdar.evaluation.records import EPISODES
-from sdar.tracking import records
+from sdar.files import lines
+from sdar.methods.declarations import get_method
 
 BASELINES = ("warm_start", "skill_prompt")
 """The weights training starts from, without and with the skill in the prompt."""
@@ -79,7 +79,7 @@ def read_episodes(config: ExperimentConfig, layout: Layout) -> pl.DataFrame:
 def read_run(layout: Layout, method: str, seed: int) -> Run:
     """The records of one training run; raises SdarError when it has none."""
     folder = layout.run(method, seed)
-    metrics = records.read(folder / "metrics.jsonl")
+    metrics = lines.read(folder / "metrics.jsonl")
     if not metrics:
         raise SdarError(
             f"{folder / 'metrics.jsonl'}: missing or empty; train the run with `sdar train "
@@ -94,7 +94,7 @@ def read_run(layout: Layout, method: str, seed: int) -> Run:
     if all(key in record for record in metrics for key in counts):
         product = [(r["step"], r[counts[0]] * r[counts[1]]) for r in metrics]
         series["response_tokens"] = product
-    timings = records.read(folder / "timings.jsonl")
+    timings = lines.read(folder / "timings.jsonl")
     seconds = seconds_by_phase(timings)
     return Run(method, seed, folder, series, seconds, len(metrics), timings)
 

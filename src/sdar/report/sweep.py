@@ -25,8 +25,8 @@ from sdar.config.variants import (
 from sdar.errors import SdarError
 from sdar.evaluation.partial import write_text
 from sdar.evaluation.statistics import Difference, Rate, paired_bootstrap, rate_over_tasks
+from sdar.records.names import label
 from sdar.report.comparison import BOOTSTRAP_SEED, CONFIDENCE, RESAMPLES
-from sdar.report.names import label
 from sdar.report.style import save
 from sdar.report.tables import difference_text, markdown_table, p_text, points, rate_text
 

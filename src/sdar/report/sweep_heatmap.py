@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from sdar.config.variants import Cell
-from sdar.report.names import label
+from sdar.records.names import label
 from sdar.report.style import ink, new_figure
 from sdar.report.sweep import SweepComparison, SweepResult, setting
 from sdar.report.tables import percent, points

@@ -13,8 +13,8 @@ from sdar.config.variants import (
     sweep_seeds,
     sweep_variants,
 )
+from sdar.files import lines
 from sdar.report.tables import duration, markdown_table
-from sdar.tracking import records
 from sdar.tracking.store import read_json
 
 
@@ -64,7 +64,7 @@ def measured_pace(layout: Layout) -> Pace:
     seconds = [
         record["total_s"]
         for path in sorted(layout.runs.glob("**/seed-*/timings.jsonl"))
-        for record in records.read(path)
+        for record in lines.read(path)
         if "total_s" in record
     ]
     logs = layout.root / "logs" / layout.experiment / "benchmarks"

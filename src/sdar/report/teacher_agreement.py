@@ -20,8 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sdar.evaluation.statistics import sign_flip_p_value
-from sdar.evaluation.token_classes import ACTION_CLASSES
-from sdar.report.names import label
+from sdar.records.names import label
+from sdar.records.token_classes import ACTION_CLASSES
 from sdar.report.resampling import Estimate, Proportion, proportion, ranking_quality
 from sdar.report.style import new_figure
 

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sdar.report.names import label
+from sdar.records.names import label
 from sdar.report.phases import order_phases, phase_colours, phase_name
 from sdar.report.resampling import Estimate, ratio
 from sdar.report.runs import Run

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from sdar.config import Layout
+from sdar.files import lines
 from sdar.interruption import leave_to_parent
-from sdar.tracking import describe, records, store
+from sdar.tracking import describe, store
 
 SYNC_SECONDS = 15.0
 LARGEST_BATCH = 1000  # MLflow's limit of metrics in one call
@@ -147,12 +148,12 @@ class Mirror:
     def _send_metrics(self) -> None:
         from mlflow.entities import Metric
 
-        timings = records.read(self.folder / "timings.jsonl")
+        timings = lines.read(self.folder / "timings.jsonl")
         at = {record["step"]: record["at"] for record in timings if "at" in record}
         now = time.time()
         batch: list[Any] = []
         for prefix, rows in (
-            ("", records.read(self.folder / "metrics.jsonl")),
+            ("", lines.read(self.folder / "metrics.jsonl")),
             ("time/", timings),
         ):
             for row in rows:
@@ -171,8 +172,8 @@ class Mirror:
 
     def _send_outbox(self) -> None:
         path = self.folder / "outbox.jsonl"
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        for number, line in enumerate(lines):
+        written = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        for number, line in enumerate(written):
             if number < self.state["outbox"]:
                 continue
             if not line.endswith(b"\n"):
@@ -218,7 +219,7 @@ class Mirror:
         self.client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step or 0)])
 
     def _save(self) -> None:
-        records.replace(self.folder / "mlflow.json", (json.dumps(self.state) + "\n").encode())
+        lines.replace(self.folder / "mlflow.json", (json.dumps(self.state) + "\n").encode())
 
 
 def _episode_identity(message: dict[str, Any]) -> str:

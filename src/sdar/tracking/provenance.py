@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from sdar.config import ExperimentConfig, Layout
-from sdar.tracking import records
+from sdar.files import lines
 from sdar.tracking.describe import file_digest
 from sdar.tracking.store import read_json
 
@@ -48,14 +48,14 @@ def write_provenance(
     """
     folder.mkdir(parents=True, exist_ok=True)
     resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    records.replace(folder / "config.yaml", resolved.encode())
+    lines.replace(folder / "config.yaml", resolved.encode())
     found = provenance(layout) | extra
     earlier = read_json(folder / "provenance.json")
     if earlier:
         short = {key: earlier.get(key) for key in ("started", "git", "command")}
         found["earlier"] = [*earlier.get("earlier", []), short]
     text = json.dumps(found, indent=2, ensure_ascii=False, default=str) + "\n"
-    records.replace(folder / "provenance.json", text.encode())
+    lines.replace(folder / "provenance.json", text.encode())
     return found
 
 

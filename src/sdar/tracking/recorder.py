@@ -32,8 +32,9 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from sdar.config import ExperimentConfig, Layout
+from sdar.files import lines
 from sdar.interruption import Stopped, held_back
-from sdar.tracking import describe, records, store
+from sdar.tracking import describe, store
 from sdar.tracking.describe import Kind
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -130,7 +131,7 @@ class RunRecorder:
         """
         if self._active:
             for path in (self.metrics_path, self.timings_path):
-                records.truncate(path, step)
+                lines.truncate(path, step)
 
     def artifact(self, path: Path, artifact_path: str | None = None) -> None:
         """Copy a file or a folder to MLflow, into its folder `artifact_path`."""
@@ -168,8 +169,8 @@ class RunRecorder:
     def _append(self, path: Path, step: int, values: Mapping[str, Any]) -> None:
         if not self._active:
             return
-        line, lost = records.encode(step, values)
-        records.append(path, line)
+        line, lost = lines.encode(step, values)
+        lines.append(path, line)
         if lost and not self.not_finite:
             log.warning("step %d: a value is not finite; it stands as null in %s", step, path)
         self.not_finite += lost
@@ -177,7 +178,7 @@ class RunRecorder:
     def _send(self, message: dict[str, Any]) -> None:
         if self._active and self._enabled:
             line = json.dumps(message, ensure_ascii=False, default=str) + "\n"
-            records.append(self.folder / "outbox.jsonl", line)
+            lines.append(self.folder / "outbox.jsonl", line)
 
     def _continue_or_begin(self) -> None:
         earlier = store.read_json(self.folder / "tracking.json")
@@ -192,7 +193,7 @@ class RunRecorder:
     def _write_spec(self, status: str) -> None:
         self._spec |= {"status": status, "written": round(time.time(), 3)}
         text = json.dumps(self._spec, indent=1, ensure_ascii=False) + "\n"
-        records.replace(self.folder / "tracking.json", text.encode())
+        lines.replace(self.folder / "tracking.json", text.encode())
 
 
 def _spec(

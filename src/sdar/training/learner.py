@@ -23,10 +23,10 @@ from sdar.algorithms.execution import (
     step_context,
     training_loss,
 )
-from sdar.algorithms.methods import Method
 from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig
 from sdar.environments.base import Task
+from sdar.methods.declarations import Method
 from sdar.policy.batches import one_token, pad_batch, plan_micro_batches
 from sdar.policy.log_probs import (
     PolicyScorer,
@@ -37,7 +37,9 @@ from sdar.policy.log_probs import (
 )
 from sdar.policy.lora import add_adapters
 from sdar.policy.recomputation import recompute_layers
+from sdar.policy.sharding import shard, wants_sharding
 from sdar.policy.weights import named_full_weights
+from sdar.ranks.ranks import Ranks
 from sdar.rollout.collector import collect
 from sdar.rollout.engines.base import RemoteWeights
 from sdar.rollout.engines.opening import close_engine, open_engine
@@ -45,10 +47,8 @@ from sdar.rollout.episode import Episode
 from sdar.rollout.settings import RolloutProgress, RolloutSettings
 from sdar.training.batches import StepBatch, tasks_of_step
 from sdar.training.measures import UpdateMeasures
-from sdar.training.ranks import Ranks
 from sdar.training.reference import Reference, frozen_copy
 from sdar.training.run import Parts, clip_gradients, learning_rate_at, make_optimizer
-from sdar.training.sharding import shard, wants_sharding
 from sdar.training.shares import StepShares, slots_of_rank
 
 CPU_MICRO_BATCH_TOKENS = 4096

@@ -18,10 +18,10 @@ from torch import Tensor
 from sdar.algorithms.context import StepContext, mean_over_step
 from sdar.algorithms.execution import TrainingLoss
 from sdar.algorithms.gates import QUANTILES, gate_by_position, gate_statistics
-from sdar.algorithms.methods import Method
+from sdar.methods.declarations import Method
+from sdar.ranks.ranks import Ranks
+from sdar.rollout.teacher import TeacherPrompt
 from sdar.training.batches import StepBatch
-from sdar.training.ranks import Ranks
-from sdar.training.teacher import TeacherPrompt
 
 Metrics = dict[str, float | int | str]
 

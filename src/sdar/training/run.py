@@ -15,15 +15,15 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
-from sdar.algorithms.methods import Method, get_method
 from sdar.config import ExperimentConfig, Layout
 from sdar.environments.base import EnvironmentPool, Task
 from sdar.errors import SdarError
+from sdar.methods.declarations import Method, get_method
 from sdar.policy.loading import load_policy
 from sdar.policy.lora import has_adapters
 from sdar.policy.weights import further_names, is_sharded, named_full_weights, whole
+from sdar.ranks.ranks import PATIENCE
 from sdar.training.checkpoint import Checkpoint, latest_complete, write_folder
-from sdar.training.ranks import PATIENCE
 
 log = logging.getLogger("sdar.training")
 

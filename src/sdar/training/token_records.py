@@ -15,8 +15,8 @@ from torch import Tensor
 
 from sdar.evaluation.partial import write_parquet
 from sdar.evaluation.records import TOKENS, skill_in, turn_columns
-from sdar.evaluation.token_classes import token_classes
 from sdar.policy.loading import token_pieces
+from sdar.records.token_classes import token_classes
 from sdar.report.pages import run_page
 from sdar.tracking.recorder import RunRecorder
 from sdar.tracking.traces import episode_record

@@ -3,7 +3,7 @@
     rollout -> old log-probs -> teacher log-probs -> reference log-probs -> advantages -> update
             -> records -> checkpoint
 
-What distinguishes a method is its declaration (`sdar.algorithms.methods`); nothing here asks for
+What distinguishes a method is its declaration (`sdar.methods.declarations`); nothing here asks for
 its name. Everything random is a function of (seed, step, slot, turn), so a run that is killed and
 started again ends with the same metrics and the same weights, byte for byte on a CPU. A scheduler's
 signal (`sdar.interruption`) ends it after the current step, with a checkpoint.
@@ -24,8 +24,11 @@ from sdar.config import ExperimentConfig, Layout
 from sdar.interruption import Stopped, between_steps, stop_requested
 from sdar.memory.verdict import require_memory
 from sdar.policy.log_probs import TeacherDistribution
+from sdar.policy.sharding import wants_sharding
 from sdar.progress import Progress
-from sdar.rendezvous import join_ranks
+from sdar.ranks.ranks import Ranks
+from sdar.ranks.rendezvous import join_ranks
+from sdar.rollout.teacher import TeacherPrompt, teacher_prompts
 from sdar.tracking.provenance import write_provenance
 from sdar.tracking.recorder import RunRecorder
 from sdar.training.batches import StepBatch
@@ -38,7 +41,6 @@ from sdar.training.measures import (
     rollout_measures,
     teacher_measures,
 )
-from sdar.training.ranks import Ranks
 from sdar.training.records import EpisodeLog
 from sdar.training.run import (
     Parts,
@@ -51,9 +53,7 @@ from sdar.training.run import (
     run_identity,
     trained_method,
 )
-from sdar.training.sharding import wants_sharding
 from sdar.training.step import StepResult
-from sdar.training.teacher import TeacherPrompt, teacher_prompts
 from sdar.training.token_records import drop_tokens, record_tokens
 
 

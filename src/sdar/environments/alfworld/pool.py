@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnProcess
 
-    from sdar.config.alfworld import AlfworldConfig
+    from sdar.environments.alfworld.config import AlfworldConfig
 
 STOP_SECONDS = 5.0
 """How long a worker may take to end by itself before it is killed."""

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from sdar.config.alfworld import AlfworldConfig
 from sdar.config.models import ExperimentConfig
+from sdar.environments.alfworld.config import AlfworldConfig
 from sdar.environments.alfworld.generator import SPLITS, Request, make_games
 from sdar.environments.alfworld.home import Home
 from sdar.environments.base import Task

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sdar.environments.searchqa.scoring import exact_match, substring_match
 
 if TYPE_CHECKING:
-    from sdar.environments.replay import ReplayReport
+    from sdar.cli.replay import ReplayReport
 
 KEYS = {"text", "targets", "exact_match", "substring_match"}
 

@@ -9,8 +9,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from sdar.config.models import ExperimentConfig
-from sdar.config.searchqa import SearchqaConfig
 from sdar.environments.base import Task
+from sdar.environments.searchqa.config import SearchqaConfig
 from sdar.environments.searchqa.data import Question, read_folder, read_questions, write_questions
 from sdar.environments.searchqa.passages import make_passages
 from sdar.environments.searchqa.questions import make_questions

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sdar.environments.replay import ReplayReport
+from sdar.cli.replay import ReplayReport
 from sdar.environments.webshop.catalogue import Catalogue
 from sdar.environments.webshop.engine import Shop, ShopState
 from sdar.environments.webshop.goals import Goal

@@ -6,9 +6,9 @@ A generated shop lies in the tasks' folder as WebShop's own files, and `shop.jso
 from pathlib import Path
 
 from sdar.config.models import ExperimentConfig
-from sdar.config.webshop import WebshopConfig
 from sdar.environments.base import Task
 from sdar.environments.webshop.catalogue import Catalogue
+from sdar.environments.webshop.config import WebshopConfig
 from sdar.environments.webshop.goals import goal_task, split_by_product, split_upstream
 from sdar.environments.webshop.shop import Shop
 from sdar.environments.webshop.world import make_records

@@ -7,7 +7,7 @@ line means what differs from shop to shop (shop.py). The other words mean the sa
 
 from dataclasses import dataclass
 
-from sdar.config.webshop import WebshopCategory
+from sdar.environments.webshop.config import WebshopCategory
 from sdar.errors import SdarError
 
 

@@ -9,8 +9,8 @@ from sdar.config import ExperimentConfig
 from sdar.policy.weights import is_sharded, named_full_weights
 from sdar.rollout.engines.base import RemoteWeights
 from sdar.rollout.engines.copied import CopiedEngine
-from sdar.rollout.engines.probe import Trusted
 from sdar.rollout.engines.transformers_continuous import ContinuousTransformersEngine
+from sdar.rollout.engines.vllm.probe import Trusted
 
 
 def open_engine(
@@ -42,14 +42,14 @@ def open_engine(
         "rank": rank,
     }
     if rollout.vllm.servers:
-        from sdar.rollout.engines.vllm_servers import VllmServers
+        from sdar.rollout.engines.vllm.servers import VllmServers
 
         if folder is None:
             raise ValueError("servers take weights through a folder: give one")
         return VllmServers(
             model, tokenizer, rollout.vllm, folder=folder / "engine-weights", **given
         )
-    from sdar.rollout.engines.vllm import VllmEngine
+    from sdar.rollout.engines.vllm.engine import VllmEngine
 
     return VllmEngine(model, tokenizer, rollout.vllm, **given)
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sdar.config.searchqa import RetrieverConfig
+from sdar.environments.searchqa.config import RetrieverConfig
 from sdar.environments.searchqa.retrieval.base import LocalRetriever, Passage, Retriever
 
 PASSAGES = "passages.jsonl"

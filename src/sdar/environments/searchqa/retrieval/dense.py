@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sdar.config.searchqa import RetrieverConfig
+from sdar.environments.searchqa.config import RetrieverConfig
 from sdar.environments.searchqa.retrieval.base import Passage, clean_query
 from sdar.environments.searchqa.retrieval.index import PassageTexts, open_index
 from sdar.errors import SdarError

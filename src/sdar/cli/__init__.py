@@ -1,0 +1,1 @@
+"""The `sdar` command: one subcommand per stage, and tools for people."""

@@ -1,0 +1,63 @@
+"""`sdar config`: show, schema, check, write."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sdar.cli.options import ConfigOption, friendly, prepare
+from sdar.config import load_config
+from sdar.config.generate import generated_files, resolved_yaml, schema_json, write_if_changed
+
+config_app = typer.Typer(
+    help="Show, check or regenerate the configuration.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@config_app.command()
+@friendly
+def show(config: ConfigOption = Path("config/config.yaml")) -> None:
+    """Print the whole configuration a file leads to: its values over the defaults, as YAML.
+
+    Example: sdar config show --config config/experiments/minute.yaml
+    """
+    typer.echo(resolved_yaml(load_config(config)), nl=False)
+
+
+@config_app.command()
+@friendly
+def schema() -> None:
+    """Print the JSON schema of a configuration file, for editors.
+
+    Example: sdar config schema > schema.json
+    """
+    typer.echo(schema_json(), nl=False)
+
+
+@config_app.command()
+@friendly
+def check(config: ConfigOption = Path("config/config.yaml")) -> None:
+    """Check keys, types, combinations and the files that are named. Writes nothing.
+
+    Example: sdar config check --config config/experiments/alfworld-qwen3-1.7b.yaml
+    """
+    experiment, _ = prepare(config, Path())
+    typer.echo(
+        f"{config}: good. Experiment {experiment.experiment}: "
+        f"methods {', '.join(experiment.methods)}; seeds {', '.join(map(str, experiment.seeds))}"
+    )
+
+
+@config_app.command()
+@friendly
+def write(
+    repository: Annotated[Path, typer.Option(help="The checkout to write into.")] = Path(),
+) -> None:
+    """Regenerate config/config.yaml and config/schema.json from the models.
+
+    Run it after every change of src/sdar/config/models.py.
+    """
+    for path, text in generated_files(repository).items():
+        typer.echo(f"{'written' if write_if_changed(path, text) else 'unchanged'}  {path}")

@@ -1,0 +1,247 @@
+"""The `sdar` command: one subcommand a stage, in pipeline order, then those for people.
+
+Nothing is computed here. Each command reads the configuration, checks what it names, and hands
+over to the stage, which is imported only then: `sdar --help` loads no torch.
+"""
+
+import atexit
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sdar.cli.config import config_app
+from sdar.cli.options import (
+    ConfigOption,
+    MethodOption,
+    RootOption,
+    SeedOption,
+    VariantOption,
+    friendly,
+    prepare,
+    prepare_run,
+)
+from sdar.cli.people import bench, doctor, play, replay, serve_policy, serve_retriever, ui, view
+from sdar.cli.sweep import sweep_app
+from sdar.interruption import INTERRUPTED_CODE
+
+app = typer.Typer(
+    name="sdar",
+    help=(
+        "Self-distilled agentic reinforcement learning (SDAR), from games to report.\n\n"
+        "The first seven commands are the stages, in the order in which data flows: each reads "
+        "files, writes files, and can be run by hand. Snakemake runs them all:\n\n"
+        "snakemake --profile profiles/local all\n\n"
+        "The others are for people. Begin with `sdar doctor`."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+@friendly
+def tasks(config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()) -> None:
+    """(1) Make the tasks: generate and prove games, or index real ALFWorld data.
+
+    Reads the configuration's `environment`. Writes data/EXPERIMENT/tasks: the games in ALFWorld's
+    own folder layout and tasks.jsonl, one line a task.
+
+    Example: sdar tasks --config config/experiments/minute.yaml
+    """
+    experiment, layout = prepare(config, root)
+    from sdar.environments.tasks_stage import make_tasks
+    from sdar.tracking.stage import recorded_stage
+
+    made = (layout.tasks / "tasks.md", layout.tasks / "home.json")
+    with recorded_stage(experiment, layout, "tasks", made):
+        make_tasks(experiment, layout)
+
+
+@app.command()
+@friendly
+def demonstrations(
+    config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()
+) -> None:
+    """(2) Make the expert's episodes and the tokenizer the tiny policy learns from.
+
+    Reads `warm_start.demonstrations`: the episodes are set in homes other than the experiment's.
+    Writes data/EXPERIMENT/demonstrations: demonstrations.parquet and tokenizer/.
+
+    Example: sdar demonstrations
+    """
+    experiment, layout = prepare(config, root)
+    from sdar.tracking.stage import recorded_stage
+    from sdar.training.demonstrations import make_demonstrations
+
+    with recorded_stage(experiment, layout, "demonstrations", ()):
+        make_demonstrations(experiment, layout)
+
+
+@app.command(name="warm-start")
+@friendly
+def warm_start(
+    config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()
+) -> None:
+    """(3) Train the tiny policy on demonstrations, then on its own relabelled episodes.
+
+    Reads data/EXPERIMENT/demonstrations and `warm_start`. Writes
+    runs/EXPERIMENT/warm_start/policy, the model that every method starts from.
+
+    Example: sdar warm-start
+    """
+    experiment, layout = prepare(config, root)
+    from sdar.training.warm_start import warm_start as stage
+
+    stage(experiment, layout)
+
+
+@app.command()
+@friendly
+def train(
+    method: MethodOption = None,
+    seed: SeedOption = 0,
+    variant: VariantOption = None,
+    config: ConfigOption = Path("config/config.yaml"),
+    root: RootOption = Path(),
+) -> None:
+    """(4) Train with reinforcement learning. Resumes from the newest complete checkpoint.
+
+    Reads the games and the warm start. Writes runs/EXPERIMENT/METHOD/seed-N: metrics.jsonl (one
+    object a step), timings.jsonl, episodes.parquet, tokens/, checkpoints/ and, last, policy/.
+
+    With --variant, one run of the sweep, in runs/EXPERIMENT/sweep/VARIANT/seed-N.
+
+    Example: sdar train --method sdar --seed 0
+    """
+    experiment, layout, name = prepare_run(config, root, method, variant, training=True)
+    from sdar.training.trainer import train as stage
+
+    stage(experiment, layout, name, seed)
+
+
+@app.command()
+@friendly
+def evaluate(
+    method: MethodOption = None,
+    seed: SeedOption = 0,
+    variant: VariantOption = None,
+    config: ConfigOption = Path("config/config.yaml"),
+    root: RootOption = Path(),
+) -> None:
+    """(5) Play every game of each panel exactly once per sampling seed.
+
+    METHOD may also be `warm_start` (the policy before training) or `skill_prompt` (the same with
+    the skill in its prompt). Reads the games and runs/EXPERIMENT/METHOD/seed-N/policy. Writes
+    runs/EXPERIMENT/METHOD/seed-N/evaluation. With --variant, one run of the sweep.
+
+    Example: sdar evaluate --method sdar --seed 0
+    """
+    experiment, layout, name = prepare_run(config, root, method, variant)
+    from sdar.evaluation.evaluate import evaluate as stage
+
+    stage(experiment, layout, name, seed)
+
+
+@app.command()
+@friendly
+def compare(config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()) -> None:
+    """(6) Compare the methods: success with intervals, paired differences, by task type.
+
+    Reads every evaluation of the experiment and the runs' metrics. Writes results/EXPERIMENT:
+    comparison.json, comparison.md, episodes.parquet.
+
+    Example: sdar compare
+    """
+    experiment, layout = prepare(config, root, files=False)
+    from sdar.report.compare import compare as stage
+    from sdar.tracking.stage import recorded_stage
+
+    made = (layout.results / "comparison.md", layout.results / "comparison.json")
+    with recorded_stage(experiment, layout, "compare", made):
+        stage(experiment, layout)
+
+
+@app.command()
+@friendly
+def report(config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()) -> None:
+    """(7) Draw the figures and write the pages: answers, tables, sample episodes.
+
+    Reads results/EXPERIMENT and the runs' records. Writes figures/ (SVG, PNG), answers.html (where
+    the gate puts its mass, whether the gap shrinks, whether the teacher is right, what it cost) and
+    episodes.html, every recorded token with its numbers. All in one file:
+    snakemake --profile profiles/local --report results/EXPERIMENT/report.html
+
+    Example: sdar report
+    """
+    experiment, layout = prepare(config, root, files=False)
+    from sdar.report.pages import make_report
+    from sdar.tracking.stage import recorded_stage
+
+    pages = ("figures", "comparison.html", "answers.html", "answers.json", "episodes.html")
+    made = tuple(layout.results / name for name in pages)
+    with recorded_stage(experiment, layout, "report", made):
+        make_report(experiment, layout)
+
+
+for command in (doctor, play, view, replay):
+    app.command()(command)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
+app.command()(ui)
+app.command(name="serve-retriever")(serve_retriever)
+app.command(
+    name="serve-policy",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(serve_policy)
+app.add_typer(config_app, name="config")
+app.add_typer(sweep_app, name="sweep")
+
+
+def _version(value: bool) -> None:
+    if value:
+        from sdar import __version__
+
+        typer.echo(f"sdar {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    # Registered before anything else is imported, so it is the last to run.
+    last_words = _LastWords()
+    atexit.register(last_words.leave)
+    try:
+        app()
+    except SystemExit as end:
+        last_words.code = end.code if end.code == INTERRUPTED_CODE else None
+        raise
+
+
+class _LastWords:
+    """Leaves with the code that the command chose, whatever Python remembers of Ctrl-C.
+
+    A KeyboardInterrupt that passes through an `exec` of a string (dataclasses are made by one, so
+    imports are full of them) marks the process as interrupted for good: though handled long ago,
+    `python -m` then ends by killing itself with SIGINT instead of returning an exit code.
+    """
+
+    code: int | None = None
+
+    def leave(self) -> None:
+        if self.code is not None:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(self.code)

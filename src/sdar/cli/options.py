@@ -1,0 +1,196 @@
+"""What the commands share: options, loading with checks, and how a command ends.
+
+Exit codes: 0 done, 2 a problem the user can mend, 75 told to stop and saved: run it again (SIGUSR1,
+or SIGTERM in a SLURM job), 130 Ctrl-C, 143 SIGTERM.
+"""
+
+import errno
+import functools
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar, get_args
+
+import typer
+
+from sdar import interruption
+from sdar.config import ExperimentConfig, Layout, load_config
+from sdar.config.checks import check_files
+from sdar.config.models import MethodName
+from sdar.config.variants import find_variant, variant_config
+from sdar.errors import SdarError
+from sdar.ranks.rendezvous import rank
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", help="YAML file with what differs from the defaults.")
+]
+RootOption = Annotated[
+    Path, typer.Option("--root", help="Folder under which data/, runs/ and results/ lie.")
+]
+MethodOption = Annotated[
+    str | None, typer.Option("--method", "-m", help="A method, such as grpo or sdar.")
+]
+VariantOption = Annotated[
+    str | None,
+    typer.Option("--variant", help="A variant of the sweep instead of a method: sdar sweep list."),
+]
+SeedOption = Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of the run.")]
+
+UNTRAINED = ("warm_start", "skill_prompt")
+"""Evaluated like a method, never trained: the starting policy without and with the skill."""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGUSR1 came outside a loop that saves: unwind as for Ctrl-C, so that files are
+    closed and workers ended."""
+
+
+def prepare(
+    config: Path,
+    root: Path,
+    method: str | None = None,
+    training: bool = False,
+    files: bool = True,
+) -> tuple[ExperimentConfig, Layout]:
+    """Load the configuration, check the files and the method it names, and lay out the paths.
+
+    `files` is false for stages that read results alone: they run where data and model are not.
+    """
+    experiment = load_config(config)
+    if files:
+        check_files(experiment)
+    if method is not None:
+        _check_method(method, training)
+    return experiment, Layout(root, experiment.experiment)
+
+
+def prepare_run(
+    config: Path, root: Path, method: str | None, variant: str | None, training: bool = False
+) -> tuple[ExperimentConfig, Layout, str]:
+    """`prepare` for one run: of a method, or of a variant of the sweep, which names its method."""
+    if variant is None:
+        if method is None:
+            raise SdarError(
+                "--method: missing; give a method such as grpo, or --variant and a variant of the "
+                "sweep (`sdar sweep list` shows them)"
+            )
+        experiment, layout = prepare(config, root, method=method, training=training)
+        return experiment, layout, method
+    experiment, layout = prepare(config, root)
+    found = find_variant(experiment, variant)
+    if method not in (None, found.method):
+        raise SdarError(
+            f"--method {method}: variant {variant} is of {found.method}; leave --method out"
+        )
+    return variant_config(experiment, found), layout.of_variant(found.name), found.method
+
+
+def _check_method(method: str, training: bool) -> None:
+    if training and method in UNTRAINED:
+        raise SdarError(
+            f"--method {method}: nothing to train; evaluate it with `sdar evaluate --method "
+            f"{method}`"
+        )
+    known = [name for name in get_args(MethodName) if not (training and name in UNTRAINED)]
+    if not training:
+        known = list(dict.fromkeys([*UNTRAINED, *known]))
+    if method not in known:
+        raise SdarError(f"--method {method}: no such method; give one of {', '.join(known)}")
+
+
+def friendly(command: Command) -> Command:
+    """End as people and schedulers expect: no traceback for what the user can mend or stopped."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        stop = _Stop()
+        try:
+            try:
+                result = command(*args, **kwargs)
+            finally:
+                stop.armed = False
+        except SdarError as error:
+            _end(2, f"{_who()}: {error}")
+        except interruption.Stopped:
+            if rank():
+                # The first rank, which may still be writing, says it for all: a failure here would
+                # end it (srun --kill-on-bad-exit).
+                _end(0, f"{_who()} has stopped.")
+            _end(interruption.STOPPED_CODE, _stopped(interruption.STOPPED_CODE))
+        except BaseException as error:
+            # Compiled libraries notice an interrupt themselves, before Python's handler runs, or
+            # wrap it in exceptions of their own: the exception and the signal count alike.
+            interrupted = isinstance(error, KeyboardInterrupt)
+            code = stop.code or (interruption.INTERRUPTED_CODE if interrupted else 0)
+            if code:
+                _end(code, _stopped(code))
+            if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            where = f" for {error.filename}" if error.filename else ""
+            _end(
+                2,
+                f"sdar: no space left on the disk{where}; what was complete is unharmed. Free "
+                f"some, then go on: {_again()}",
+            )
+        _ignore_signals()  # all is written: nothing is left to stop
+        return result
+
+    return wrapped  # type: ignore[return-value]
+
+
+class _Stop:
+    """Ctrl-C, SIGTERM and SIGUSR1 while a command runs: raised where it is, and remembered;
+    what a scheduler sends to a loop that saves between its steps waits for the step's end."""
+
+    def __init__(self) -> None:
+        self.code = 0
+        self.armed = True
+        self._owner = os.getpid()
+        for number in interruption.SIGNALS:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, _frame: Any) -> None:
+        if os.getpid() != self._owner:  # a forked worker that its parent ends: no unwinding there
+            os._exit(128 + number)
+        if interruption.take(number):
+            return
+        code = interruption.STOPPED_CODE if number == signal.SIGUSR1 else 128 + number
+        self.code = self.code or code
+        if not self.armed:
+            return  # the command is over, and its last words are being said
+        if number != signal.SIGINT:
+            for stopping in (signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(stopping, signal.SIG_IGN)
+            raise Terminated
+        raise KeyboardInterrupt
+
+
+def _stopped(code: int) -> str:
+    said = {interruption.INTERRUPTED_CODE: "interrupted", interruption.STOPPED_CODE: "told to stop"}
+    what = said.get(code, "terminated")
+    return f"sdar: {what}; what is complete is kept. To go on: {_again()}"
+
+
+def _who() -> str:
+    return f"sdar: rank {rank()}" if rank() else "sdar"
+
+
+def _ignore_signals() -> None:
+    for number in interruption.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _end(code: int, message: str) -> NoReturn:
+    _ignore_signals()  # impatience must not break the last words
+    sys.stdout.flush()
+    print(message, file=sys.stderr, flush=True)
+    raise typer.Exit(code) from None
+
+
+def _again() -> str:
+    return shlex.join(["sdar", *sys.argv[1:]])

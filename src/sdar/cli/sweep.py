@@ -1,0 +1,47 @@
+"""`sdar sweep`: list, compare."""
+
+from pathlib import Path
+
+import typer
+
+from sdar.cli.options import ConfigOption, RootOption, friendly, prepare
+
+sweep_app = typer.Typer(
+    help="The ablation over gate, beta, lambda and skill retrieval.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@sweep_app.command(name="list")
+@friendly
+def list_variants(
+    config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()
+) -> None:
+    """Show the variants of the configuration's `sweep`, and what it will cost, before it starts.
+
+    The time is an estimate from this experiment's runs so far under ROOT. Writes nothing. To start:
+    snakemake --profile profiles/local --configfile CONFIG -- sweep
+
+    Example: sdar sweep list --config config/experiments/sweep.yaml
+    """
+    experiment, layout = prepare(config, root, files=False)
+    from sdar.report.sweep_plan import plan_text
+
+    typer.echo(plan_text(experiment, layout))
+
+
+@sweep_app.command()
+@friendly
+def compare(config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()) -> None:
+    """Compare every variant with the baseline: table and heat map.
+
+    Reads the evaluations in runs/EXPERIMENT/sweep. Writes results/EXPERIMENT/sweep: sweep.json,
+    sweep.md, heatmap.svg, heatmap.png.
+
+    Example: sdar sweep compare --config config/experiments/sweep.yaml
+    """
+    experiment, layout = prepare(config, root, files=False)
+    from sdar.report.sweep import compare_sweep
+
+    compare_sweep(experiment, layout)

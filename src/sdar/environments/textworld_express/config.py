@@ -1,0 +1,54 @@
+"""Configuration of the TextWorldExpress environment."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from sdar.section import NonNegative, Section
+
+ExpressGame = Literal[
+    "cookingworld",
+    "twc",
+    "coin",
+    "mapreader",
+    "arithmetic",
+    "sorting",
+    "simonsays",
+    "peckingorder",
+]
+
+
+class SeedCounts(Section):
+    """How many seeds of each game a split has."""
+
+    train: Annotated[int, Field(ge=1, le=800)] = 100
+    dev: Annotated[int, Field(ge=1, le=1000)] = 40
+    test: Annotated[int, Field(ge=1, le=1000)] = 40
+
+
+class TextworldExpressConfig(Section):
+    """Eight text games on the TextWorldExpress engine (needs a Java runtime)."""
+
+    name: Literal["textworld_express"] = "textworld_express"
+    games: Annotated[tuple[ExpressGame, ...], Field(min_length=1)] = ("coin", "simonsays")
+    parameters: dict[ExpressGame, str] = Field(default_factory=dict)
+    """The engine's own parameter string of a game, such as {coin: "numLocations=3"}."""
+    seeds: SeedCounts = SeedCounts()
+    max_turns: PositiveInt = 15
+    history: Annotated[int, Field(ge=0)] = 2
+    success_reward: PositiveFloat = 10.0
+    invalid_action_penalty: NonNegative = 0.1
+    workers: Annotated[int, Field(ge=0)] = 0
+    data: Path | None = None
+    """Nothing to give: the engine makes its games from seeds."""
+
+    @property
+    def task_types(self) -> tuple[str, ...]:
+        """What skills are looked up by."""
+        return self.games
+
+    @property
+    def known_panels(self) -> tuple[str, ...]:
+        """What evaluation.panels may name."""
+        return ("dev", "test")

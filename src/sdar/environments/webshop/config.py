@@ -1,0 +1,62 @@
+"""Configuration of the WebShop environment."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from sdar.section import NonNegative, Section
+
+WebshopCategory = Literal["beauty", "electronics", "garden", "fashion", "grocery"]
+WEBSHOP_CATEGORIES: tuple[WebshopCategory, ...] = (
+    "beauty",
+    "electronics",
+    "garden",
+    "fashion",
+    "grocery",
+)
+
+
+class GoalCounts(Section):
+    """How many goals each split keeps, at most."""
+
+    train: PositiveInt = 400
+    test: PositiveInt = 200
+
+
+class WebshopConfig(Section):
+    """The WebShop text environment on its own page and reward semantics."""
+
+    name: Literal["webshop"] = "webshop"
+    data: Path | None = None
+    """A folder with WebShop's items_shuffle*.json, items_ins_v2*.json and items_human_ins.json, and
+    nouns*.json ({asin: nouns of the name}) unless sdar[nouns] is installed. null: generate a
+    catalogue."""
+    products: PositiveInt = 300
+    """Products of the generated catalogue."""
+    goals: GoalCounts = GoalCounts()
+    human_goals: bool = False
+    """Use the goals written by people (items_human_ins.json) instead of the synthetic ones."""
+    split: Literal["product", "upstream"] = "product"
+    """`product`: no product is in both splits. `upstream`: goals 0-499 of one shuffle are the
+    test."""
+    categories: tuple[WebshopCategory, ...] = WEBSHOP_CATEGORIES
+    seed: int = 0
+    """Seed of the generated catalogue, of prices and of goals."""
+    observation: Literal["text", "text_rich"] = "text"
+    max_turns: PositiveInt = 15
+    history: Annotated[int, Field(ge=0)] = 2
+    success_reward: PositiveFloat = 10.0
+    invalid_action_penalty: NonNegative = 0.1
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Kept for symmetry: pages are cheap and are made in the trainer's own process."""
+
+    @property
+    def task_types(self) -> tuple[str, ...]:
+        """What skills are looked up by."""
+        return self.categories
+
+    @property
+    def known_panels(self) -> tuple[str, ...]:
+        """What evaluation.panels may name."""
+        return ("test",)

@@ -1,0 +1,126 @@
+"""What ranks of one training job tell each other. One process is the case where all is at hand.
+
+Everything small is everywhere: episodes, scores and losses of a step are gathered, so every rank
+holds the same step, decides alike, and only passes through the model are split (`shares`). Small
+things travel by gloo between CPUs, whatever carries gradients: a peer that dies closes its
+connections, and who waits for it gets an error instead of waiting.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sdar.errors import SdarError
+from sdar.ranks.lifeline import lifeline
+
+Value = TypeVar("Value")
+PATIENCE = timedelta(hours=2)
+"""How long a rank waits for another that lives: the slowest share of a rollout, or a checkpoint
+being written. One that has died is noticed at once (`lifeline`)."""
+BUCKET = 1 << 25
+"""Gradients summed in one message: 128 MiB of float32."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the ranks of the job. Every method but `first` must be called by all."""
+
+    rank: int = 0
+    count: int = 1
+    group: Any = None
+    """Of all ranks, on CPUs; None for a single process."""
+
+    @classmethod
+    def of(cls, accelerator: Any) -> "Ranks":
+        """The ranks of an `Accelerator`. All call it."""
+        if accelerator.num_processes == 1:
+            return cls()
+        group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        return cls(accelerator.process_index, accelerator.num_processes, group)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes and shows."""
+        return self.rank == 0
+
+    def gather(self, value: Value) -> list[Value]:
+        """Every rank's value (anything that can be pickled), in order of ranks."""
+        if self.count == 1:
+            return [value]
+        found: list[Any] = [None] * self.count
+        with self._talking():
+            dist.all_gather_object(found, value, group=self.group)
+        return found
+
+    def broadcast(self, value: Value) -> Value:
+        """Rank 0's value."""
+        return self.gather(value if self.first else None)[0]  # type: ignore[return-value]
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up on any rank."""
+        return any(self.gather(flag))
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over ranks of a tensor on the CPU, in its place."""
+        if self.count > 1:
+            with self._talking():
+                dist.all_reduce(values, group=self.group)
+        return values
+
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Give every rank the sum of all ranks' gradients; one without samples adds nothing."""
+        if self.count == 1:
+            return
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        for parameter in trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+        for bucket in _buckets(gradients):
+            flat = torch.cat([gradient.flatten() for gradient in bucket])
+            with self._talking():
+                dist.all_reduce(flat)
+            pieces = flat.split([gradient.numel() for gradient in bucket])
+            for gradient, piece in zip(bucket, pieces, strict=True):
+                gradient.copy_(piece.view_as(gradient))
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """A block that ends, by an error or the end of the process, when another rank has died."""
+        if self.count == 1:
+            yield
+            return
+        with lifeline(self.rank, self.count, self.broadcast):
+            yield
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise SdarError(
+                f"rank {self.rank} lost touch with the other ranks ({reason}): one of them has "
+                "ended or hangs, see its own message; run the same command again to continue from "
+                "the newest checkpoint"
+            ) from error
+
+
+def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Consecutive tensors of one type, of some `BUCKET` numbers at most."""
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        if bucket and (size + tensor.numel() > BUCKET or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.numel()
+    if bucket:
+        yield bucket

@@ -1,0 +1,1 @@
+"""What runs leave behind, for those who write it and those who read it."""

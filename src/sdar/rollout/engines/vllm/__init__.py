@@ -1,0 +1,1 @@
+"""vLLM as the engine: in process or on servers."""

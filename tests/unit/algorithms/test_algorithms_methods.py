@@ -1,0 +1,331 @@
+"""The declarations, and that carrying them out needs nothing beside them."""
+
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, replace
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from sdar.algorithms import (
+    METHODS,
+    AdvantageSettings,
+    LossSettings,
+    Method,
+    StepContext,
+    StepSamples,
+    TrainingLoss,
+    aggregate,
+    clipped_policy_loss,
+    gated_distillation_loss,
+    get_method,
+    grpo_advantages,
+    reference_kl,
+    reverse_kl_loss,
+    rlsd_token_advantages,
+    skill_sd_loss,
+    step_advantages,
+    step_context,
+    training_loss,
+    vocabulary_reverse_kl,
+)
+from sdar.config.models import MethodName
+from sdar.errors import SdarError
+
+TRAINED = [method for method in METHODS.values() if method.trained]
+SETTINGS = LossSettings(distillation_coefficient=0.1)
+
+
+def test_the_configuration_and_the_registry_name_the_same_methods() -> None:
+    assert set(METHODS) == set(get_args(MethodName))
+
+
+def test_unknown_method_lists_the_known_ones() -> None:
+    with pytest.raises(SdarError, match=r"unknown method 'ppo'.*grpo, sdar, opsd"):
+        get_method("ppo")
+
+
+def test_a_declaration_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        get_method("sdar").policy_coefficient = 0.0  # type: ignore[misc]
+
+
+def test_what_each_method_is() -> None:
+    teacher = {name for name, method in METHODS.items() if method.needs_teacher}
+    assert teacher == {
+        "sdar", "opsd", "grpo_opsd", "sdar_gigpo", "skill_sd", "rlsd", "reverse_kl", "agent_opsd",
+        "reverse_kl_full", "sdar_centred", "sdar_adaptive", "sdar_objective",
+    }  # fmt: skip
+    whole_step = {n for n, m in METHODS.items() if m.needs_step_context}
+    assert whole_step == {"sdar_centred", "sdar_adaptive", "sdar_objective"}
+    distributions = {n for n, m in METHODS.items() if m.needs_teacher_distribution}
+    assert distributions == {"reverse_kl_full"}
+    assert not any(METHODS[name].evaluate_with_skill for name in whole_step | distributions)
+    # Of the new ones only the adaptive method has a gate of its own.
+    for name, kind in (("sdar_centred", "soft_or"), ("sdar_adaptive", "adaptive")):
+        assert get_method(name).gate_kind("soft_or") == kind
+    assert get_method("sdar_centred").needs_old_entropy("entropy")
+    assert not get_method("sdar_centred").needs_old_entropy("gap")
+    assert not get_method("sdar").needs_old_entropy("entropy")
+    assert {n for n, m in METHODS.items() if m.needs_anchor_observation} == {"gigpo", "sdar_gigpo"}
+    assert {n for n, m in METHODS.items() if m.rollout_with_skill} == {"skill_prompt", "skill_grpo"}
+    assert {n for n, m in METHODS.items() if not m.trained} == {"skill_prompt"}
+    assert {n for n, m in METHODS.items() if m.policy_coefficient == 0} == {"opsd"}
+    assert get_method("skill_grpo").evaluate_both_prompts
+    # grpo_opsd is its gate; the others follow an ablation of the run.
+    assert get_method("grpo_opsd").gate_kind("entropy") == "none"
+    assert get_method("sdar").gate_kind("entropy") == "entropy"
+    assert get_method("sdar").needs_entropy_gate("soft_or")
+    assert not get_method("grpo").needs_entropy_gate("soft_or")
+    assert get_method("skill_sd").gate_kind("gap") is None
+    assert get_method("skill_sd").coefficient(0.01) == 0.001
+    assert get_method("sdar").coefficient(0.01) == 0.01
+    assert get_method("grpo").coefficient(0.01) == 0.0
+    assert get_method("agent_opsd").clip_high == 0.24
+
+
+def test_rlsd_mix_falls_to_zero_over_a_hundred_steps() -> None:
+    mix = get_method("rlsd").token_mix
+    assert [mix(step) for step in (0, 50, 100, 150)] == [0.5, 0.25, 0.0, 0.0]
+    assert get_method("agent_opsd").token_mix(70) == 0.5
+
+
+def tokens(samples: int = 6, width: int = 5) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+
+    def normal(scale: float = 1.0) -> Tensor:
+        return scale * torch.randn(samples, width, generator=generator, dtype=torch.float64)
+
+    student = -normal().abs() - 0.1
+    lengths = torch.randint(1, width + 1, (samples, 1), generator=generator)
+    old, advantages = student + normal(0.3), normal()[:, :1].repeat(1, width)
+    # A ratio of 1.22 on a good token: beyond a clip range of .2 and within one of .24.
+    old[0, 0], advantages[0] = student[0, 0] - 0.2, 1.0
+    return {
+        "log_probs": student.requires_grad_(),
+        "old_log_probs": old,
+        "advantages": advantages,
+        "response_mask": (torch.arange(width) < lengths).double(),
+        "teacher_log_probs": student.detach() + normal(0.5),
+        "reference_log_probs": student.detach() + normal(0.3),
+        "entropy": normal().abs(),
+    }
+
+
+def divergence(batch: dict[str, Tensor]) -> Tensor:
+    """[S, T] over a vocabulary of two: the sampled token, and the other one."""
+    student = torch.stack([batch["log_probs"], (-batch["log_probs"].expm1()).log()], dim=-1)
+    teacher = batch["teacher_log_probs"]
+    teacher = torch.stack([teacher, torch.zeros_like(teacher)], dim=-1).log_softmax(-1)
+    return vocabulary_reverse_kl(student.flatten(0, 1), teacher.flatten(0, 1)).view(
+        batch["log_probs"].shape
+    )
+
+
+def context_of(method: Method, batch: dict[str, Tensor]) -> StepContext:
+    """With the batch as the whole step."""
+    samples = replace(
+        samples_of_a_step(), **{k: batch[k] for k in ("old_log_probs", "teacher_log_probs")}
+    )
+    return step_context(method, SETTINGS, samples, batch["advantages"])
+
+
+def loss_of(
+    method: Method, batch: dict[str, Tensor], settings: LossSettings = SETTINGS
+) -> TrainingLoss:
+    return training_loss(
+        method,
+        settings,
+        **batch,
+        teacher_divergence=divergence(batch),
+        context=context_of(method, batch),
+    )
+
+
+def samples_of_a_step() -> StepSamples:
+    batch = tokens()
+    return StepSamples(
+        step_return=torch.tensor([10.0, 9.9, 0.0, 0.0, 10.0, 0.0], dtype=torch.float64),
+        step_reward=torch.tensor([0.0, 10.0, 0.0, 0.0, 10.0, 0.0], dtype=torch.float64),
+        group=["a", "a", "a", "a", "b", "b"],
+        episode=["a0", "a0", "a1", "a1", "b0", "b1"],
+        turn=[0, 1, 0, 1, 0, 0],
+        anchor_observation=["room", "hall", "room", "room", "room", "room"],
+        success=torch.tensor([1, 1, 0, 0, 1, 0]),
+        valid=torch.tensor([True, False, True, True, False, True]),
+        response_mask=batch["response_mask"],
+        old_log_probs=batch["old_log_probs"],
+        teacher_log_probs=batch["teacher_log_probs"],
+    )
+
+
+@pytest.mark.parametrize("method", TRAINED, ids=lambda method: method.name)
+def test_every_trained_method_runs_and_has_a_gradient_on_the_response_alone(method) -> None:
+    samples = samples_of_a_step()
+    batch = tokens()
+    advantages = step_advantages(method, samples)
+    assert advantages.shape == batch["response_mask"].shape
+    assert advantages[batch["response_mask"] == 0].eq(0).all()
+    result = loss_of(method, {**batch, "advantages": advantages})
+    result.loss.backward()
+    gradient = batch["log_probs"].grad
+    assert gradient is not None
+    assert gradient[batch["response_mask"] == 0].eq(0).all()
+    assert gradient[batch["response_mask"] != 0].ne(0).any()
+    assert all(torch.isfinite(value) for value in result.statistics.values())
+    assert (result.gap is not None) == (method.distillation != "none")
+    assert (result.gate is not None) == (method.gate_kind("gap") is not None)
+
+
+def written_out(name: str, b: dict[str, Tensor]) -> Tensor:
+    """The total loss of a method, written out from its formula."""
+    mask = b["response_mask"]
+    clip_high = 0.24 if name == "agent_opsd" else 0.2
+    loss = clipped_policy_loss(
+        b["old_log_probs"], b["log_probs"], b["advantages"], mask, clip_high=clip_high
+    )[0]
+    if name == "opsd":
+        loss = loss * 0
+    loss = loss - 0.001 * (b["entropy"] * mask).sum() / mask.sum()
+    loss = loss + 0.01 * aggregate(reference_kl(b["log_probs"], b["reference_log_probs"]), mask)
+    both = (b["log_probs"], b["teacher_log_probs"])
+    if name in ("sdar", "opsd", "sdar_gigpo"):
+        loss = loss + 0.1 * gated_distillation_loss(*both, mask, beta=5.0)[0]
+    if name == "grpo_opsd":
+        loss = loss + 0.1 * gated_distillation_loss(*both, mask, beta=0.0)[0]
+    if name == "skill_sd":
+        loss = loss + 0.001 * skill_sd_loss(*both, b["old_log_probs"], mask)[0]
+    if name == "reverse_kl":
+        loss = loss + 0.1 * reverse_kl_loss(*both, mask)[0]
+    if name == "reverse_kl_full":
+        loss = loss + 0.1 * (divergence(b) * mask).sum() / mask.sum()
+    if name.startswith("sdar_") and name != "sdar_gigpo":
+        loss = loss + 0.1 * (weight(name, b) * -b["log_probs"] * mask).sum() / mask.sum()
+    return loss
+
+
+def weight(name: str, b: dict[str, Tensor]) -> Tensor:
+    """What our own gated methods multiply -log p_student with, written out."""
+    inside = b["response_mask"] != 0
+    gap = b["teacher_log_probs"] - b["log_probs"].detach()
+    old_gap = (b["teacher_log_probs"] - b["old_log_probs"])[inside]
+    gate = torch.sigmoid(5 * gap)
+    if name == "sdar_centred":
+        return gate - torch.sigmoid(5 * old_gap).mean()
+    if name == "sdar_adaptive":
+        low, centre, high = (torch.quantile(old_gap, q) for q in (0.1, 0.5, 0.9))
+        return torch.tanh((gap - centre) / max(float(high - low) / 2, 1 / 5)).clamp(min=0)
+    opposed = (b["advantages"] < 0) | ~samples_of_a_step().valid[:, None]
+    return gate * ~opposed
+
+
+@pytest.mark.parametrize("method", TRAINED, ids=lambda method: method.name)
+def test_the_loss_is_the_formula_written_out(method) -> None:
+    batch = tokens()
+    (actual,) = torch.autograd.grad(loss_of(method, batch).loss, batch["log_probs"])
+    (expected,) = torch.autograd.grad(written_out(method.name, batch), batch["log_probs"])
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_advantages_follow_the_declaration() -> None:
+    samples = samples_of_a_step()
+    mask = samples.response_mask
+    plain = grpo_advantages(samples.step_return, samples.group, samples.episode)
+    for name in ("grpo", "sdar", "opsd", "skill_grpo", "reverse_kl"):
+        assert torch.equal(step_advantages(get_method(name), samples), plain.unsqueeze(1) * mask)
+    rlsd = rlsd_token_advantages(
+        plain, samples.old_log_probs, samples.teacher_log_probs, mask, mix=0.25
+    )
+    assert torch.equal(step_advantages(get_method("rlsd"), samples, step=50), rlsd)
+    turn_term = step_advantages(get_method("gigpo"), samples) - plain.unsqueeze(1) * mask
+    # Turns 0, 2 and 3 of group a stood before the same observation; the others are alone.
+    assert turn_term[[1]].eq(0).all()
+    assert turn_term[[0, 2, 3], 0].ne(0).all()
+    settings = AdvantageSettings(normalize_by_std=False, statistics_over="episodes")
+    centred = step_advantages(get_method("sdar"), samples, settings)
+    assert centred[0, 0] == pytest.approx(10 - (9.95 + 0) / 2)
+
+
+ADDED_TO_GRPO = (
+    "sdar", "sdar_centred", "sdar_adaptive", "sdar_objective", "reverse_kl", "reverse_kl_full",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("added", ADDED_TO_GRPO)
+def test_coefficient_zero_is_grpo_bit_for_bit(added: str) -> None:
+    settings = replace(SETTINGS, distillation_coefficient=0.0)
+    results = []
+    for name in ("grpo", added):
+        batch = tokens()
+        result = loss_of(get_method(name), batch, settings)
+        result.loss.backward()
+        results.append((result.loss.detach(), batch["log_probs"].grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_the_entropy_bonus_raises_the_entropy() -> None:
+    batch = tokens()
+    batch["entropy"].requires_grad_()
+    training_loss(get_method("grpo"), SETTINGS, **batch).loss.backward()
+    mask = batch["response_mask"]
+    torch.testing.assert_close(batch["entropy"].grad, -0.001 * mask / mask.sum())
+
+
+@pytest.mark.parametrize("method", TRAINED, ids=lambda method: method.name)
+def test_the_total_adds_up_over_micro_batches(method) -> None:
+    batch = tokens()
+    result = loss_of(method, batch)
+    count = batch["response_mask"].sum()
+    context = context_of(method, batch)
+    parts = [
+        training_loss(
+            method,
+            SETTINGS,
+            **{name: value[rows] for name, value in batch.items()},
+            teacher_divergence=divergence(batch)[rows],
+            context=context.of(lambda values, rows=rows: values[rows]),
+            denominator=count,
+        ).loss
+        for rows in (slice(0, 1), slice(1, 4), slice(4, 6))
+    ]
+    torch.testing.assert_close(torch.stack(parts).sum(), result.loss, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("sdar", "teacher_log_probs"),
+        ("grpo", "reference_log_probs"),
+        ("grpo", "entropy"),
+        ("reverse_kl_full", "teacher_divergence"),
+        ("sdar_centred", "context"),
+        ("sdar_adaptive", "context"),
+        ("sdar_objective", "context"),
+    ],
+)
+def test_a_missing_input_is_named(name: str, missing: str) -> None:
+    batch = tokens()
+    batch.pop(missing, None)
+    with pytest.raises(SdarError, match=f"method '{name}' needs {missing}"):
+        training_loss(get_method(name), SETTINGS, **batch)
+
+
+def test_missing_observations_are_named() -> None:
+    samples = replace(samples_of_a_step(), anchor_observation=None)
+    with pytest.raises(SdarError, match="method 'gigpo' needs anchor_observation"):
+        step_advantages(get_method("gigpo"), samples)
+
+
+def test_the_core_imports_torch_alone() -> None:
+    code = (
+        "import sdar.algorithms, sys; "
+        "heavy = {'transformers', 'pydantic', 'mlflow', 'textworld', 'accelerate'}; "
+        "own = {m for m in sys.modules if m.startswith('sdar.')}; "
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules); "
+        "assert all(m.startswith(('sdar.algorithms', 'sdar.methods', 'sdar.errors')) for m in own), own"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

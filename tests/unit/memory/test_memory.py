@@ -1,0 +1,272 @@
+"""The memory estimate and its verdict: what makes it larger or smaller, and what it advises."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sdar.cli.doctor import examine
+from sdar.config import ExperimentConfig, Layout, load_config, parse_config
+from sdar.errors import SdarError
+from sdar.memory import verdict as judging
+from sdar.memory.estimate import GIB, Estimate, estimate
+from sdar.memory.verdict import judge, judge_experiment, require_memory
+from sdar.methods.declarations import get_method
+from sdar.policy.shape import shape_of_policy
+
+EXPERIMENTS = sorted((Path(__file__).parents[3] / "config" / "experiments").glob("*-qwen*.yaml"))
+SEVEN = 7_615_616_512
+"""Parameters of Qwen2.5-7B."""
+
+
+def config(**sections: dict[str, Any]) -> ExperimentConfig:
+    """A 7 B policy on GPUs."""
+    values: dict[str, Any] = {
+        "policy": {
+            "model": "Qwen/Qwen2.5-7B-Instruct",
+            "context": 32768,
+            "dtype": "bfloat16",
+            "max_prompt_tokens": 2048,
+            "max_teacher_prompt_tokens": 4096,
+            "max_response_tokens": 512,
+        },
+        "warm_start": {"enabled": False},
+        "rollout": {"batch": 32},
+        "training": {"micro_batch": 4},
+        "execution": {"device": "cuda"},
+    }
+    for name, section in sections.items():
+        values[name] = {**values.get(name, {}), **section}
+    return parse_config(values)
+
+
+def estimated(given: ExperimentConfig, method: str = "sdar", **more: Any) -> Estimate:
+    shape = shape_of_policy(given)
+    assert shape is not None
+    return estimate(shape, given, get_method(method), **more)
+
+
+def parts(found: Estimate, phase: str) -> dict[str, int]:
+    return next(each.parts for each in found.phases if each.name == phase)
+
+
+def test_full_training_holds_sixteen_bytes_a_parameter_and_the_reference() -> None:
+    found = parts(estimated(config()), "update")
+    assert found["weights"] == found["gradients"] == found["reference"] == 4 * SEVEN
+    assert found["moments"] == 8 * SEVEN
+
+
+def test_ranks_share_weights_gradients_moments_and_reference() -> None:
+    one = estimated(config())
+    eight = estimated(config(execution={"processes": 8}))
+    for name in ("weights", "moments", "gradients", "reference"):
+        assert parts(eight, "update")[name] == -(-parts(one, "update")[name] // 8)
+    # Each rank plays an eighth of the 64 episodes.
+    caches = [parts(found, "rollout")["cache"] for found in (one, eight)]
+    assert caches[1] < caches[0] / 4
+    # The engine is a whole copy in bfloat16.
+    assert parts(eight, "rollout")["engine"] == 2 * SEVEN
+    assert "engine" not in parts(one, "rollout")
+
+
+@pytest.mark.parametrize(
+    ("training", "phase", "part"),
+    [
+        ({"kl_coefficient": 0.0}, "rollout", "reference"),
+        ({"kl_coefficient": 0.0}, "scoring", "reference"),
+        ({"reference": "host"}, "update", "reference"),
+        ({"lora": {}}, "update", "reference"),
+    ],
+)
+def test_no_reference_on_the_device(training: dict[str, Any], phase: str, part: str) -> None:
+    assert parts(estimated(config(training=training)), phase).get(part, 0) == 0
+
+
+def test_a_reference_on_the_host_comes_for_its_pass() -> None:
+    host = estimated(config(training={"reference": "host"}))
+    assert parts(host, "scoring")["reference"] > 0
+    assert parts(host, "rollout")["reference"] == 0
+
+
+def test_adapters_alone_have_gradients_and_moments() -> None:
+    found = parts(estimated(config(training={"lora": {"rank": 16}})), "update")
+    adapters = found["gradients"] // 4
+    assert 0 < adapters < SEVEN / 100
+    assert found["moments"] == 8 * adapters
+    assert found["weights"] == 4 * (SEVEN + adapters)
+
+
+def test_activation_checkpointing_and_smaller_micro_batches_shrink_the_update_alone() -> None:
+    before = estimated(config())
+    for training in ({"activation_checkpointing": True}, {"micro_batch": 2}):
+        after = estimated(config(training=training))
+        assert parts(after, "update")["activations"] < 0.6 * parts(before, "update")["activations"]
+        assert parts(after, "rollout") == parts(before, "rollout")
+
+
+def test_the_teacher_reads_longer_prompts() -> None:
+    scoring = [
+        parts(estimated(config(), method), "scoring")["activations"] for method in ("grpo", "sdar")
+    ]
+    assert scoring[1] / scoring[0] == pytest.approx((4096 + 511) / (2048 + 511))
+
+
+def test_a_whole_distribution_needs_a_copy_of_the_head() -> None:
+    given = config()
+    assert parts(estimated(given, "reverse_kl_full"), "update")["teacher's head"] == (
+        2 * 152064 * 3584
+    )
+    assert parts(estimated(given, "sdar"), "update")["teacher's head"] == 0
+
+
+def test_vllm_takes_its_share_while_it_is_awake() -> None:
+    vllm = {"engine": "vllm", "vllm": {"gpu_memory_share": 0.3}}
+    found = estimated(config(rollout=vllm), gpu_bytes=80 * GIB)
+    assert parts(found, "rollout")["engine"] == 24 * GIB
+    assert parts(found, "update").get("engine", 0) == 0
+    awake = {"engine": "vllm", "vllm": {"gpu_memory_share": 0.3, "sleep": False}}
+    assert parts(estimated(config(rollout=awake), gpu_bytes=80 * GIB), "update")["engine"] == (
+        24 * GIB
+    )
+    elsewhere = {"engine": "vllm", "vllm": {"servers": ["http://gpu2:8000"]}}
+    assert parts(estimated(config(rollout=elsewhere)), "rollout")["engine"] == 0
+    scoring = {"distillation": {"scored_by": "engine"}}
+    found = estimated(config(rollout=vllm, training=scoring), gpu_bytes=80 * GIB)
+    assert parts(found, "scoring")["engine"] == 24 * GIB
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+def test_the_papers_experiments_fit_what_they_ask_for(file: Path) -> None:
+    given = load_config(file)
+    assert given.execution.gpu_memory_gib == 79  # an 80 GB card
+    found = judge_experiment(given)
+    assert found is not None
+    assert found.level == "fits", found.sentence()
+    if file.stem.endswith("qwen2.5-7b"):
+        assert (given.execution.nodes, given.execution.processes) == (1, 8)
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, gib: float | None, on_gpu: bool = True) -> None:
+    """As if there were GPUs of that much memory."""
+    capacity = None if gib is None else int(gib * GIB)
+    monkeypatch.setattr(judging, "_machine", lambda given: (on_gpu, capacity))
+
+
+def test_what_cannot_fit_is_refused_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from sdar.training import trainer
+
+    machine(monkeypatch, 79)
+    monkeypatch.setattr(trainer, "make_accelerator", lambda given: SimpleNamespace())
+    monkeypatch.setattr(trainer, "open_parts", lambda *given: pytest.fail("it loaded the policy"))
+    with pytest.raises(SdarError) as refused:
+        trainer.train(config(), Layout(tmp_path, "e"), "sdar", 0)
+    said = str(refused.value)
+    assert "sdar with 7.62 B parameters needs up to" in said
+    assert "of each GPU's memory (update), which has 79.0 GiB: set execution.processes to" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_following_the_advice_makes_it_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = config(training={"micro_batch": 32}, rollout={"batch": 128})
+    shape, method = shape_of_policy(given), get_method("sdar")
+    assert shape is not None
+    found = judge(shape, given, [method], on_gpu=True, capacity=79 * GIB)
+    assert found.level == "too large"
+    keys = [turn.key for turn in found.turns]
+    assert keys[0] == "execution.processes"  # 20 bytes a parameter are too many for one
+    assert len(set(keys)) == len(keys)
+    for turn, before in zip(found.turns[1:], found.turns, strict=False):
+        assert turn.peak < before.peak
+    advised = found.turns[-1].config
+    again = judge(shape, advised, [method], on_gpu=True, capacity=79 * GIB)
+    assert again.level == "fits"
+    assert again.estimate.peak == found.turns[-1].peak
+
+
+def test_the_cheapest_key_that_suffices_comes_first() -> None:
+    given = config(execution={"processes": 8}, training={"micro_batch": 32})
+    shape = shape_of_policy(given)
+    assert shape is not None
+    found = judge(shape, given, [get_method("grpo")], on_gpu=True, capacity=200 * GIB)
+    assert [turn.key for turn in found.turns] == ["training.micro_batch"]
+    assert found.turns[0].value == 8  # 16 would be too many, 4 and checkpointing cost more
+    assert "set training.micro_batch to 8 (" in found.sentence()
+
+
+def test_nothing_helps_a_small_gpu() -> None:
+    given = config()
+    shape = shape_of_policy(given)
+    assert shape is not None
+    found = judge(shape, given, [get_method("grpo")], on_gpu=True, capacity=2 * GIB)
+    assert not found.turns
+    assert found.sentence().endswith("take a smaller model, or larger GPUs")
+
+
+def test_a_small_margin_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = config(execution={"processes": 8})
+    peak = estimated(given).peak
+    machine(monkeypatch, peak / 0.95 / GIB)
+    require_memory(given, get_method("sdar"))
+    assert "set " in caplog.text
+    caplog.clear()
+    machine(monkeypatch, peak / 0.8 / GIB)
+    require_memory(given, get_method("sdar"))
+    assert not caplog.text
+
+
+def test_a_cpu_and_an_unknown_shape_are_never_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, 1, on_gpu=False)
+    require_memory(config(), get_method("sdar"))
+    machine(monkeypatch, 1)
+    unknown = config(policy={"model": "nobody/never-published"})
+    require_memory(unknown, get_method("sdar"))
+    assert judge_experiment(unknown) is None
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "experiment.yaml"
+    file.write_text(text)
+    return file
+
+
+EXPERIMENT = """
+policy: {model: Qwen/Qwen2.5-7B-Instruct, context: 32768, dtype: bfloat16}
+warm_start: {enabled: false}
+methods: [sdar]
+"""
+
+
+def finding(file: Path, tmp_path: Path) -> Any:
+    return next(each for each in examine(file, tmp_path) if each.subject == "training memory")
+
+
+def test_doctor_without_a_gpu_compares_with_the_key(tmp_path: Path) -> None:
+    file = write(tmp_path, EXPERIMENT + "execution: {device: cuda, gpu_memory_gib: 79}")
+    found = finding(file, tmp_path)
+    assert found.level == "wrong"
+    assert found.found.startswith("sdar with 7.62 B parameters needs up to ")
+    assert found.remedy.startswith("set execution.processes to ")
+    lines = found.found.splitlines()
+    assert lines[1].split() == ["GiB", "rollout", "scoring", "update", "optimizer", "step"]
+    together = next(line for line in lines if line.startswith("together"))
+    assert max(map(float, together.split()[1:])) > 79
+
+
+def test_doctor_without_a_gpu_or_the_key_says_which_key_to_set(tmp_path: Path) -> None:
+    found = finding(write(tmp_path, EXPERIMENT + "execution: {device: cuda}"), tmp_path)
+    assert found.level == "note"
+    assert found.remedy.startswith("set execution.gpu_memory_gib")
+
+
+def test_doctor_on_a_cpu_only_notes(tmp_path: Path) -> None:
+    found = finding(write(tmp_path, EXPERIMENT + "execution: {device: cpu}"), tmp_path)
+    assert found.level == "note"
+    assert found.remedy == ""
+    tiny = finding(write(tmp_path, "execution: {device: cpu}"), tmp_path)
+    assert tiny.level == "good"
+    assert "MiB of each process's memory" in tiny.found

@@ -1,0 +1,104 @@
+"""The teacher's prompt: the skill in the system message, the same turn, its own limit."""
+
+import pytest
+import scripted
+
+from sdar.environments.base import PastTurn
+from sdar.errors import SdarError
+from sdar.policy.loading import render_prompt, token_pieces
+from sdar.rollout.episode import Episode, Turn
+from sdar.rollout.teacher import teacher_prompts
+from sdar.training.batches import StepBatch, tasks_of_step
+
+
+class Skills:
+    def for_task(self, task):
+        task_type = task.task_type
+        text = f"Skill of {task_type}."
+        return type("Skill", (), {"name": task_type, "text": text, "digest": task_type[:4]})
+
+
+def episode(index=0, turns=1, won=False):
+    task = scripted.tasks(2)[index]
+    history = (PastTurn("You saw the shelf.", "look"), PastTurn("You saw the desk.", "wait"))
+    made = Episode(task, slot=index, group=0, won=won, episode_return=10.0 * won)
+    for number in range(turns):
+        made.turns.append(
+            Turn(
+                index=number,
+                messages=[{"role": "user", "content": "hello"}],
+                prompt_ids=[1, 2],
+                response_ids=[7, 8, 9][: number + 1],
+                log_probs=[-1.0] * (number + 1),
+                response="",
+                action="look",
+                valid=number == 0,
+                observation="You see a fridge.",
+                next_observation="",
+                admissible=True,
+                penalty=0.0 if number == 0 else 0.1,
+                history=history,
+                admissible_actions=("look", "wait"),
+            )
+        )
+    return made
+
+
+def make(episodes, limit=1000):
+    return teacher_prompts(
+        scripted.tokenizer(), episodes, Skills(), environment="alfworld", limit=limit
+    )
+
+
+def test_skill_is_the_system_message_of_each_type():
+    first, second = make([episode(0), episode(1)])
+    assert first.messages[0] == {"role": "system", "content": "Skill of pick_and_place_simple."}
+    assert second.messages[0] == {"role": "system", "content": "Skill of look_at_obj_in_light."}
+    assert (second.skill, second.digest) == ("look_at_obj_in_light", "look")
+    assert "You see a fridge." in first.messages[1]["content"]
+    assert first.prompt_ids == render_prompt(scripted.tokenizer(), first.messages)
+
+
+def test_over_the_limit_history_goes_and_the_skill_stays():
+    full = make([episode()])[0]
+    cut = make([episode()], limit=len(full.prompt_ids) - 1)[0]
+    assert (full.dropped_history, cut.dropped_history) == (0, 1)
+    assert cut.messages[0] == full.messages[0]
+    assert "shelf" not in cut.messages[1]["content"]
+    assert "desk" in cut.messages[1]["content"]
+    with pytest.raises(SdarError, match=r"policy\.max_teacher_prompt_tokens"):
+        make([episode()], limit=10)
+
+
+def test_samples_carry_return_less_penalty():
+    batch = StepBatch.from_episodes([episode(0, turns=2, won=True), episode(1, turns=1)])
+    samples = batch.samples(batch.response_mask_SR.float(), None)
+    assert samples.step_return.tolist() == pytest.approx([10.0, 9.9, 0.0])
+    assert samples.step_reward.tolist() == pytest.approx([0.0, 9.9, 0.0])
+    assert samples.episode == [0, 0, 1]
+    assert samples.turn == [0, 1, 0]
+    assert samples.success.tolist() == [1.0, 1.0, 0.0]
+    assert batch.response_mask_SR.tolist() == [[True, False], [True, True], [True, False]]
+
+
+def test_tasks_of_an_epoch_are_a_permutation():
+    tasks = scripted.tasks(7)
+    seen = []
+    for step in range(7):
+        played, groups = tasks_of_step(tasks, 3, 2, seed=4, step=step)
+        assert groups == [0, 0, 1, 1, 2, 2]
+        assert played[0::2] == played[1::2]
+        seen += [task.id for task in played[0::2]]
+    every = sorted(task.id for task in tasks)
+    for epoch in range(3):
+        assert sorted(seen[7 * epoch : 7 * epoch + 7]) == every
+    assert seen[:7] != seen[7:14]
+    assert seen[:3] != [task.id for task in tasks_of_step(tasks, 3, 1, seed=5, step=0)[0]]
+
+
+def test_token_pieces_join_to_the_text_even_inside_a_character():
+    tokenizer = scripted.tokenizer()
+    ids = tokenizer("go to the fridge é ☃ now")["input_ids"]
+    pieces = token_pieces(tokenizer, ids)
+    assert len(pieces) == len(ids)
+    assert "".join(pieces) == "go to the fridge é ☃ now"
