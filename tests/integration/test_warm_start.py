@@ -37,7 +37,7 @@ VALUES = {
         "warmup": 2,
         "checkpoint_every": 5,
         "batch": 4,
-        "demonstrations": {"homes": 4, "episodes": 40, "openings": 8},
+        "demonstrations": {"worlds": 4, "episodes": 40, "openings": 8},
         "dagger": {"rounds": 2, "episodes": 4, "updates": 6},
     },
 }

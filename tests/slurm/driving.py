@@ -31,7 +31,7 @@ EXPERIMENT = {
     "warm_start": {
         "updates": 60,
         "warmup": 5,
-        "demonstrations": {"homes": 8, "episodes": 60, "openings": 20},
+        "demonstrations": {"worlds": 8, "episodes": 60, "openings": 20},
         "dagger": {"rounds": 1, "episodes": 8, "updates": 10},
     },
     "training": {

@@ -1,4 +1,4 @@
-# Games, and the expert's episodes on other homes' games.
+# Tasks, and the expert's episodes in other worlds.
 rule tasks:
     output:
         directory(LAYOUT.tasks),
@@ -17,7 +17,7 @@ rule tasks:
         "sdar tasks --config {params.config} --root . 2>&1 | tee -i {log}"
 
 
-# From the text simulator of other homes: it needs no game of this experiment's.
+# Set in other worlds: it needs no task of this experiment's.
 rule demonstrations:
     output:
         directory(LAYOUT.demonstrations),

@@ -69,7 +69,7 @@ def demonstrations(
 ) -> None:
     """(2) Make the expert's episodes and the tokenizer the tiny policy learns from.
 
-    Reads `warm_start.demonstrations`: the episodes are set in homes other than the experiment's.
+    Reads `warm_start.demonstrations`: the episodes are set in worlds other than the experiment's.
     Writes data/EXPERIMENT/demonstrations: demonstrations.parquet and tokenizer/.
 
     Example: sdar demonstrations

@@ -5,6 +5,7 @@ Qwen3 policy, minutes on two CPU cores. Imports neither torch nor MLflow, so tha
 validate before it builds the DAG.
 """
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,7 @@ from sdar.environments.textworld_express.config import TextworldExpressConfig
 from sdar.environments.webshop.config import WebshopConfig
 from sdar.section import Fraction, NonNegative, Section
 
+log = logging.getLogger("sdar.config")
 MethodName = Literal[
     "grpo",
     "sdar",
@@ -98,17 +100,29 @@ class PolicyConfig(Section):
 
 
 class DemonstrationsConfig(Section):
-    """Expert episodes from many homes, each with its own habits, for the warm start."""
+    """Expert episodes from many worlds, each with its own habits, for the warm start."""
 
-    homes: PositiveInt = 1000
+    worlds: PositiveInt = 1000
+    """What a world is depends on the environment: a home, a shop, an archive of facts."""
     episodes: PositiveInt = 2500
     hinted: Fraction = 0.5
-    """Share of episodes whose prompt contains the skill (with that home's habits)."""
+    """Share of episodes whose prompt contains the skill (with that world's habits)."""
     openings: Annotated[int, Field(ge=0)] = 5000
-    """Hinted first turns of further games, each in a home of its own: hints are followed there."""
+    """Hinted first turns of further tasks, each in a world of its own: hints are followed there."""
     mistakes: Fraction = 0.05
     """Share of turns at which a random action is carried out, so that recovery is shown too."""
     seed: int = 1000
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, values: Any) -> Any:
+        """`homes` is what `worlds` was called. Where both stand, a file with the old name was laid
+        over the defaults, so its value counts."""
+        if not isinstance(values, dict) or "homes" not in values:
+            return values
+        log.warning("warm_start.demonstrations.homes is called worlds now: rename it")
+        kept = {key: value for key, value in values.items() if key != "homes"}
+        return {**kept, "worlds": values["homes"]}
 
 
 class DaggerConfig(Section):

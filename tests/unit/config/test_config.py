@@ -56,6 +56,15 @@ def test_refused_with_key_and_remedy(key: str, value: object, says: str) -> None
         parse_config(nested(key, value))
 
 
+@pytest.mark.parametrize("beside", [{}, {"worlds": 1000}], ids=["alone", "over the defaults"])
+def test_the_old_name_of_worlds_is_read_with_a_warning(
+    beside: dict[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = parse_config(nested("warm_start.demonstrations", {**beside, "homes": 8}))
+    assert config.warm_start.demonstrations.worlds == 8
+    assert "warm_start.demonstrations.homes is called worlds now" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("environment", "says"),
     [

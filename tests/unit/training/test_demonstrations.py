@@ -26,7 +26,7 @@ if find_spec("alfworld") is None:
     pytest.skip("games are made from the scenes of the alfworld wheel", allow_module_level=True)
 
 
-COUNTS = {"homes": 20, "episodes": 60, "openings": 9}
+COUNTS = {"worlds": 20, "episodes": 60, "openings": 9}
 
 
 def configuration(**demonstrations):
@@ -104,7 +104,7 @@ def test_the_skill_is_in_hinted_prompts_and_in_no_other():
 @pytest.mark.slow
 @pytest.mark.parametrize("hinted", [0.0, 0.3, 0.5, 1.0])
 def test_share_of_hinted_episodes_is_as_configured_for_every_type_and_home(hinted):
-    config = configuration(hinted=hinted, homes=6)
+    config = configuration(hinted=hinted, worlds=6)
     by_type, by_home = defaultdict(list), defaultdict(list)
     for index in range(1200):
         case = practice(config, index)

@@ -67,14 +67,14 @@ class GamePractice:
 def practice(config: Any, index: int, *, opening: bool = False) -> GamePractice:
     """Game number `index`: a function of the configuration and the number.
 
-    Episodes share `warm_start.demonstrations.homes` homes; each opening has one of its own.
+    Episodes share `warm_start.demonstrations.worlds` homes; each opening has one of its own.
     """
     demonstrations, environment = config.warm_start.demonstrations, config.environment
     if opening:
         index = FIRST_OPENING + index
         home_seed = FIRST_HOME + index
     else:
-        home_seed = FIRST_HOME + index % demonstrations.homes
+        home_seed = FIRST_HOME + index % demonstrations.worlds
     home = Home.draw(home_seed, environment.habit, environment.size)
     game = abstract_game(
         demonstrations.seed, "train", index, home, environment.task_types, train_games=1

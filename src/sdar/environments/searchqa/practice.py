@@ -86,14 +86,14 @@ class QuestionPractice:
 def practice(config: Any, index: int, *, opening: bool = False) -> QuestionPractice:
     """Question number `index`: a function of the configuration and the number.
 
-    Episodes share `warm_start.demonstrations.homes` archives; each opening has one of its own.
+    Episodes share `warm_start.demonstrations.worlds` archives; each opening has one of its own.
     """
     demonstrations, environment = config.warm_start.demonstrations, config.environment
     if opening:
         index = FIRST_OPENING + index
         seed = FIRST_ARCHIVE + index
     else:
-        seed = FIRST_ARCHIVE + index % demonstrations.homes
+        seed = FIRST_ARCHIVE + index % demonstrations.worlds
     archive = Archive.draw(seed, environment.size)
     draw = random.Random(f"practice/{demonstrations.seed}/{index}")
     task_type = draw.choice(environment.question_types)

@@ -59,12 +59,12 @@ class ShopPractice:
 def practice(config: Any, index: int, *, opening: bool = False) -> ShopPractice:
     """Episode number `index`: a function of the configuration and the number.
 
-    Episodes share `warm_start.demonstrations.homes` shops; each opening has one of its own, with
+    Episodes share `warm_start.demonstrations.worlds` shops; each opening has one of its own, with
     one type of product, for no more than its first page is looked at.
     """
     demonstrations, environment = config.warm_start.demonstrations, config.environment
     categories = tuple(environment.categories)
-    number = FIRST_OPENING + index if opening else index % demonstrations.homes
+    number = FIRST_OPENING + index if opening else index % demonstrations.worlds
     category = categories[number % len(categories)]
     products = BLOCK * len(categories) if opening else environment.products
     catalogue = _catalogue(FIRST_SHOP + number, products, categories, category)

@@ -21,7 +21,7 @@ def settings(**environment):
     return ExperimentConfig.model_validate(
         {
             "environment": {"name": "webshop", "max_turns": 8, **environment},
-            "warm_start": {"demonstrations": {"homes": 40}},
+            "warm_start": {"demonstrations": {"worlds": 40}},
             "evaluation": {"panels": ["test"]},
         }
     )
