@@ -23,10 +23,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sdar.environments.alfworld.config import ALFWORLD_TASK_TYPES
-from sdar.environments.alfworld.engine import AlfworldEnvironment, GameCache
-from sdar.environments.alfworld.generator import Request, make_game
-from sdar.environments.alfworld.home import Home, Size
-from sdar.environments.alfworld.loader import load_tasks
+from sdar.environments.alfworld.engine.environment import AlfworldEnvironment, GameCache
+from sdar.environments.alfworld.engine.loader import load_tasks
+from sdar.environments.alfworld.world.generator import Request, make_game
+from sdar.environments.alfworld.world.home import Home, Size
 from sdar.environments.base import Task
 
 

@@ -22,9 +22,9 @@ from pathlib import Path
 
 from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig, parse_config
-from sdar.environments.alfworld.generator import Request, make_game
-from sdar.environments.alfworld.home import Home
 from sdar.environments.alfworld.package import PACKAGE
+from sdar.environments.alfworld.world.generator import Request, make_game
+from sdar.environments.alfworld.world.home import Home
 from sdar.environments.base import EnvironmentPool, Observation, Task
 from sdar.environments.pools import in_thread
 from sdar.policy.tiny import make_tiny_policy

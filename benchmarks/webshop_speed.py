@@ -25,14 +25,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sdar.environments.webshop.analyzer import analyze
-from sdar.environments.webshop.bm25 import K1, B
-from sdar.environments.webshop.catalogue import MOST_RESULTS, Catalogue
 from sdar.environments.webshop.config import WEBSHOP_CATEGORIES
-from sdar.environments.webshop.engine import Shop
-from sdar.environments.webshop.shop import Shop as GeneratedShop
-from sdar.environments.webshop.stock import Stock, open_stock, searched_text
-from sdar.environments.webshop.world import make_records
+from sdar.environments.webshop.engine.analyzer import analyze
+from sdar.environments.webshop.engine.bm25 import K1, B
+from sdar.environments.webshop.engine.catalogue import MOST_RESULTS, Catalogue
+from sdar.environments.webshop.engine.environment import ShopSession
+from sdar.environments.webshop.engine.stock import Stock, open_stock, searched_text
+from sdar.environments.webshop.world.records import make_records
+from sdar.environments.webshop.world.shop import Shop
 
 TURNS = 15
 
@@ -84,7 +84,7 @@ class ObviousCatalogue(Catalogue):
 
 def record_actions(catalogue: Catalogue, steps: int) -> list[tuple[int, list[str]]]:
     """Goals with what the agent does in each, `steps` actions in all."""
-    shop, episodes, done = Shop(catalogue), [], 0
+    shop, episodes, done = ShopSession(catalogue), [], 0
     while done < steps:
         draw = random.Random(f"benchmark {len(episodes)}")
         goal = draw.randrange(len(catalogue.goals))
@@ -107,7 +107,7 @@ def play(
     catalogue: Catalogue, episodes: Sequence[tuple[int, list[str]]]
 ) -> tuple[float, float, list[tuple[int, bool]]]:
     """Wall and CPU seconds, and what each step showed, in short."""
-    shop = Shop(catalogue)
+    shop = ShopSession(catalogue)
     wall, cpu = time.perf_counter(), time.process_time()
     seen = []
     for goal, actions in episodes:
@@ -159,7 +159,7 @@ def measure(folder: Path, steps: int, obvious_steps: int) -> list[Speed]:
 
 def generate(folder: Path, products: int) -> Path:
     folder.mkdir(parents=True)
-    make_records(GeneratedShop.draw(0), products, WEBSHOP_CATEGORIES).write(folder)
+    make_records(Shop.draw(0), products, WEBSHOP_CATEGORIES).write(folder)
     return folder
 
 

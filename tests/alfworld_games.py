@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from sdar.environments.alfworld.config import ALFWORLD_TASK_TYPES
-from sdar.environments.alfworld.generator import Request, make_game
-from sdar.environments.alfworld.home import Home
+from sdar.environments.alfworld.world.generator import Request, make_game
+from sdar.environments.alfworld.world.home import Home
 from sdar.environments.base import Task
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sdar.environments.webshop.catalogue import Catalogue
+from sdar.environments.webshop.engine.catalogue import Catalogue
 
 
 def product(asin: str, name: str, **changes: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sdar.cli.replay import replay
-from sdar.environments.searchqa.scoring import exact_match, substring_match
+from sdar.environments.searchqa.engine.scoring import exact_match, substring_match
 from sdar.errors import SdarError
 
 

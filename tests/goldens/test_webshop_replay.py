@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sdar.cli.replay import replay
-from sdar.environments.webshop.catalogue import Catalogue
+from sdar.environments.webshop.engine.catalogue import Catalogue
 from sdar.environments.webshop.replay import replay_ranks, replay_rewards, replay_transcripts
 from sdar.errors import SdarError
 

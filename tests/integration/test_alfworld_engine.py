@@ -15,9 +15,9 @@ pytest.importorskip("alfworld", reason='needs pip install "sdar[alfworld]"')
 
 from alfworld_games import small_games
 
-from sdar.environments.alfworld import engine as engine_module
-from sdar.environments.alfworld.engine import AlfworldEnvironment, GameCache
-from sdar.environments.alfworld.loader import load_tasks
+from sdar.environments.alfworld.engine import environment as engine_module
+from sdar.environments.alfworld.engine.environment import AlfworldEnvironment, GameCache
+from sdar.environments.alfworld.engine.loader import load_tasks
 from sdar.environments.base import Observation, Task
 from sdar.errors import SdarError
 
@@ -159,7 +159,8 @@ def test_the_process_is_left_as_it_was(games: list[Task]) -> None:
 
 def test_nothing_is_created_in_the_home(games: list[Task], tmp_path: Path) -> None:
     code = (
-        "import sys; from sdar.environments.alfworld.engine import AlfworldEnvironment as E; "
+        "import sys; "
+        "from sdar.environments.alfworld.engine.environment import AlfworldEnvironment as E; "
         "from sdar.environments.base import Task; "
         "seen = E().reset(Task('', '', '', '', sys.argv[1])); print(seen.text)"
     )
@@ -213,7 +214,7 @@ def test_a_missing_game_is_named(games: list[Task], tmp_path: Path) -> None:
 def test_the_missing_extra_is_named(tmp_path: Path) -> None:
     (tmp_path / "textworld.py").write_text("raise ImportError('no textworld here')")
     code = (
-        "from sdar.environments.alfworld.engine import AlfworldEnvironment as E\n"
+        "from sdar.environments.alfworld.engine.environment import AlfworldEnvironment as E\n"
         "from sdar.errors import SdarError\n"
         "try:\n    E()\nexcept SdarError as error:\n    print(error)"
     )
@@ -230,7 +231,7 @@ def test_the_missing_extra_is_named(tmp_path: Path) -> None:
 def test_another_textworld_plays_stock_with_one_warning(
     games: list[Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sdar.environments.alfworld import textworld_api
+    from sdar.environments.alfworld.engine import textworld_api
 
     monkeypatch.setattr(textworld_api, "SUPPORTED_TEXTWORLD", "0.0.0")
     textworld_api.fast_engine_applies.cache_clear()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sdar.environments.alfworld.loader import load_tasks
+from sdar.environments.alfworld.engine.loader import load_tasks
 from sdar.errors import SdarError
 
 GAME = {

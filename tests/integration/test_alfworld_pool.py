@@ -19,7 +19,7 @@ pytest.importorskip("alfworld", reason='needs pip install "sdar[alfworld]"')
 from alfworld_games import small_games
 
 from sdar.environments.alfworld.config import AlfworldConfig
-from sdar.environments.alfworld.pool import LocalPool, ProcessPool, make_pool
+from sdar.environments.alfworld.engine.pool import LocalPool, ProcessPool, make_pool
 from sdar.environments.base import EnvironmentPool, Observation, Task
 from sdar.errors import SdarError
 
@@ -218,7 +218,7 @@ def test_close_ends_the_workers_even_while_they_load(games: list[Task]) -> None:
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from sdar.environments.alfworld.pool import ProcessPool
+from sdar.environments.alfworld.engine.pool import ProcessPool
 from sdar.environments.base import Task
 
 if __name__ == "__main__":

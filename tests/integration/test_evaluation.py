@@ -82,7 +82,7 @@ def experiment(root: Path, policy: Path, **evaluation) -> tuple[ExperimentConfig
 
 def run(monkeypatch, config, layout, method="grpo", seed=3, stop_at=None) -> CountingPool:
     pool = CountingPool(stop_at)
-    monkeypatch.setattr("sdar.environments.alfworld.pool.make_pool", lambda config: pool)
+    monkeypatch.setattr("sdar.environments.alfworld.engine.pool.make_pool", lambda config: pool)
     evaluate(config, layout, method, seed)
     return pool
 
@@ -129,7 +129,7 @@ def test_interrupted_and_continued_equals_uninterrupted(tmp_path, monkeypatch, p
 
     config, layout = experiment(tmp_path / "cut", policy)
     pool = CountingPool(stop_at=5)
-    monkeypatch.setattr("sdar.environments.alfworld.pool.make_pool", lambda config: pool)
+    monkeypatch.setattr("sdar.environments.alfworld.engine.pool.make_pool", lambda config: pool)
     with pytest.raises(KeyboardInterrupt):
         evaluate(config, layout, "grpo", 3)
     assert pool.closed
@@ -145,7 +145,7 @@ def test_interrupted_and_continued_equals_uninterrupted(tmp_path, monkeypatch, p
 def test_chunks_of_another_policy_are_not_reused(tmp_path, monkeypatch, policy):
     config, layout = experiment(tmp_path, policy)
     pool = CountingPool(stop_at=5)
-    monkeypatch.setattr("sdar.environments.alfworld.pool.make_pool", lambda config: pool)
+    monkeypatch.setattr("sdar.environments.alfworld.engine.pool.make_pool", lambda config: pool)
     with pytest.raises(KeyboardInterrupt):
         evaluate(config, layout, "grpo", 3)
     other = tmp_path / "other"
@@ -232,7 +232,7 @@ def test_missing_skill_is_refused_before_playing(tmp_path, monkeypatch, policy):
         update={"skills": config.skills.model_copy(update={"library": library})}
     )
     pool = CountingPool()
-    monkeypatch.setattr("sdar.environments.alfworld.pool.make_pool", lambda config: pool)
+    monkeypatch.setattr("sdar.environments.alfworld.engine.pool.make_pool", lambda config: pool)
     with pytest.raises(SdarError, match="look_at_obj_in_light"):
         evaluate(changed, layout, "grpo", 3)
     assert not pool.plays

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from sdar.environments.alfworld import pddl
 from sdar.environments.alfworld.config import ALFWORLD_TASK_TYPES, AlfworldConfig
-from sdar.environments.alfworld.generator import abstract_game
-from sdar.environments.alfworld.home import Home
-from sdar.environments.alfworld.solve import solve
+from sdar.environments.alfworld.world import pddl
+from sdar.environments.alfworld.world.generator import abstract_game
+from sdar.environments.alfworld.world.home import Home
+from sdar.environments.alfworld.world.solve import solve
 from sdar.environments.base import Task
 
 pytest.importorskip("textworld", reason="games are played on the TextWorld engine")

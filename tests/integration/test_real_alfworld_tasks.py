@@ -8,7 +8,7 @@ import pytest
 
 from sdar.environments.alfworld.config import ALFWORLD_TASK_TYPES
 from sdar.environments.alfworld.observed import parse_instruction
-from sdar.environments.alfworld.tasks_stage import find_tasks
+from sdar.environments.alfworld.tasks import find_tasks
 from sdar.errors import SdarError
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from sdar.environments.base import Task
-from sdar.environments.searchqa.data import Question
-from sdar.environments.searchqa.engine import SearchqaPool
+from sdar.environments.searchqa.engine.data import Question
+from sdar.environments.searchqa.engine.environment import SearchqaPool
 from sdar.environments.searchqa.retrieval.base import MAX_QUERY_CHARACTERS
 from sdar.environments.searchqa.retrieval.bm25 import Bm25Retriever
 from sdar.environments.searchqa.retrieval.http import QUERIES_A_REQUEST, HttpRetriever

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from sdar.environments.alfworld import pddl
-from sdar.environments.alfworld.abstract import Game
 from sdar.environments.alfworld.config import ALFWORLD_TASK_TYPES
-from sdar.environments.alfworld.generator import SPLITS, abstract_game
-from sdar.environments.alfworld.home import Home
-from sdar.environments.alfworld.simulator import SimulatedEnvironment, SimulatedGame
-from sdar.environments.alfworld.solve import solve
+from sdar.environments.alfworld.world import pddl
+from sdar.environments.alfworld.world.abstract import Game
+from sdar.environments.alfworld.world.generator import SPLITS, abstract_game
+from sdar.environments.alfworld.world.home import Home
+from sdar.environments.alfworld.world.simulator import SimulatedEnvironment, SimulatedGame
+from sdar.environments.alfworld.world.solve import solve
 from sdar.environments.base import Observation, Task
 from sdar.errors import SdarError
 
@@ -39,7 +39,7 @@ def choose(kind: str, seen: Observation, rng: random.Random) -> str:
 
 
 def test_simulator_equals_the_engine(tmp_path: Path) -> None:
-    from sdar.environments.alfworld.engine import AlfworldEnvironment
+    from sdar.environments.alfworld.engine.environment import AlfworldEnvironment
 
     engine, simulator = AlfworldEnvironment(), SimulatedEnvironment()
     steps = wins = nothing = 0

@@ -10,7 +10,7 @@ import pytest
 from sdar.config import Layout, parse_config
 from sdar.environments.base import Task
 from sdar.environments.packages import environment_package
-from sdar.environments.tasks_stage import make_tasks, read_tasks
+from sdar.environments.tasks import make_tasks, read_tasks
 
 if find_spec("textworld_express") is None:
     pytest.skip("needs pip install 'sdar[express]'", allow_module_level=True)

@@ -12,7 +12,7 @@ import trainer_world
 import yaml
 
 from sdar.config import ExperimentConfig, Layout, parse_config
-from sdar.environments.tasks_stage import make_tasks
+from sdar.environments.tasks import make_tasks
 from sdar.evaluation.evaluate import evaluate
 from sdar.training.demonstrations import make_demonstrations
 from sdar.training.run import Parts, make_accelerator, make_reproducible

@@ -21,7 +21,7 @@ from sdar.methods.declarations import METHODS
 CONFIG = "config/experiments/minute.yaml"
 TRAINED = [name for name, method in METHODS.items() if method.trained]
 STAGES = {
-    ("tasks",): "sdar.environments.tasks_stage",
+    ("tasks",): "sdar.environments.tasks",
     ("demonstrations",): "sdar.training.demonstrations",
     ("warm-start",): "sdar.training.warm_start",
     ("train", "--method", "sdar", "--seed", "0"): "sdar.training.trainer",

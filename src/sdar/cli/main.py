@@ -54,7 +54,7 @@ def tasks(config: ConfigOption = Path("config/config.yaml"), root: RootOption = 
     Example: sdar tasks --config config/experiments/minute.yaml
     """
     experiment, layout = prepare(config, root)
-    from sdar.environments.tasks_stage import make_tasks
+    from sdar.environments.tasks import make_tasks
     from sdar.tracking.stage import recorded_stage
 
     made = (layout.tasks / "tasks.md", layout.tasks / "home.json")

@@ -71,7 +71,7 @@ def play(
     experiment, layout = prepare(config, root)
     from sdar.cli.play import play as stage
     from sdar.environments.packages import environment_package
-    from sdar.environments.tasks_stage import read_tasks
+    from sdar.environments.tasks import read_tasks
 
     splits = dict.fromkeys((*experiment.evaluation.panels, "train"))
     known = [candidate for split in splits for candidate in read_tasks(layout, split)]

@@ -96,7 +96,7 @@ def replay_alfworld(
 
     Compared at every step: observation, admissible commands in order (with `help`), won, done.
     """
-    from sdar.environments.alfworld.engine import AlfworldEnvironment
+    from sdar.environments.alfworld.engine.environment import AlfworldEnvironment
 
     environment = AlfworldEnvironment(stock=stock)
     report = ReplayReport()

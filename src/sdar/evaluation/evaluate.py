@@ -53,7 +53,7 @@ def evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -
     missing policy, panel or skill before anything is played.
     """
     from sdar.environments.packages import environment_package
-    from sdar.environments.tasks_stage import read_tasks
+    from sdar.environments.tasks import read_tasks
     from sdar.report.pages import run_page
     from sdar.skills import open_skills
     from sdar.tracking.provenance import write_provenance

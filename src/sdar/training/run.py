@@ -47,7 +47,7 @@ def open_parts(config: ExperimentConfig, layout: Layout, device: torch.device) -
     Raises `SdarError` for whatever is missing, before any compute is spent.
     """
     from sdar.environments.packages import environment_package
-    from sdar.environments.tasks_stage import read_tasks
+    from sdar.environments.tasks import read_tasks
     from sdar.skills import open_skills
 
     package = environment_package(config.environment.name)

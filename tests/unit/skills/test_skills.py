@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import pytest
 
 from sdar.environments.alfworld.config import ALFWORLD_TASK_TYPES
-from sdar.environments.alfworld.home import Home
+from sdar.environments.alfworld.world.home import Home
 from sdar.errors import SdarError
 from sdar.skills.library import SkillLibrary
 

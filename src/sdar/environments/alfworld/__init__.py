@@ -1,1 +1,1 @@
-"""alfworld."""
+"""ALFWorld: household tasks in text, on TextWorld's grammar and fast-downward's library."""

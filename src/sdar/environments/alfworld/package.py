@@ -6,7 +6,7 @@ from typing import Any
 
 from sdar.environments.alfworld.practice import GameExpert, GamePractice, practice
 from sdar.environments.alfworld.prompt import build_messages
-from sdar.environments.alfworld.tasks_stage import make_tasks, read_home
+from sdar.environments.alfworld.tasks import make_tasks, read_home
 from sdar.environments.base import (
     EnvironmentPackage,
     EnvironmentPool,
@@ -30,7 +30,7 @@ class AlfworldPackage(ActionListPackage):
         return read_home(folder)
 
     def open_pool(self, environment: Any, folder: Path) -> EnvironmentPool:
-        from sdar.environments.alfworld.pool import make_pool
+        from sdar.environments.alfworld.engine.pool import make_pool
 
         return make_pool(environment)
 

@@ -6,12 +6,12 @@ Played in the text-equal simulator; training and evaluation use the engine.
 import random
 from typing import Any
 
-from sdar.environments.alfworld.abstract import Game
-from sdar.environments.alfworld.experts import ExplorerExpert
-from sdar.environments.alfworld.generator import abstract_game
-from sdar.environments.alfworld.home import Home
+from sdar.environments.alfworld.expert import ExplorerExpert
 from sdar.environments.alfworld.observed import Observed
-from sdar.environments.alfworld.simulator import SimulatedEnvironment
+from sdar.environments.alfworld.world.abstract import Game
+from sdar.environments.alfworld.world.generator import abstract_game
+from sdar.environments.alfworld.world.home import Home
+from sdar.environments.alfworld.world.simulator import SimulatedEnvironment
 from sdar.environments.base import Knowledge, Observation, Task
 
 # Homes of demonstrations are numbered from here, far from any home one would train in.

@@ -10,11 +10,11 @@ import random
 from collections.abc import Mapping
 
 from sdar.environments.base import Knowledge, Observation, Task
-from sdar.environments.searchqa.engine import information_text, split_action
-from sdar.environments.searchqa.passages import Statement, read_results
-from sdar.environments.searchqa.questions import FORWARD, parse_question
+from sdar.environments.searchqa.engine.environment import information_text, split_action
 from sdar.environments.searchqa.retrieval.bm25 import words
-from sdar.environments.searchqa.world import FILED_UNDER, Archive, label
+from sdar.environments.searchqa.world.archive import FILED_UNDER, Archive, label
+from sdar.environments.searchqa.world.passages import Statement, read_results
+from sdar.environments.searchqa.world.questions import FORWARD, parse_question
 
 UNKNOWN = "unknown"
 

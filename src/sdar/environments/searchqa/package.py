@@ -12,11 +12,12 @@ from sdar.environments.base import (
     Observation,
     Task,
 )
-from sdar.environments.searchqa import engine, prompt
+from sdar.environments.searchqa import prompt
+from sdar.environments.searchqa.engine import environment as engine
 from sdar.environments.searchqa.expert import ArchiveExpert
 from sdar.environments.searchqa.practice import QuestionPractice, practice
-from sdar.environments.searchqa.tasks_stage import make_tasks, read_archive, stored_questions
-from sdar.environments.searchqa.world import small_names
+from sdar.environments.searchqa.tasks import make_tasks, read_archive, stored_questions
+from sdar.environments.searchqa.world.archive import small_names
 
 _OPENING = re.compile(r"^<(search|answer)>")
 
@@ -35,7 +36,7 @@ class SearchqaPackage:
         return read_archive(folder)
 
     def open_pool(self, environment: Any, folder: Path) -> EnvironmentPool:
-        from sdar.environments.searchqa.data import by_id
+        from sdar.environments.searchqa.engine.data import by_id
         from sdar.environments.searchqa.retrieval import open_retriever
 
         return engine.SearchqaPool(

@@ -10,14 +10,11 @@ from functools import cache, lru_cache
 from typing import Any
 
 from sdar.environments.base import Observation, Task
-from sdar.environments.searchqa.data import Question
-from sdar.environments.searchqa.engine import Episode
+from sdar.environments.searchqa.engine.data import Question
+from sdar.environments.searchqa.engine.environment import Episode
 from sdar.environments.searchqa.expert import UNKNOWN, ArchiveExpert
-from sdar.environments.searchqa.facts import Fact
-from sdar.environments.searchqa.passages import make_passages
-from sdar.environments.searchqa.questions import Asked, candidates, split_entries
 from sdar.environments.searchqa.retrieval.memory import MemoryRetriever
-from sdar.environments.searchqa.world import (
+from sdar.environments.searchqa.world.archive import (
     FILED_UNDER,
     Archive,
     Entry,
@@ -25,6 +22,9 @@ from sdar.environments.searchqa.world import (
     entries,
     imagined_entries,
 )
+from sdar.environments.searchqa.world.facts import Fact
+from sdar.environments.searchqa.world.passages import make_passages
+from sdar.environments.searchqa.world.questions import Asked, candidates, split_entries
 
 # Archives of demonstrations are numbered from here, far from any archive one would train in.
 FIRST_ARCHIVE = 1_000_000

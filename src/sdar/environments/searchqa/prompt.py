@@ -7,7 +7,7 @@ done now. The skill, where there is one, is the system message.
 from collections.abc import Sequence
 
 from sdar.environments.base import PastTurn
-from sdar.environments.searchqa.engine import information_text, split_action
+from sdar.environments.searchqa.engine.environment import information_text, split_action
 
 Message = dict[str, str]
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sdar.environments.searchqa.scoring import exact_match, substring_match
+from sdar.environments.searchqa.engine.scoring import exact_match, substring_match
 
 if TYPE_CHECKING:
     from sdar.cli.replay import ReplayReport

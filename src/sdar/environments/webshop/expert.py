@@ -20,8 +20,8 @@ from sdar.environments.webshop.observed import (
     price_limit,
     read_page,
 )
-from sdar.environments.webshop.shop import Shop
-from sdar.environments.webshop.words import category_words
+from sdar.environments.webshop.world.shop import Shop
+from sdar.environments.webshop.world.words import category_words
 
 Decision = tuple[str, str]
 """Thought and action."""

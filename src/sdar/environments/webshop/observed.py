@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sdar.environments.base import Observation
-from sdar.environments.webshop.words import category_of_type, category_words
+from sdar.environments.webshop.world.words import category_of_type, category_words
 
 PageKind = Literal["index", "results", "item", "text", "done"]
 _BUTTONS = ("back to search", "< prev", "next >", "description", "features", "reviews", "buy now")

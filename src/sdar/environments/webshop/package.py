@@ -14,12 +14,12 @@ from sdar.environments.base import (
 )
 from sdar.environments.common import ActionListPackage
 from sdar.environments.pools import InProcessPool
-from sdar.environments.webshop.engine import WebshopEnvironment
+from sdar.environments.webshop.engine.environment import WebshopEnvironment
 from sdar.environments.webshop.expert import make_expert
 from sdar.environments.webshop.practice import ShopPractice, practice
 from sdar.environments.webshop.prompt import build_messages
-from sdar.environments.webshop.tasks_stage import make_tasks, open_catalogue, read_shop
-from sdar.environments.webshop.words import shop_words
+from sdar.environments.webshop.tasks import make_tasks, open_catalogue, read_shop
+from sdar.environments.webshop.world.words import shop_words
 
 
 class WebshopPackage(ActionListPackage):

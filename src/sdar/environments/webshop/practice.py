@@ -9,12 +9,12 @@ from functools import lru_cache
 from typing import Any
 
 from sdar.environments.base import Observation, Task
-from sdar.environments.webshop.catalogue import Catalogue
-from sdar.environments.webshop.engine import WebshopEnvironment
+from sdar.environments.webshop.engine.catalogue import Catalogue
+from sdar.environments.webshop.engine.environment import WebshopEnvironment
+from sdar.environments.webshop.engine.goals import goal_task
 from sdar.environments.webshop.expert import make_expert
-from sdar.environments.webshop.goals import goal_task
-from sdar.environments.webshop.shop import Shop
-from sdar.environments.webshop.world import BLOCK, make_records
+from sdar.environments.webshop.world.records import BLOCK, make_records
+from sdar.environments.webshop.world.shop import Shop
 
 # Shops of demonstrations are numbered from here, far from any shop one would train in.
 FIRST_SHOP = 1_000_000

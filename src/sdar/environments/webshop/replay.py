@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from sdar.cli.replay import ReplayReport
-from sdar.environments.webshop.catalogue import Catalogue
-from sdar.environments.webshop.engine import Shop, ShopState
-from sdar.environments.webshop.goals import Goal
-from sdar.environments.webshop.reward import purchase_reward
+from sdar.environments.webshop.engine.catalogue import Catalogue
+from sdar.environments.webshop.engine.environment import ShopSession, ShopState
+from sdar.environments.webshop.engine.goals import Goal
+from sdar.environments.webshop.engine.reward import purchase_reward
 
 SEED = 0
 """Of prices that a record does not give; those of the cases are recorded."""
@@ -55,7 +55,7 @@ def replay_transcripts(episodes: Sequence[dict[str, Any]], catalogue: Catalogue)
     report = ReplayReport()
     for number, episode in enumerate(episodes):
         where = f"episode {number} ({episode['mode']}, {episode['goal']['asin']})"
-        shop = Shop(catalogue, episode["mode"])
+        shop = ShopSession(catalogue, episode["mode"])
         first = shop.reset(Goal.from_record(episode["goal"]), episode["product_price"])
         report.compare(
             f"{where}, first observation",

@@ -6,14 +6,14 @@ from importlib.util import find_spec
 
 import pytest
 
-from sdar.environments.alfworld.abstract import Game
 from sdar.environments.alfworld.config import ALFWORLD_TASK_TYPES
-from sdar.environments.alfworld.experts import ExplorerExpert
-from sdar.environments.alfworld.generator import abstract_game
-from sdar.environments.alfworld.home import Home
+from sdar.environments.alfworld.expert import ExplorerExpert
 from sdar.environments.alfworld.observed import Observed, parse_instruction
-from sdar.environments.alfworld.simulator import SimulatedEnvironment
-from sdar.environments.alfworld.solve import solve
+from sdar.environments.alfworld.world.abstract import Game
+from sdar.environments.alfworld.world.generator import abstract_game
+from sdar.environments.alfworld.world.home import Home
+from sdar.environments.alfworld.world.simulator import SimulatedEnvironment
+from sdar.environments.alfworld.world.solve import solve
 from sdar.errors import SdarError
 
 # Not importorskip: importing alfworld creates a data folder in the user's home.

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from sdar.config.models import ExperimentConfig
-from sdar.environments import tasks_stage as stage
-from sdar.environments.alfworld import pddl, scenes, small, tasks_stage, vocabulary
-from sdar.environments.alfworld.abstract import Game, names_of
+from sdar.environments import tasks as stage
+from sdar.environments.alfworld import tasks as tasks_stage
 from sdar.environments.alfworld.config import ALFWORLD_TASK_TYPES, AlfworldConfig, GameCounts
-from sdar.environments.alfworld.generator import SPLITS, abstract_game
-from sdar.environments.alfworld.home import Home
+from sdar.environments.alfworld.world import pddl, scenes, small, vocabulary
+from sdar.environments.alfworld.world.abstract import Game, names_of
+from sdar.environments.alfworld.world.generator import SPLITS, abstract_game
+from sdar.environments.alfworld.world.home import Home
 from sdar.errors import SdarError
 from sdar.layout import Layout
 
@@ -203,8 +204,8 @@ def test_nothing_depends_on_hash_order(repository: Path) -> None:
     program = (
         "import hashlib\n"
         "from sdar.environments.alfworld.config import ALFWORLD_TASK_TYPES as types\n"
-        "from sdar.environments.alfworld import pddl, generator\n"
-        "from sdar.environments.alfworld.home import Home\n"
+        "from sdar.environments.alfworld.world import pddl, generator\n"
+        "from sdar.environments.alfworld.world.home import Home\n"
         "digest = hashlib.sha256()\n"
         "for size in ('small', 'full'):\n"
         "    home = Home.draw(4, size=size)\n"

@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import pytest
 
-from sdar.environments.alfworld import scenes, vocabulary
 from sdar.environments.alfworld.config import ALFWORLD_TASK_TYPES
-from sdar.environments.alfworld.home import Home
+from sdar.environments.alfworld.world import scenes, vocabulary
+from sdar.environments.alfworld.world.home import Home
 from sdar.errors import SdarError
 
 # Not importorskip: importing alfworld creates a data folder in the user's home.

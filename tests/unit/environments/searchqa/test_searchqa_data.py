@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sdar.environments.searchqa.data import (
+from sdar.environments.searchqa.engine.data import (
     DATA_SOURCES,
     Question,
     by_id,

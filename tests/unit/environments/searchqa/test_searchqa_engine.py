@@ -8,8 +8,8 @@ import pytest
 
 from sdar.environments.base import Task
 from sdar.environments.parsing import parse_action
-from sdar.environments.searchqa.data import Question, by_id
-from sdar.environments.searchqa.engine import (
+from sdar.environments.searchqa.engine.data import Question, by_id
+from sdar.environments.searchqa.engine.environment import (
     ANSWER_ACTION,
     NO_ACTION,
     NO_QUERY,

@@ -8,16 +8,16 @@ import pytest
 from sdar.config.models import ExperimentConfig
 from sdar.environments.base import Observation, Task
 from sdar.environments.parsing import parse_action
-from sdar.environments.searchqa.engine import ANSWER_ACTION, SEARCH_ACTION, information
+from sdar.environments.searchqa.engine.environment import ANSWER_ACTION, SEARCH_ACTION, information
 from sdar.environments.searchqa.expert import ArchiveExpert
 from sdar.environments.searchqa.package import PACKAGE
-from sdar.environments.searchqa.passages import make_passages
 from sdar.environments.searchqa.practice import practice
 from sdar.environments.searchqa.retrieval import PASSAGES
 from sdar.environments.searchqa.retrieval.bm25 import Bm25Retriever
 from sdar.environments.searchqa.retrieval.memory import MemoryRetriever
 from sdar.environments.searchqa.retrieval.passages import write_passages
-from sdar.environments.searchqa.world import FILED_UNDER, Archive, entries, imagined_entries
+from sdar.environments.searchqa.world.archive import FILED_UNDER, Archive, entries, imagined_entries
+from sdar.environments.searchqa.world.passages import make_passages
 from sdar.errors import SdarError
 from sdar.skills.library import SkillLibrary
 

@@ -1,7 +1,7 @@
 """The prompt of a turn: question, what was searched and found, and what may be done."""
 
 from sdar.environments.base import PastTurn
-from sdar.environments.searchqa.engine import ANSWER_ACTION, SEARCH_ACTION, information
+from sdar.environments.searchqa.engine.environment import ANSWER_ACTION, SEARCH_ACTION, information
 from sdar.environments.searchqa.prompt import MAY_SEARCH, MUST_ANSWER, build_messages
 
 BOTH = (SEARCH_ACTION, ANSWER_ACTION)

@@ -7,15 +7,13 @@ from collections import Counter
 import pytest
 
 from sdar.config.models import ExperimentConfig
-from sdar.environments.searchqa import questions as q
-from sdar.environments.searchqa.engine import describe
-from sdar.environments.searchqa.facts import clean, countries
-from sdar.environments.searchqa.passages import make_passages, read_results
+from sdar.environments.searchqa.engine.environment import describe
+from sdar.environments.searchqa.engine.scoring import exact_match
 from sdar.environments.searchqa.retrieval.bm25 import query_words
 from sdar.environments.searchqa.retrieval.memory import MemoryRetriever
-from sdar.environments.searchqa.scoring import exact_match
-from sdar.environments.searchqa.tasks_stage import make_tasks, read_archive
-from sdar.environments.searchqa.world import (
+from sdar.environments.searchqa.tasks import make_tasks, read_archive
+from sdar.environments.searchqa.world import questions as q
+from sdar.environments.searchqa.world.archive import (
     COMPARED,
     FILED_UNDER,
     KINDS,
@@ -26,6 +24,8 @@ from sdar.environments.searchqa.world import (
     label,
     small_names,
 )
+from sdar.environments.searchqa.world.facts import clean, countries
+from sdar.environments.searchqa.world.passages import make_passages, read_results
 from sdar.errors import SdarError
 
 TYPES = ("one_hop", "two_hop", "comparison")

@@ -235,7 +235,7 @@ def test_a_server_needs_urls() -> None:
 @pytest.mark.slow
 def test_real_passages_are_found(shared: Path, tmp_path: Path) -> None:
     """Gold-string recall at 3, the question as the query: what the data's own notes say."""
-    from sdar.environments.searchqa.data import read_folder
+    from sdar.environments.searchqa.engine.data import read_folder
 
     data = shared / "data" / "searchqa"
     retriever = Bm25Retriever.open(data / "passages.jsonl", tmp_path)

@@ -7,7 +7,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdar.environments.searchqa.scoring import (
+from sdar.environments.searchqa.engine.scoring import (
     exact_match,
     last_answer,
     normalize_answer,

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from webshop_catalogue import HUMAN, INS, ITEMS, catalogue, options, product
 
-from sdar.environments.webshop import products
-from sdar.environments.webshop.catalogue import Catalogue
-from sdar.environments.webshop.goals import (
+from sdar.environments.webshop.engine import products
+from sdar.environments.webshop.engine.catalogue import Catalogue
+from sdar.environments.webshop.engine.goals import (
     UPSTREAM_TEST,
     Goal,
     goal_task,
     split_by_product,
     split_upstream,
 )
-from sdar.environments.webshop.prices import (
+from sdar.environments.webshop.engine.prices import (
     NO_CEILING,
     ceiling_text,
     parse_prices,

@@ -9,9 +9,13 @@ from hypothesis import strategies as st
 from webshop_catalogue import INS, ITEMS, catalogue, options, product
 
 from sdar.environments.base import PastTurn
-from sdar.environments.webshop.actions import read_action
-from sdar.environments.webshop.engine import SEARCH_ACTION, Shop, WebshopEnvironment
-from sdar.environments.webshop.goals import Goal, goal_task
+from sdar.environments.webshop.engine.actions import read_action
+from sdar.environments.webshop.engine.environment import (
+    SEARCH_ACTION,
+    ShopSession,
+    WebshopEnvironment,
+)
+from sdar.environments.webshop.engine.goals import Goal, goal_task
 from sdar.environments.webshop.prompt import LONGEST, build_messages, page_parts
 from sdar.errors import SdarError
 
@@ -19,10 +23,10 @@ CATALOGUE = catalogue()
 GOAL = CATALOGUE.goals[0]
 
 
-def shop(*actions: str, mode="text", **changes) -> tuple[Shop, list]:
+def shop(*actions: str, mode="text", **changes) -> tuple[ShopSession, list]:
     """The shop after the actions, and what each showed."""
     stock = catalogue(**changes) if changes else CATALOGUE
-    played = Shop(stock, mode)
+    played = ShopSession(stock, mode)
     states = [played.reset(stock.goals[0])]
     return played, states + [played.step(action) for action in actions]
 
@@ -102,11 +106,11 @@ def test_tasks_and_goals_without_a_product_are_refused() -> None:
     with pytest.raises(SdarError, match="not in the catalogue"):
         WebshopEnvironment(other).reset(task)
     with pytest.raises(SdarError, match="not in the catalogue"):
-        Shop(other).reset(GOAL)
+        ShopSession(other).reset(GOAL)
 
 
 def test_episodes_do_not_see_each_other() -> None:
-    one, two = Shop(CATALOGUE, "text_rich"), Shop(CATALOGUE, "text_rich")
+    one, two = ShopSession(CATALOGUE, "text_rich"), ShopSession(CATALOGUE, "text_rich")
     actions = ["search[shirt]", "click[b000000001]", "click[red]", "click[< prev]"]
     one.reset(GOAL)
     alone = [one.step(action) for action in actions]
@@ -212,7 +216,7 @@ def test_a_megabyte_of_a_search_is_answered_in_little_time() -> None:
 
 
 def test_prices_given_for_an_episode_replace_the_catalogues() -> None:
-    played = Shop(CATALOGUE)
+    played = ShopSession(CATALOGUE)
     played.reset(GOAL, {"B000000001": GOAL.price_upper + 1})
     for action in ("search[cotton]", "click[b000000001]", "click[buy now]"):
         played.step(action)

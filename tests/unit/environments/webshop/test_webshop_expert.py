@@ -6,18 +6,18 @@ import re
 import pytest
 
 from sdar.environments.base import Observation, Task
-from sdar.environments.webshop.catalogue import Catalogue
-from sdar.environments.webshop.engine import WebshopEnvironment
+from sdar.environments.webshop.engine.catalogue import Catalogue
+from sdar.environments.webshop.engine.environment import WebshopEnvironment
+from sdar.environments.webshop.engine.goals import goal_task, split_by_product
 from sdar.environments.webshop.expert import LineExpert, PlainExpert, make_expert
-from sdar.environments.webshop.goals import goal_task, split_by_product
 from sdar.environments.webshop.observed import (
     affordable,
     parse_goal,
     price_limit,
     read_page,
 )
-from sdar.environments.webshop.shop import Shop
-from sdar.environments.webshop.world import make_records
+from sdar.environments.webshop.world.records import make_records
+from sdar.environments.webshop.world.shop import Shop
 from sdar.errors import SdarError
 
 TURNS = 8

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from webshop_catalogue import catalogue
 
-from sdar.environments.webshop.colours import COLOURS, first_colour
-from sdar.environments.webshop.goals import Goal
-from sdar.environments.webshop.reward import (
+from sdar.environments.webshop.engine.colours import COLOURS, first_colour
+from sdar.environments.webshop.engine.goals import Goal
+from sdar.environments.webshop.engine.reward import (
     purchase_reward,
     shared_nouns,
     similar,

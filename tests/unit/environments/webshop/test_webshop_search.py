@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from webshop_catalogue import ITEMS, catalogue, product
 
-from sdar.environments.webshop.analyzer import LONGEST_TOKEN, analyze, words
-from sdar.environments.webshop.bm25 import build_postings, decoded_length, length_code
-from sdar.environments.webshop.catalogue import LONGEST_QUERY
-from sdar.environments.webshop.stemmer import stem
+from sdar.environments.webshop.engine.analyzer import LONGEST_TOKEN, analyze, words
+from sdar.environments.webshop.engine.bm25 import build_postings, decoded_length, length_code
+from sdar.environments.webshop.engine.catalogue import LONGEST_QUERY
+from sdar.environments.webshop.engine.stemmer import stem
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ from itertools import permutations
 
 import pytest
 
-from sdar.environments.webshop.catalogue import Catalogue
-from sdar.environments.webshop.reward import purchase_reward, similar
-from sdar.environments.webshop.shop import Shop
-from sdar.environments.webshop.words import WORDS, category_of_type
-from sdar.environments.webshop.world import BLOCK, make_records
+from sdar.environments.webshop.engine.catalogue import Catalogue
+from sdar.environments.webshop.engine.reward import purchase_reward, similar
+from sdar.environments.webshop.world.records import BLOCK, make_records
+from sdar.environments.webshop.world.shop import Shop
+from sdar.environments.webshop.world.words import WORDS, category_of_type
 from sdar.errors import SdarError
 
 

@@ -11,7 +11,7 @@ from sdar.environments.packages import environment_package
 from sdar.environments.parsing import parse_action
 from sdar.environments.webshop.observed import parse_goal
 from sdar.environments.webshop.practice import FIRST_SHOP
-from sdar.environments.webshop.shop import Shop
+from sdar.environments.webshop.world.shop import Shop
 from sdar.errors import SdarError
 from sdar.skills.library import SkillLibrary
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from sdar.environments.searchqa.data import json_lines
+from sdar.environments.searchqa.engine.data import json_lines
 from sdar.errors import SdarError
 
 _BLOCK = 1 << 20

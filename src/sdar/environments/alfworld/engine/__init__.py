@@ -1,0 +1,1 @@
+"""What plays a game: loading, stepping, and pools of worker processes."""

@@ -1,0 +1,47 @@
+"""Many ALFWorld episodes in one process: what both pools are made of."""
+
+from collections.abc import Mapping, Sequence
+
+from sdar.environments.alfworld.engine.environment import AlfworldEnvironment, GameCache
+from sdar.environments.alfworld.engine.textworld_api import fast_engine_applies
+from sdar.environments.base import Observation, Task
+from sdar.errors import SdarError
+
+
+class Host:
+    """Steps the episodes of its slots, one environment a slot, kept for the next episode."""
+
+    def __init__(self) -> None:
+        self._games = GameCache()
+        self._environments: dict[int, AlfworldEnvironment] = {}
+
+    def reset(self, tasks: Mapping[int, Task]) -> dict[int, Observation]:
+        observations = {}
+        for slot, task in tasks.items():
+            if slot not in self._environments:
+                self._environments[slot] = AlfworldEnvironment(self._games)
+            observations[slot] = self._environments[slot].reset(task)
+        return observations
+
+    def step(self, actions: Mapping[int, str]) -> dict[int, Observation]:
+        return {slot: self._environments[slot].step(action) for slot, action in actions.items()}
+
+    def load(self, task: Task) -> None:
+        """Load a game ahead of its use. A bad file is reported when it is played, not here."""
+        if fast_engine_applies():
+            try:
+                self._games.get(task.location)
+            except SdarError:
+                return
+
+    def close(self) -> None:
+        for environment in self._environments.values():
+            environment.close()
+        self._environments.clear()
+
+
+def check_slots(slots: Sequence[int], known: Mapping[int, object] | set[int]) -> None:
+    """Refuse a step of a slot that was never reset."""
+    for slot in slots:
+        if slot not in known:
+            raise ValueError(f"slot {slot} was stepped before its first reset")

@@ -1,0 +1,113 @@
+"""ALFWorld's tasks: generate the games, or list the real ones.
+
+Generated games lie in `json_2.1.1/` of the tasks' folder, and `home.json` says whose they are.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from sdar.config.models import ExperimentConfig
+from sdar.environments.alfworld.config import AlfworldConfig
+from sdar.environments.alfworld.world.generator import SPLITS, Request, make_games
+from sdar.environments.alfworld.world.home import Home
+from sdar.environments.base import Task
+from sdar.errors import SdarError
+
+_SENTENCE = re.compile(r"Your task is to: (.*?)(?:\\n|\"|\n)")
+
+
+def make_tasks(config: ExperimentConfig, folder: Path) -> tuple[list[Task], str]:
+    """Fill `folder`; the tasks, and where they come from."""
+    environment = config.environment
+    assert isinstance(environment, AlfworldConfig)
+    if environment.data is not None:
+        splits = dict.fromkeys(("train", *config.evaluation.panels))
+        tasks = list(find_tasks(environment.data, environment.task_types, splits))
+        return tasks, "real ALFWorld data"
+    home = Home.draw(environment.home, environment.habit, environment.size)
+    tasks = make_games(requests(environment, home, folder), workers=_workers())
+    home.write(folder / "home.json")
+    source = (
+        f"games, generated, size {environment.size}, seed {environment.seed}, "
+        f"home {environment.home}, habit {environment.habit}"
+    )
+    return tasks, source
+
+
+def requests(environment: AlfworldConfig, home: Home, folder: Path) -> list[Request]:
+    """One request a game, split by split."""
+    counts = environment.games.model_dump()
+    return [
+        Request(
+            seed=environment.seed,
+            split=split,
+            index=index,
+            home=home,
+            task_types=tuple(environment.task_types),
+            train_games=environment.games.train,
+            folder=folder,
+        )
+        for split in SPLITS
+        for index in range(counts[split])
+    ]
+
+
+def find_tasks(
+    data: Path, task_types: Iterable[str], splits: Iterable[str] = SPLITS
+) -> Iterator[Task]:
+    """The games of these splits in a folder as `alfworld-download` leaves it.
+
+    As in ALFWorld itself, unsolvable games and paths with `movable` or `Sliced` are left out.
+    Raises SdarError naming the folder or file when something is missing or unreadable.
+    """
+    wanted = set(task_types)
+    root = data.expanduser().resolve() / "json_2.1.1"
+    splits = tuple(splits)
+    for split in splits:
+        if not (root / split).is_dir():
+            raise SdarError(
+                f"environment.data: {root / split} does not exist; run `alfworld-download` and "
+                "set environment.data to the folder it fills (it contains json_2.1.1/), or to null "
+                "to generate games"
+            )
+    for split in splits:
+        paths = sorted((root / split).glob("*/*/game.tw-pddl"))
+        found = 0
+        for path in paths:
+            name = path.parent.relative_to(root).as_posix()
+            if "movable" in name or "Sliced" in name:
+                continue
+            try:
+                game = json.loads(path.read_text())
+                task_type = json.loads(path.with_name("traj_data.json").read_text())["task_type"]
+                sentence = _SENTENCE.search(game["grammar"])
+                solvable = game.get("solvable", False)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise SdarError(
+                    f"{path.parent} is not a readable ALFWorld game ({error!r}): fetch it again "
+                    "with `alfworld-download --force`"
+                ) from error
+            if not solvable or task_type not in wanted:
+                continue
+            if sentence is None:
+                raise SdarError(f"{path}: the grammar names no task; fetch the game again")
+            found += 1
+            yield Task(name, split, task_type, sentence.group(1).strip(), str(path))
+        if not found:
+            raise SdarError(
+                f"{root / split} holds no solvable game of the types in environment.task_types: "
+                "check environment.data and environment.task_types"
+            )
+
+
+def read_home(folder: Path) -> Home | None:
+    """The home the games in `folder` are set in; None for real ALFWorld data, which has none."""
+    path = folder / "home.json"
+    return Home.read(path) if path.exists() else None
+
+
+def _workers() -> int:
+    return max(1, min(2, os.cpu_count() or 1))

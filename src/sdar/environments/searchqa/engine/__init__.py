@@ -1,0 +1,1 @@
+"""What plays an episode: questions, the protocol, the scoring of answers."""

@@ -1,0 +1,112 @@
+"""Search-QA's tasks: generate questions and the archive that answers them, or list real ones.
+
+The folder then holds `questions.jsonl` and, for generated questions, `archive.json` (the words
+facts are filed under) and `passages.jsonl`; the retriever's index is built here too, so that jobs
+find it.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from sdar.config.models import ExperimentConfig
+from sdar.environments.base import Task
+from sdar.environments.searchqa.config import SearchqaConfig
+from sdar.environments.searchqa.engine.data import (
+    Question,
+    read_folder,
+    read_questions,
+    write_questions,
+)
+from sdar.environments.searchqa.retrieval import PASSAGES, open_retriever
+from sdar.environments.searchqa.retrieval.passages import write_passages
+from sdar.environments.searchqa.world.archive import Archive, entries
+from sdar.environments.searchqa.world.passages import make_passages
+from sdar.environments.searchqa.world.questions import make_questions
+from sdar.errors import SdarError
+
+QUESTIONS = "questions.jsonl"
+ARCHIVE = "archive.json"
+
+ONE_HOP = ("nq", "triviaqa", "popqa")
+"""Real data sets whose questions ask for one fact; all others need more than one search."""
+
+
+def make_tasks(config: ExperimentConfig, folder: Path) -> tuple[list[Task], str]:
+    """Fill `folder`; the tasks, and where they come from."""
+    environment = config.environment
+    assert isinstance(environment, SearchqaConfig)
+    if environment.data is not None:
+        questions = read_folder(environment.data)
+        source = "real questions"
+    else:
+        questions = generate(environment, folder)
+        source = (
+            f"questions, generated, size {environment.size}, seed {environment.seed}, "
+            f"archive {environment.archive}"
+        )
+    write_questions(folder / QUESTIONS, questions)
+    wanted = ("train", *config.evaluation.panels)
+    tasks = [_task(question, wanted) for question in questions]
+    # Training questions are missed by training alone: a pretrained policy is evaluated without.
+    _check(tasks, config.evaluation.panels, environment)
+    open_retriever(environment.retriever, folder).close()
+    return tasks, source
+
+
+def generate(environment: SearchqaConfig, folder: Path) -> list[Question]:
+    """The questions of all splits; the archive and its passages are written."""
+    archive = Archive.draw(environment.archive, environment.size)
+    told = entries(environment.size)
+    archive.write(folder / ARCHIVE)
+    write_passages(folder / PASSAGES, make_passages(archive, told))
+    return [
+        question
+        for split, count in environment.questions.model_dump().items()
+        for question in make_questions(
+            environment.size, told, split, count, environment.question_types, environment.seed
+        )
+    ]
+
+
+def task_type_of(question: Question) -> str:
+    """Declared by generated questions; real ones have that of their data set."""
+    declared = question.metadata.get("task_type")
+    if declared is not None:
+        return str(declared)
+    return "one_hop" if question.data_source in ONE_HOP else "two_hop"
+
+
+def _task(question: Question, wanted: Collection[str]) -> Task:
+    """The question in its split; where a panel is a data set's, in that of its test questions."""
+    panel = question.split == "test" and question.data_source in wanted
+    return Task(
+        id=question.id,
+        split=question.data_source if panel else question.split,
+        task_type=task_type_of(question),
+        instruction=question.question,
+        location=QUESTIONS,
+        data_set=question.data_source,
+    )
+
+
+def _check(tasks: list[Task], wanted: Collection[str], environment: SearchqaConfig) -> None:
+    """Every panel has questions."""
+    missing = [split for split in wanted if all(task.split != split for task in tasks)]
+    if missing:
+        where = environment.data or "the generated questions"
+        had = ", ".join(dict.fromkeys(task.split for task in tasks)) or "none"
+        raise SdarError(
+            f"{where}: no question for '{missing[0]}' (there are {had}): evaluation.panels names "
+            "`test` or data sets; training questions stand in files whose name begins with `train`"
+        )
+
+
+def read_archive(folder: Path) -> Archive | None:
+    """The archive the questions in `folder` are about; None for real questions."""
+    path = folder / ARCHIVE
+    return Archive.read(path) if path.exists() else None
+
+
+def stored_questions(folder: Path) -> list[Question]:
+    """The questions that `make_tasks` left in `folder`."""
+    return read_questions(folder / QUESTIONS)

@@ -1,0 +1,1 @@
+"""What plays an episode: the catalogue and its search, the pages, the reward."""

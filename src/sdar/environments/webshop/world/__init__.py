@@ -1,0 +1,1 @@
+"""What a shop is generated from: its lines, its words, its products."""
