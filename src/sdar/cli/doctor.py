@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from sdar.config import ExperimentConfig, Layout, load_config
-from sdar.config.checks import GAMES_FOLDER, check_files
+from sdar.config.checks import check_files
+from sdar.environments.packages import environment_sections
 from sdar.errors import SdarError
 
 Level = Literal["good", "note", "wrong"]
@@ -200,25 +201,24 @@ def _data(config: ExperimentConfig, root: Path) -> list[Finding]:
         if tasks.is_file():
             with tasks.open(encoding="utf-8") as lines:
                 count = sum(1 for _ in lines)
-            findings.append(Finding("good", "games", f"{count} generated, in {layout.tasks}"))
+            findings.append(Finding("good", "tasks", f"{count} generated, in {layout.tasks}"))
         else:
             findings.append(
-                Finding("note", "games", f"none yet in {layout.tasks}", "run `sdar tasks`")
+                Finding("note", "tasks", f"none yet in {layout.tasks}", "run `sdar tasks`")
             )
     else:
-        findings.append(Finding("good", "games", f"real ones: {config.environment.data}"))
-    exported = os.environ.get("ALFWORLD_DATA")
-    if exported:
-        there = (Path(exported) / GAMES_FOLDER).is_dir()
-        say = "holds games" if there else f"has no {GAMES_FOLDER}"
-        findings.append(
-            Finding(
-                "good" if there else "note",
-                "ALFWORLD_DATA",
-                f"{exported} {say}",
-                f"to use them: environment.data: {exported}" if there else "",
-            )
-        )
+        findings.append(Finding("good", "tasks", f"real ones: {config.environment.data}"))
+    for section in environment_sections().values():
+        if section.exported_data is None:
+            continue
+        variable, within = section.exported_data
+        exported = os.environ.get(variable)
+        if exported:
+            there = (Path(exported) / within).is_dir()
+            say = f"holds {within}" if there else f"has no {within}"
+            remedy = f"to use it: environment.data: {exported}" if there else ""
+            level: Level = "good" if there else "note"
+            findings.append(Finding(level, variable, f"{exported} {say}", remedy))
     if config.policy.model == "tiny":
         policy = layout.warm_start / "policy"
         found = f"{policy}" if policy.is_dir() else f"none yet at {policy}"

@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from sdar.config.models import EnvironmentConfig, ExperimentConfig
+from sdar.config.models import SECTIONS, ExperimentConfig
+from sdar.environments.packages import DEFAULT
 from sdar.errors import SdarError
-
-ENVIRONMENTS = {
-    model.model_fields["name"].default: model for model in get_args(get_args(EnvironmentConfig)[0])
-}
 
 
 def load_config(path: Path | str) -> ExperimentConfig:
@@ -77,11 +74,11 @@ def _other(below: Any, value: Any) -> bool:
 
 def _explain(item: Any) -> str:
     location = tuple(item["loc"])
-    if location[:1] == ("environment",) and len(location) > 1 and location[1] in ENVIRONMENTS:
+    if location[:1] == ("environment",) and len(location) > 1 and location[1] in SECTIONS:
         location = (location[0], *location[2:])  # pydantic's name of the union's member is no key
         name = str(item["loc"][1])
     else:
-        name = "alfworld"
+        name = DEFAULT
     key = ".".join(str(part) for part in location)
     if item["type"] == "extra_forbidden":
         return f"{key}: unknown key{_did_you_mean(location, name)}; remove or rename it"
@@ -99,7 +96,7 @@ def _did_you_mean(location: tuple[int | str, ...], environment: str) -> str:
         field = getattr(model, "model_fields", {}).get(part)
         model = field.annotation if field is not None else None
         if depth == 0 and part == "environment":
-            model = ENVIRONMENTS[environment]
+            model = SECTIONS[environment]
     known = list(getattr(model, "model_fields", {}))
     close = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f" (did you mean {close[0]}?)" if close else f" (known: {', '.join(known)})"

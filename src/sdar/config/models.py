@@ -1,13 +1,15 @@
 """The configuration, declared once. Everything else (YAML, JSON schema, checks) follows from it.
 
-Unknown keys are errors. The defaults are the default experiment: real ALFWorld engine, a tiny
-Qwen3 policy, minutes on two CPU cores. Imports neither torch nor MLflow, so that Snakemake can
+Unknown keys are errors. The defaults are the default experiment: a real environment, a tiny Qwen3
+policy, minutes on two CPU cores. Imports neither torch nor MLflow, so that Snakemake can
 validate before it builds the DAG.
 """
 
 import logging
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -15,10 +17,8 @@ from sdar.config.cluster import ClusterConfig
 from sdar.config.execution import ExecutionConfig, LoraConfig
 from sdar.config.rollout import RolloutConfig
 from sdar.config.sweep import GateKind, RetrievalKind, SweepConfig
-from sdar.environments.alfworld.config import AlfworldConfig
-from sdar.environments.searchqa.config import SearchqaConfig
-from sdar.environments.textworld_express.config import TextworldExpressConfig
-from sdar.environments.webshop.config import WebshopConfig
+from sdar.environments.packages import DEFAULT, environment_sections
+from sdar.environments.section import EnvironmentSection
 from sdar.section import Fraction, NonNegative, Section
 
 log = logging.getLogger("sdar.config")
@@ -40,12 +40,11 @@ MethodName = Literal[
     "sdar_adaptive",
     "sdar_objective",
 ]
-USUAL_PANELS = {"webshop": ["test"], "searchqa": ["test"], "textworld_express": ["dev", "test"]}
-"""Panels of the environments other than the default, where a file names none."""
-EnvironmentConfig = Annotated[
-    AlfworldConfig | WebshopConfig | SearchqaConfig | TextworldExpressConfig,
-    Field(discriminator="name"),
-]
+SECTIONS = environment_sections()
+if TYPE_CHECKING:
+    EnvironmentConfig = EnvironmentSection
+else:
+    EnvironmentConfig = Annotated[reduce(or_, SECTIONS.values()), Field(discriminator="name")]
 
 
 class SkillsConfig(Section):
@@ -225,7 +224,7 @@ class TrainingConfig(Section):
 class EvaluationConfig(Section):
     """Every task of each panel exactly once per seed."""
 
-    panels: tuple[str, ...] = ("valid_seen", "valid_unseen")
+    panels: tuple[str, ...] = SECTIONS[DEFAULT].usual_panels
     temperature: NonNegative = 0.4
     """0 is greedy."""
     seeds: tuple[int, ...] = (0,)
@@ -250,7 +249,7 @@ class ExperimentConfig(Section):
     experiment: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")] = "alfworld-tiny"
     methods: Annotated[tuple[MethodName, ...], Field(min_length=1)] = ("grpo", "sdar")
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1)
-    environment: EnvironmentConfig = AlfworldConfig()
+    environment: EnvironmentConfig = SECTIONS[DEFAULT].model_validate({})
     skills: SkillsConfig = SkillsConfig()
     policy: PolicyConfig = PolicyConfig()
     warm_start: WarmStartConfig = WarmStartConfig()
@@ -277,12 +276,12 @@ class ExperimentConfig(Section):
         environment = values.get("environment") if isinstance(values, dict) else None
         if not isinstance(environment, dict):
             return values
-        environment = {"name": "alfworld", **environment}
+        environment = {"name": DEFAULT, **environment}
         values = {**values, "environment": environment}
-        usual = USUAL_PANELS.get(environment["name"])
+        section = SECTIONS.get(environment["name"])
         evaluation = values.get("evaluation", {})
-        if usual is not None and isinstance(evaluation, dict) and "panels" not in evaluation:
-            values["evaluation"] = {"panels": usual, **evaluation}
+        if section is not None and isinstance(evaluation, dict) and "panels" not in evaluation:
+            values["evaluation"] = {"panels": section.usual_panels, **evaluation}
         return values
 
     @model_validator(mode="after")
@@ -326,7 +325,7 @@ class ExperimentConfig(Section):
             )
         if self.environment.data is not None and self.policy.model == "tiny":
             raise ValueError(
-                "policy.model 'tiny' knows only the small generated games: set environment.data "
+                "policy.model 'tiny' knows only the small generated tasks: set environment.data "
                 "to null, or policy.model to a pretrained model"
             )
         return self

@@ -1,11 +1,16 @@
-"""The environments there are, by the name a configuration gives them."""
+"""The environments there are, by the name a configuration gives them. The only list of them."""
 
+from functools import cache
 from importlib import import_module
+from pathlib import Path
 
 from sdar.environments.base import EnvironmentPackage
+from sdar.environments.section import EnvironmentSection
 from sdar.errors import SdarError
 
 NAMES = ("alfworld", "webshop", "searchqa", "textworld_express")
+DEFAULT = "alfworld"
+"""The environment of a configuration that names none."""
 
 
 def environment_package(name: str) -> EnvironmentPackage:
@@ -17,3 +22,21 @@ def environment_package(name: str) -> EnvironmentPackage:
         raise SdarError(f"environment.name: {name!r} is not one of {', '.join(NAMES)}; correct it")
     package: EnvironmentPackage = import_module(f"sdar.environments.{name}.package").PACKAGE
     return package
+
+
+@cache
+def environment_sections() -> dict[str, type[EnvironmentSection]]:
+    """Each environment's section of the configuration, by name."""
+    return {name: import_module(f"sdar.environments.{name}.config").SECTION for name in NAMES}
+
+
+def skills_folder(name: str) -> Path:
+    """The skills that come with sdar for an environment."""
+    return Path(__file__).resolve().parent / name / "skills"
+
+
+@cache
+def type_labels() -> dict[str, str]:
+    """The task types that have a label, of all environments in their order."""
+    sections = environment_sections().values()
+    return {name: label for section in sections for name, label in section.type_labels.items()}

@@ -3,6 +3,8 @@ matplotlib: pages are written while training, too."""
 
 from collections.abc import Iterable
 
+from sdar.environments.packages import type_labels
+
 # Okabe & Ito's colour-blind-safe colours; a method keeps its colour in every figure.
 _LABELS_AND_COLOURS = {
     "warm_start": ("warm start", "#767676"),
@@ -23,14 +25,6 @@ _LABELS_AND_COLOURS = {
     "sdar_adaptive": ("adaptive SDAR", "#F08A6B"),
     "sdar_objective": ("objective-consistent SDAR", "#5C4033"),
 }
-TYPE_LABELS = {
-    "pick_and_place_simple": "pick & place",
-    "look_at_obj_in_light": "look in light",
-    "pick_clean_then_place_in_recep": "clean & place",
-    "pick_heat_then_place_in_recep": "heat & place",
-    "pick_cool_then_place_in_recep": "cool & place",
-    "pick_two_obj_and_place": "pick two & place",
-}
 
 
 def label(method: str) -> str:
@@ -45,10 +39,10 @@ def colour(method: str) -> str:
 
 def order_types(names: Iterable[str]) -> list[str]:
     """Task types from simple to long, unknown ones last by name."""
-    known = list(TYPE_LABELS)
+    known = list(type_labels())
     return sorted(names, key=lambda n: (known.index(n) if n in known else len(known), n))
 
 
 def type_label(task_type: str) -> str:
     """A task type in a few words."""
-    return TYPE_LABELS.get(task_type, task_type.replace("_", " "))
+    return type_labels().get(task_type, task_type.replace("_", " "))

@@ -14,7 +14,8 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sdar.records.names import TYPE_LABELS, colour, label, order_types, type_label
+from sdar.environments.packages import type_labels
+from sdar.records.names import colour, label, order_types, type_label
 from sdar.records.token_classes import CLASSES
 from sdar.report.resampling import Estimate, ratio
 from sdar.report.style import new_figure
@@ -189,7 +190,7 @@ def _means(axis: Axes, masses: Sequence[GateMass], division: str, title: str) ->
 
 
 def _order(name: str) -> tuple[int, str]:
-    known = [*OUTCOMES, *CLASSES, *map(_bin, range(len(EDGES))), *order_types(TYPE_LABELS)]
+    known = [*OUTCOMES, *CLASSES, *map(_bin, range(len(EDGES))), *type_labels()]
     return (known.index(name) if name in known else len(known), name)
 
 

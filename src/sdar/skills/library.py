@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sdar.config.sweep import RetrievalKind
 from sdar.environments.base import Knowledge, Task
+from sdar.environments.packages import DEFAULT, skills_folder
 from sdar.errors import SdarError
 from sdar.skills.retrieval import (
     best_match,
@@ -25,7 +26,6 @@ from sdar.skills.retrieval import (
 
 GENERAL = "general"
 PLACEHOLDER = "{habits}"
-BUILT_IN = Path(__file__).parent / "library"
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class SkillLibrary:
         self,
         folder: Path | None = None,
         knowledge: Knowledge | None = None,
-        environment: str = "alfworld",
+        environment: str = DEFAULT,
         *,
         retrieval: RetrievalKind = "type",
         seed: int = 0,
     ) -> None:
-        self.folder = BUILT_IN / environment if folder is None else folder.expanduser()
+        self.folder = skills_folder(environment) if folder is None else folder.expanduser()
         self.knowledge = knowledge
         self.retrieval = retrieval
         self.seed = seed

@@ -81,7 +81,7 @@ def datasets(kind: Kind, layout: Layout) -> list[dict[str, Any]]:
         splits = Counter(str(json.loads(line).get("split", "all")) for line in lines if line)
         context = "evaluation" if kind == "evaluate" else "training"
         found.append(
-            _dataset(f"{layout.experiment} games", tasks, context, dict(sorted(splits.items())))
+            _dataset(f"{layout.experiment} tasks", tasks, context, dict(sorted(splits.items())))
         )
     demonstrations = layout.demonstrations / "demonstrations.parquet"
     if kind in ("demonstrations", "warm_start") and demonstrations.is_file():

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from sdar.config import ExperimentConfig, Layout
+from sdar.environments.packages import environment_sections
 from sdar.files import lines
 from sdar.tracking.describe import file_digest
 from sdar.tracking.store import read_json
@@ -28,8 +29,7 @@ PACKAGES = (
     "numpy",
     "pydantic",
     "pyarrow",
-    "textworld",
-    "alfworld",
+    *(name for section in environment_sections().values() for name in section.distributions),
     "vllm",
     "snakemake",
     "dvc",

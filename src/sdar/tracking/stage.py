@@ -1,4 +1,4 @@
-"""Jobs without steps of their own (games, demonstrations, comparison, report) as runs."""
+"""Jobs without steps of their own (tasks, demonstrations, comparison, report) as runs."""
 
 import contextlib
 import time

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -24,12 +24,14 @@ PARENT_TAG = "mlflow.sdar.parent"
 ATTEMPT_TAG = "mlflow.sdar.attempt"
 MLFLOW_PARENT = "mlflow.parentRunId"
 VIEW = "sdar"
-HEADLINES = ("train/success", "gap/mean", "gate/mean", "valid_seen/success", "valid_unseen/success")
+HEADLINES = ("train/success", "gap/mean", "gate/mean")
+"""Columns of MLflow's list of runs, before the success on each panel."""
 log = logging.getLogger("sdar.tracking")
 
 
-def address(config: ExperimentConfig, layout: Layout) -> dict[str, str | None]:
-    """Where MLflow keeps things: `uri`, `artifacts` (None: the server decides), `lock`, names.
+def address(config: ExperimentConfig, layout: Layout) -> dict[str, Any]:
+    """Where MLflow keeps things: `uri`, `artifacts` (None: the server decides), `lock`, names, and
+    the panels whose success its list of runs shows.
 
     A relative `sqlite:///` path lies under the root, and so do the artifacts (`mlartifacts/`).
     """
@@ -44,6 +46,7 @@ def address(config: ExperimentConfig, layout: Layout) -> dict[str, str | None]:
         "lock": str(layout.runs.parent.resolve() / ".mlflow.lock"),
         "experiment": config.tracking.experiment or layout.experiment,
         "parent": layout.experiment,
+        "panels": list(config.evaluation.panels),
     }
 
 
@@ -104,22 +107,24 @@ def experiment_id(client: Any, where: dict[str, Any]) -> str:
     if found is None:
         artifacts = where["artifacts"]
         location = f"{artifacts}/{name}" if artifacts else None
-        made = client.create_experiment(name, artifact_location=location, tags=experiment_tags())
+        tags = experiment_tags(where.get("panels", ()))
+        made = client.create_experiment(name, artifact_location=location, tags=tags)
         return str(made)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
 
 
-def experiment_tags() -> dict[str, str]:
+def experiment_tags(panels: Iterable[str]) -> dict[str, str]:
     """What makes MLflow's pages open as people expect.
 
     Without the kind, an experiment that has traces opens as a chat application. The view lists
     every run flat, by name, with the columns that matter; `?viewStateShareKey=sdar` opens it.
     """
+    successes = [f"{panel}/success" for panel in panels]
     columns = [f"attributes.`{name}`" for name in ("Created", "Duration")]
     columns += [f"tags.`{name}`" for name in ("stage", "method", "seed")]
-    columns += [f"metrics.`{name}`" for name in HEADLINES]
+    columns += [f"metrics.`{name}`" for name in (*HEADLINES, *successes)]
     view = {
         "orderByKey": "tags.`mlflow.runName`",
         "orderByAsc": True,

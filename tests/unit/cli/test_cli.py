@@ -269,5 +269,5 @@ def test_doctor_names_what_is_wrong(repository: Path, tmp_path: Path) -> None:
     done = sdar("doctor", "--config", str(bad), "--root", str(tmp_path), cwd=repository)
     assert done.returncode == 1
     assert "policy.model: nowhere is neither" in done.stdout
-    for subject in ("python", "packages", "cores", "memory", "disk", "accelerator", "games"):
+    for subject in ("python", "packages", "cores", "memory", "disk", "accelerator", "tasks"):
         assert any(line.split()[1:2] == [subject] for line in done.stdout.splitlines()), subject

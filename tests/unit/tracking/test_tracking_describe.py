@@ -78,6 +78,7 @@ def test_data_sets_have_digest_and_split_sizes(tmp_path: Path) -> None:
     text = "".join(json.dumps({"split": split}) + "\n" for split in rows)
     (layout.tasks / "tasks.jsonl").write_text(text)
     (found,) = describe.datasets("train", layout)
+    assert found["name"] == "fake tasks"
     assert found["splits"] == {"train": 3, "valid_seen": 2}
     assert len(found["digest"]) == 16
     assert describe.datasets("compare", layout) == []

@@ -5,11 +5,13 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sdar.config import ExperimentConfig, Layout, parse_config
+from sdar.environments.packages import NAMES
 from sdar.errors import SdarError
 from sdar.files import lines
 from sdar.tracking import RunRecorder, recorder, store
@@ -72,6 +74,7 @@ def test_a_full_disk_leaves_the_earlier_lines_whole(tmp_path: Path) -> None:
     script = """
 import resource, sys
 from pathlib import Path
+from typing import Any
 from sdar.files import lines
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 path = Path(sys.argv[1])
@@ -156,6 +159,30 @@ def test_relative_sqlite_lies_under_the_root(tmp_path: Path) -> None:
     config = parse_config({"tracking": {"uri": "sqlite:////data/m.db", "experiment": "mine"}})
     where = store.address(config, Layout(tmp_path, "fake"))
     assert (where["uri"], where["experiment"]) == ("sqlite:////data/m.db", "mine")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mlflow_lists_the_success_on_the_panels_of_the_experiment(
+    name: str, tmp_path: Path
+) -> None:
+    config = parse_config({"environment": {"name": name}})
+    made: dict[str, str] = {}
+
+    class Client:
+        def get_experiment_by_name(self, name: str) -> None:
+            return None
+
+        def create_experiment(self, name: str, **options: Any) -> str:
+            made.update(options["tags"])
+            return "1"
+
+    store.experiment_id(Client(), store.address(config, Layout(tmp_path, "fake")))
+    columns = json.loads(made[f"mlflow.sharedViewState.{store.VIEW}"])["selectedColumns"]
+    shown = [f"metrics.`{panel}/success`" for panel in config.evaluation.panels]
+    assert columns[5:] == [
+        *(f"metrics.`{metric}`" for metric in ("train/success", "gap/mean", "gate/mean")),
+        *shown,
+    ]
 
 
 def test_importing_tracking_imports_neither_mlflow_nor_torch() -> None:

@@ -1,10 +1,12 @@
 """Configuration of the ALFWorld environment."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from sdar.environments.section import EnvironmentSection
 from sdar.section import Fraction, NonNegative, Section
 
 AlfworldTaskType = Literal[
@@ -23,6 +25,8 @@ ALFWORLD_TASK_TYPES: tuple[AlfworldTaskType, ...] = (
     "pick_cool_then_place_in_recep",
     "pick_two_obj_and_place",
 )
+GAMES_FOLDER = "json_2.1.1"
+"""Folder of the games within real data."""
 
 
 class GameCounts(Section):
@@ -33,8 +37,20 @@ class GameCounts(Section):
     valid_unseen: PositiveInt = 134
 
 
-class AlfworldConfig(Section):
+class AlfworldConfig(EnvironmentSection):
     """The ALFWorld text environment on the TextWorld engine."""
+
+    usual_panels: ClassVar = ("valid_seen", "valid_unseen")
+    type_labels: ClassVar = {
+        "pick_and_place_simple": "pick & place",
+        "look_at_obj_in_light": "look in light",
+        "pick_clean_then_place_in_recep": "clean & place",
+        "pick_heat_then_place_in_recep": "heat & place",
+        "pick_cool_then_place_in_recep": "cool & place",
+        "pick_two_obj_and_place": "pick two & place",
+    }
+    distributions: ClassVar = ("textworld", "alfworld")
+    exported_data: ClassVar = ("ALFWORLD_DATA", GAMES_FOLDER)
 
     name: Literal["alfworld"] = "alfworld"
     data: Path | None = None
@@ -60,4 +76,24 @@ class AlfworldConfig(Section):
     @property
     def known_panels(self) -> tuple[str, ...]:
         """What evaluation.panels may name; with real data also any other split in `data`."""
-        return ("valid_seen", "valid_unseen") if self.data is None else ()
+        return self.usual_panels if self.data is None else ()
+
+    def check_data(self, panels: Sequence[str]) -> list[str]:
+        """An `$ALFWORLD_DATA` folder with every split that will be played."""
+        if self.data is None:
+            return []
+        games = self.data.expanduser() / GAMES_FOLDER
+        remedy = (
+            f"download the games with `ALFWORLD_DATA={self.data} alfworld-download`, set "
+            f"environment.data to the folder that holds {GAMES_FOLDER}/, or to null to generate "
+            "games"
+        )
+        if not games.is_dir():
+            return [f"environment.data: expected a folder {games}, which does not exist; {remedy}"]
+        missing = [s for s in dict.fromkeys(("train", *panels)) if not (games / s).is_dir()]
+        if missing:
+            return [f"environment.data: {games} lacks the split(s) {', '.join(missing)}; {remedy}"]
+        return []
+
+
+SECTION = AlfworldConfig

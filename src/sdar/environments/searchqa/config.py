@@ -1,13 +1,16 @@
 """Configuration of the Search-QA environment."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from sdar.environments.section import EnvironmentSection
 from sdar.section import NonNegative, Section
 
 QuestionType = Literal["one_hop", "two_hop", "comparison"]
+QUESTION_FILES = (".parquet", ".jsonl")
 QUESTION_TYPES: tuple[QuestionType, ...] = ("one_hop", "two_hop", "comparison")
 
 
@@ -48,8 +51,10 @@ class RetrieverConfig(Section):
         return self
 
 
-class SearchqaConfig(Section):
+class SearchqaConfig(EnvironmentSection):
     """Question answering with a search engine, in the Search-R1 protocol."""
+
+    usual_panels: ClassVar = ("test",)
 
     name: Literal["searchqa"] = "searchqa"
     data: Path | None = None
@@ -78,4 +83,29 @@ class SearchqaConfig(Section):
     @property
     def known_panels(self) -> tuple[str, ...]:
         """What evaluation.panels may name; with real questions also the data sets in `data`."""
-        return ("test",) if self.data is None else ()
+        return self.usual_panels if self.data is None else ()
+
+    def check_data(self, panels: Sequence[str]) -> list[str]:
+        """Question files, and passages for a retriever in process."""
+        if self.data is None:
+            return []
+        problems = []
+        folder = self.data.expanduser()
+        if not any(path.suffix in QUESTION_FILES for path in folder.glob("*")):
+            problems.append(
+                f"environment.data: {folder} holds no question files "
+                f"({' or '.join(QUESTION_FILES)}); put them there (names that begin with `train` "
+                "are training questions), or set environment.data to null to generate questions"
+            )
+        passages = self.retriever.passages
+        if self.retriever.kind != "http" and (
+            passages is None or not passages.expanduser().is_file()
+        ):
+            problems.append(
+                f"environment.retriever.passages: expected a file of passages, found {passages}; "
+                "real questions need one (JSON lines of id and contents), or retriever.kind http"
+            )
+        return problems
+
+
+SECTION = SearchqaConfig

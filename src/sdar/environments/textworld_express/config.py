@@ -1,10 +1,11 @@
 """Configuration of the TextWorldExpress environment."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from sdar.environments.section import EnvironmentSection
 from sdar.section import NonNegative, Section
 
 ExpressGame = Literal[
@@ -27,8 +28,11 @@ class SeedCounts(Section):
     test: Annotated[int, Field(ge=1, le=1000)] = 40
 
 
-class TextworldExpressConfig(Section):
+class TextworldExpressConfig(EnvironmentSection):
     """Eight text games on the TextWorldExpress engine (needs a Java runtime)."""
+
+    usual_panels: ClassVar = ("dev", "test")
+    distributions: ClassVar = ("textworld-express",)
 
     name: Literal["textworld_express"] = "textworld_express"
     games: Annotated[tuple[ExpressGame, ...], Field(min_length=1)] = ("coin", "simonsays")
@@ -51,4 +55,7 @@ class TextworldExpressConfig(Section):
     @property
     def known_panels(self) -> tuple[str, ...]:
         """What evaluation.panels may name."""
-        return ("dev", "test")
+        return self.usual_panels
+
+
+SECTION = TextworldExpressConfig

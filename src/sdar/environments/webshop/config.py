@@ -1,10 +1,11 @@
 """Configuration of the WebShop environment."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from sdar.environments.section import EnvironmentSection
 from sdar.section import NonNegative, Section
 
 WebshopCategory = Literal["beauty", "electronics", "garden", "fashion", "grocery"]
@@ -24,8 +25,10 @@ class GoalCounts(Section):
     test: PositiveInt = 200
 
 
-class WebshopConfig(Section):
+class WebshopConfig(EnvironmentSection):
     """The WebShop text environment on its own page and reward semantics."""
+
+    usual_panels: ClassVar = ("test",)
 
     name: Literal["webshop"] = "webshop"
     data: Path | None = None
@@ -59,4 +62,7 @@ class WebshopConfig(Section):
     @property
     def known_panels(self) -> tuple[str, ...]:
         """What evaluation.panels may name."""
-        return ("test",)
+        return self.usual_panels
+
+
+SECTION = WebshopConfig

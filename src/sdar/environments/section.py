@@ -1,0 +1,52 @@
+"""What the rest of the code reads of an environment's section of the configuration."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from sdar.section import Section
+
+
+class EnvironmentSection(Section):
+    """Base of every environment's section; `environments/<name>/config.py` offers it as `SECTION`.
+
+    It declares no keys itself, so that each section lists its own in the order people read them.
+    """
+
+    usual_panels: ClassVar[tuple[str, ...]]
+    """Panels to evaluate where a file names none."""
+    type_labels: ClassVar[Mapping[str, str]] = {}
+    """Task types in a few words, in the order of tables. Types without a label follow by name."""
+    distributions: ClassVar[tuple[str, ...]] = ()
+    """Python packages whose versions provenance records, beside those of everything else."""
+    exported_data: ClassVar[tuple[str, str] | None] = None
+    """Where people's real data may be: an environment variable, and the folder in its folder."""
+
+    if TYPE_CHECKING:
+        name: str
+        data: Path | None
+        max_turns: int
+        history: int
+        success_reward: float
+        invalid_action_penalty: float
+        workers: int
+
+        @property
+        def task_types(self) -> tuple[str, ...]:
+            """What skills are looked up by."""
+
+        @property
+        def known_panels(self) -> tuple[str, ...]:
+            """What evaluation.panels may name; empty where the data decide."""
+
+    def check_data(self, panels: Sequence[str]) -> list[str]:
+        """What `data` lacks that evaluating `panels` needs, each problem with its key and remedy.
+
+        Looks at files for less than a second, without torch.
+        """
+        if self.data is None or self.data.expanduser().exists():
+            return []
+        return [
+            f"environment.data: {self.data} does not exist; correct it, or set it to null for "
+            "generated tasks"
+        ]
