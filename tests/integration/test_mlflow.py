@@ -14,6 +14,7 @@ import pytest
 
 from sdar.config import Layout, parse_config
 from sdar.files import lines
+from sdar.files.whole import read_json
 from sdar.tracking import RunRecorder, mirror, store
 
 pytest.importorskip("mlflow")
@@ -57,7 +58,7 @@ def test_a_killed_and_continued_run_is_the_same_run(tmp_path: Path) -> None:
     assert (broken / same).read_bytes() == (whole / same).read_bytes()
     run = runs(broken)["sdar/seed-0"]
     assert (run.info.run_id, run.info.status) == (before.info.run_id, "FINISHED")
-    spec = store.read_json(folder / "tracking.json")
+    spec = read_json(folder / "tracking.json")
     assert run.info.start_time == int(1000 * spec["started"]) < before.info.end_time
     assert before.info.end_time < run.info.end_time == int(1000 * spec["written"])
     assert len(run.data.metrics) == METRICS + 2
@@ -128,7 +129,7 @@ def test_a_dead_server_is_one_line_and_the_run_goes_on(tmp_path: Path) -> None:
     assert len(lines.read(folder / "metrics.jsonl")) == STEPS
 
     # Later, with a store that answers, the folder alone is enough.
-    spec = store.read_json(folder / "tracking.json")
+    spec = read_json(folder / "tracking.json")
     spec["store"] = store.address(parse_config({"experiment": "fake"}), Layout(tmp_path, "fake"))
     (folder / "tracking.json").write_text(json.dumps(spec))
     assert mirror.main([str(folder)]) == 0

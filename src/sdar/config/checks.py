@@ -4,13 +4,13 @@ Commands run them before they work and Snakemake before it builds the DAG, so th
 costs nothing.
 """
 
-import hashlib
 import re
 from pathlib import Path
 
 from sdar.config.models import ExperimentConfig
 from sdar.environments.packages import skills_folder
 from sdar.errors import SdarError
+from sdar.files.digest import parts_digest
 
 GENERAL_SKILL = "general"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -28,11 +28,11 @@ def library_digest(config: ExperimentConfig) -> str:
     """SHA-256 over names and texts of the skill library, so that an edited skill is noticed."""
     library = config.skills.library
     folder = skills_folder(config.environment.name) if library is None else library.expanduser()
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.md")):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
-        digest.update(path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
+    parts = (
+        f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes() + b"\0"
+        for path in sorted(folder.rglob("*.md"))
+    )
+    return parts_digest(parts)[:16]
 
 
 def _skills(config: ExperimentConfig) -> list[str]:

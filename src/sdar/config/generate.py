@@ -5,7 +5,6 @@ Comments of the YAML are the docstrings of the fields, so the models stay the on
 """
 
 import json
-import tempfile
 import textwrap
 from enum import Enum
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 from pydantic import BaseModel
 
 from sdar.config.models import ExperimentConfig
+from sdar.files.whole import write_text
 
 HEADER = """\
 # yaml-language-server: $schema=schema.json
@@ -60,14 +60,7 @@ def write_if_changed(path: Path, text: str) -> bool:
     """Write atomically, and only when the text differs: an equal file keeps its time stamp."""
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        file.write(text)
-    temporary = Path(file.name)
-    temporary.chmod(0o644)
-    temporary.replace(path)
+    write_text(path, text)
     return True
 
 

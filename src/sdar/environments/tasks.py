@@ -5,8 +5,6 @@ absolute for real data), `tasks.md` (counts), and whatever the environment plays
 """
 
 import json
-import os
-import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -14,25 +12,17 @@ from sdar.config.models import ExperimentConfig
 from sdar.environments.base import Task
 from sdar.environments.packages import environment_package
 from sdar.errors import SdarError
+from sdar.files.whole import built_folder
 from sdar.layout import Layout
 
 
 def make_tasks(config: ExperimentConfig, layout: Layout) -> None:
-    """Write `layout.tasks`, all or nothing: it is built beside its place and renamed at the end."""
-    target = layout.tasks
-    target.parent.mkdir(parents=True, exist_ok=True)
-    building = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir()
-    try:
+    """Write `layout.tasks`, whole or not at all."""
+    with built_folder(layout.tasks) as building:
         tasks, source = environment_package(config.environment.name).make_tasks(config, building)
         lines = (json.dumps(task.as_dict()) + "\n" for task in tasks)
         (building / "tasks.jsonl").write_text("".join(lines), encoding="utf-8")
         (building / "tasks.md").write_text(counts_table(tasks, source), encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        building.rename(target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def counts_table(tasks: list[Task], source: str) -> str:

@@ -4,7 +4,6 @@ Panels are played in chunks (`panels.plan_chunks`). A finished chunk is on disk;
 kill the same command plays only the rest, and the results are the same as without interruption.
 """
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -16,7 +15,7 @@ import polars as pl
 from sdar.config import ExperimentConfig, Layout
 from sdar.environments.base import EnvironmentPool, Task
 from sdar.evaluation.panels import Chunk, plan_chunks, recorded_tasks
-from sdar.evaluation.partial import Partial, write_parquet, write_text
+from sdar.evaluation.partial import Partial
 from sdar.evaluation.records import (
     EPISODES_ORDER,
     TOKENS_ORDER,
@@ -27,6 +26,7 @@ from sdar.evaluation.records import (
 )
 from sdar.evaluation.subject import Subject, evaluation_key, subject_of
 from sdar.evaluation.summary import flat_metrics, summarise
+from sdar.files.whole import write_json, write_parquet
 from sdar.interruption import Stopped, between_steps, stop_requested
 from sdar.progress import Progress
 from sdar.rollout.collector import collect
@@ -105,7 +105,7 @@ def evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -
         write_parquet(folder / "tokens.parquet", tokens)
         recorder.truncate(0)
         recorder.metrics(0, flat_metrics(summary))
-        write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+        write_json(folder / "summary.json", summary)
         recorder.artifact(folder / "summary.json")
         recorder.artifact(folder / "tokens.parquet", "tokens")
         rows = tokens.iter_rows(named=True)

@@ -5,13 +5,13 @@ into chunks; a chunk is what is played together, kept when an evaluation is inte
 played again. Every task belongs to exactly one chunk for each evaluation seed.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 
 from sdar.environments.base import Task
 from sdar.errors import SdarError
+from sdar.files.digest import text_digest
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Chunk:
     def step(self) -> int:
         """The `step` of the sampling streams (seed, step, slot, turn): negative, so that it never
         meets a training step; a function of panel and index, not of the other panels."""
-        digest = hashlib.sha256(f"{self.panel}/{self.index}".encode()).digest()
+        digest = bytes.fromhex(text_digest(f"{self.panel}/{self.index}"))
         return -1 - (int.from_bytes(digest[:4], "big") >> 1)
 
 
@@ -83,7 +83,7 @@ def recorded_tasks(panels: Mapping[str, Sequence[Task]], count: int) -> set[tupl
         for task in tasks:
             queues.setdefault((task.task_type, panel), []).append(task.id)
     for queue in queues.values():
-        queue.sort(key=lambda task_id: hashlib.sha256(task_id.encode()).hexdigest(), reverse=True)
+        queue.sort(key=text_digest, reverse=True)
     # Rank k of each (type, panel) before rank k + 1 of any; panels alternate from type to type.
     types = sorted({task_type for task_type, _ in queues})
     names = list(panels)

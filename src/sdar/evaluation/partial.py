@@ -6,15 +6,14 @@ thrown away, so that no result mixes two policies.
 """
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from sdar.errors import SdarError
+from sdar.files.whole import write_parquet, write_text
 
 
 class Partial:
@@ -28,7 +27,7 @@ class Partial:
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            write_atomically(path, lambda target: target.write_text(text, "utf-8"))
+            write_text(path, text)
 
     def has(self, name: str) -> bool:
         return self._episodes(name).is_file()
@@ -48,34 +47,3 @@ class Partial:
 
     def _tokens(self, name: str) -> Path:
         return self.folder / f"{name}.tokens.parquet"
-
-
-def write_parquet(path: Path, frame: pl.DataFrame) -> None:
-    """Write a frame so that the file is either the old one or the whole new one."""
-    write_atomically(path, lambda target: frame.write_parquet(target, compression="zstd"))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write text so that the file is either the old one or the whole new one."""
-    write_atomically(path, lambda target: target.write_text(text, "utf-8"))
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in its place.
-
-    Raises SdarError when it cannot be written (no space, no permission); `path` stays as it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise SdarError(
-            f"{path}: cannot be written ({error.strerror or error}); free space or mend the "
-            "folder's permissions and run the same command again: what is finished is kept"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)

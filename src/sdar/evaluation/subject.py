@@ -1,7 +1,5 @@
 """What is evaluated: which weights, with which prompts. A method's declaration decides."""
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from sdar.config import ExperimentConfig, Layout
 from sdar.environments.base import Task
 from sdar.errors import SdarError
 from sdar.evaluation.records import TOKENS
+from sdar.files.digest import folder_digest, json_digest
 from sdar.methods.declarations import get_method
 
 
@@ -30,12 +29,7 @@ class Subject:
         """SHA-256 over the policy's files; of a model known by name, the name."""
         if isinstance(self.policy, str):
             return self.policy
-        digest = hashlib.sha256()
-        for path in sorted(path for path in self.policy.rglob("*") if path.is_file()):
-            digest.update(str(path.relative_to(self.policy)).encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
+        return folder_digest(self.policy)
 
 
 def subject_of(config: ExperimentConfig, layout: Layout, method: str, seed: int) -> Subject:
@@ -79,7 +73,7 @@ def evaluation_key(
         "prompts": list(subject.prompts),
         "policy": subject.digest,
         "skills": skills,
-        "tasks": hashlib.sha256(json.dumps(ids).encode()).hexdigest(),
+        "tasks": json_digest(ids),
         "environment": config.environment.model_dump(mode="json", exclude={"workers"}),
         "limits": config.policy.model_dump(mode="json"),
         "gate": config.training.distillation.model_dump(mode="json"),

@@ -1,4 +1,4 @@
-"""A JSON-lines file that survives being killed: one object a line, on disk before we go on."""
+"""A JSON-lines file that survives being killed: one object per line, on disk before we go on."""
 
 import contextlib
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdar.errors import SdarError
+from sdar.files.whole import write_bytes
 
 
 def encode(step: int, values: Mapping[str, Any]) -> tuple[str, int]:
@@ -46,7 +47,7 @@ def append(path: Path, line: str) -> None:
                 raise
     except OSError as error:
         raise SdarError(
-            f"{path}: cannot append a record ({error}); free some space or mend the permissions, "
+            f"{path}: cannot append a record ({error}); free some space or fix the permissions, "
             "then run the same command again: it continues where it stopped"
         ) from None
 
@@ -61,24 +62,8 @@ def truncate(path: Path, step: int) -> int:
     if not path.exists():
         return 0
     kept = [line for record, line in _complete(path) if record["step"] < step]
-    replace(path, b"".join(kept))
+    write_bytes(path, b"".join(kept))
     return len(kept)
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Write a whole file so that a reader sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SdarError(
-            f"{path}: cannot be written ({error}); free some space or mend the permissions"
-        ) from None
 
 
 def _complete(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:

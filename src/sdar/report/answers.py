@@ -3,7 +3,6 @@ answers.html (words and figures). Every number is computed from the runs' record
 """
 
 import base64
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from sdar.config import ExperimentConfig, Layout
-from sdar.evaluation.partial import write_text
+from sdar.files.whole import write_json, write_text
 from sdar.records.token_table import recorded_tokens
 from sdar.report.answers_text import answers_markdown
 from sdar.report.gap_over_training import (
@@ -76,8 +75,7 @@ def write_answers(config: ExperimentConfig, layout: Layout) -> None:
     for name, figure in answers.figures().items():
         save(figure, layout.results / "figures" / name)
     text = answers_markdown(answers)
-    values = json.dumps(asdict(answers), indent=1, ensure_ascii=False) + "\n"
-    write_text(layout.results / "answers.json", values)
+    write_json(layout.results / "answers.json", asdict(answers))
     write_text(layout.results / "answers.md", text)
     page = table_page(text, f"{config.experiment}: four questions")
     write_text(layout.results / "answers.html", embed_figures(page, layout.results))

@@ -4,11 +4,9 @@ Writes under `layout.results`: `episodes.parquet`, `comparison.json`, `compariso
 of what it reads: equal inputs, equal bytes.
 """
 
-import json
-
 from sdar.config import ExperimentConfig, Layout
-from sdar.evaluation.partial import write_parquet, write_text
 from sdar.evaluation.records import EPISODES_ORDER
+from sdar.files.whole import write_json, write_parquet, write_text
 from sdar.report import figures
 from sdar.report.comparison import Comparison, build_comparison
 from sdar.report.markdown import comparison_markdown
@@ -21,10 +19,7 @@ def compare(config: ExperimentConfig, layout: Layout) -> None:
     episodes = read_episodes(config, layout)
     comparison = read_comparison(config, layout)
     write_parquet(layout.results / "episodes.parquet", episodes.sort(EPISODES_ORDER))
-    write_text(
-        layout.results / "comparison.json",
-        json.dumps(comparison.as_dict(), indent=1, ensure_ascii=False) + "\n",
-    )
+    write_json(layout.results / "comparison.json", comparison.as_dict())
     write_text(layout.results / "comparison.md", comparison_markdown(comparison))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 
 from sdar.config import ExperimentConfig, Layout
-from sdar.evaluation.partial import write_text
+from sdar.files.whole import write_text
 from sdar.records import colours
 from sdar.records.episodes import NUMBERS, TokenEpisode, episodes_of_rows, read_all
 from sdar.records.names import label, type_label

@@ -4,7 +4,6 @@ Writes `sweep.json`, `sweep.md`, `heatmap.svg` and `heatmap.png` under `layout.s
 function of the evaluations it reads: equal inputs, equal bytes.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +22,8 @@ from sdar.config.variants import (
     sweep_variants,
 )
 from sdar.errors import SdarError
-from sdar.evaluation.partial import write_text
 from sdar.evaluation.statistics import Difference, Rate, paired_bootstrap, rate_over_tasks
+from sdar.files.whole import write_json, write_text
 from sdar.records.names import label
 from sdar.report.comparison import BOOTSTRAP_SEED, CONFIDENCE, RESAMPLES
 from sdar.report.style import save
@@ -108,8 +107,7 @@ def compare_sweep(config: ExperimentConfig, layout: Layout) -> None:
 
     comparison = read_sweep(config, layout)
     folder = layout.sweep_results
-    text = json.dumps(comparison.as_dict(), indent=1, ensure_ascii=False) + "\n"
-    write_text(folder / "sweep.json", text)
+    write_json(folder / "sweep.json", comparison.as_dict())
     write_text(folder / "sweep.md", sweep_markdown(comparison))
     save(heatmap(comparison), folder / "heatmap")
 

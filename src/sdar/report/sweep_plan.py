@@ -14,8 +14,8 @@ from sdar.config.variants import (
     sweep_variants,
 )
 from sdar.files import lines
+from sdar.files.whole import read_json
 from sdar.report.tables import duration, markdown_table
-from sdar.tracking.store import read_json
 
 
 @dataclass(frozen=True)

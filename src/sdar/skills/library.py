@@ -8,7 +8,6 @@ says (see `sdar.skills.retrieval`). A file may open with front matter, `keywords
 lines of `---`, which is told to nobody.
 """
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from sdar.config.sweep import RetrievalKind
 from sdar.environments.base import Knowledge, Task
 from sdar.environments.packages import DEFAULT, skills_folder
 from sdar.errors import SdarError
+from sdar.files.digest import text_digest
 from sdar.skills.retrieval import (
     best_match,
     derived_keywords,
@@ -195,4 +195,4 @@ def _join(*parts: str) -> str:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return text_digest(text)[:12]

@@ -1,6 +1,5 @@
 """What MLflow is told about a run: parameters, tags and data sets, each only where it matters."""
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sdar.config import ExperimentConfig, Layout
+from sdar.files.digest import file_digest
 
 Kind = Literal["tasks", "demonstrations", "warm_start", "train", "evaluate", "compare", "report"]
 
@@ -101,9 +101,3 @@ def _dataset(name: str, path: Path, context: str, splits: dict[str, int]) -> dic
         "context": context,
         "splits": splits,
     }
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,7 +10,6 @@ steps are asked of MLflow itself), so it may be killed, run twice or run much la
 import argparse
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -23,6 +22,8 @@ from typing import Any
 
 from sdar.config import Layout
 from sdar.files import lines
+from sdar.files.digest import json_digest
+from sdar.files.whole import read_json, write_json
 from sdar.interruption import leave_to_parent
 from sdar.tracking import describe, store
 
@@ -37,12 +38,12 @@ class Mirror:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.spec = store.read_json(folder / "tracking.json")
+        self.spec = read_json(folder / "tracking.json")
         if not self.spec:
             raise FileNotFoundError(f"{folder}: no tracking.json, so no run was recorded here")
         self.where = self.spec["store"]
         self.client: Any = None
-        self.state: dict[str, Any] = store.read_json(folder / "mlflow.json")
+        self.state: dict[str, Any] = read_json(folder / "mlflow.json")
         self.sent: set[tuple[str, int]] = set()
 
     def sync(self) -> None:
@@ -53,7 +54,7 @@ class Mirror:
 
     def end(self) -> None:
         """Send the rest and close the run with the status its folder tells."""
-        self.spec = store.read_json(self.folder / "tracking.json")
+        self.spec = read_json(self.folder / "tracking.json")
         self.sync()
         status = self.spec["status"]
         for name in ("config.yaml", "provenance.json"):
@@ -102,7 +103,7 @@ class Mirror:
     def _create(self, client: Any, experiment: str, parent: str) -> Any:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
-        provenance = store.read_json(self.folder / "provenance.json")
+        provenance = read_json(self.folder / "provenance.json")
         commit = provenance.get("git", {}).get("commit")
         tags = self.spec["tags"] | {
             store.MLFLOW_PARENT: parent,
@@ -210,7 +211,7 @@ class Mirror:
             name=self.spec["name"].replace("/", "_").replace(".", "_"),
             source_run_id=self.run_id,
             tags={"path": str(path), "bytes": str(size)},
-            params=store.read_json(path / "config.json") and _architecture(path),
+            params=read_json(path / "config.json") and _architecture(path),
             model_type="policy",
         )
         if size <= LARGEST_COPY:
@@ -219,7 +220,7 @@ class Mirror:
         self.client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step or 0)])
 
     def _save(self) -> None:
-        lines.replace(self.folder / "mlflow.json", (json.dumps(self.state) + "\n").encode())
+        write_json(self.folder / "mlflow.json", self.state)
 
 
 def _episode_identity(message: dict[str, Any]) -> str:
@@ -227,12 +228,12 @@ def _episode_identity(message: dict[str, Any]) -> str:
     episode = message["episode"]
     if message["step"] is not None and "slot" in episode:
         return f"{message['step']}/{episode['slot']}"
-    return hashlib.sha256(json.dumps(episode, sort_keys=True).encode()).hexdigest()[:16]
+    return json_digest(episode)[:16]
 
 
 def _architecture(path: Path) -> dict[str, str]:
     wanted = ("model_type", "num_hidden_layers", "hidden_size", "vocab_size", "dtype")
-    found = store.read_json(path / "config.json")
+    found = read_json(path / "config.json")
     return {key: str(found[key]) for key in wanted if key in found}
 
 

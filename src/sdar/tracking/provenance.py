@@ -1,7 +1,6 @@
 """Where a run came from: `provenance.json` and the resolved `config.yaml` beside its results."""
 
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -15,9 +14,8 @@ import yaml
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.environments.packages import environment_sections
-from sdar.files import lines
-from sdar.tracking.describe import file_digest
-from sdar.tracking.store import read_json
+from sdar.files.digest import file_digest
+from sdar.files.whole import read_json, write_json, write_text
 
 PACKAGES = (
     "sdar",
@@ -48,14 +46,13 @@ def write_provenance(
     """
     folder.mkdir(parents=True, exist_ok=True)
     resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    lines.replace(folder / "config.yaml", resolved.encode())
+    write_text(folder / "config.yaml", resolved)
     found = provenance(layout) | extra
     earlier = read_json(folder / "provenance.json")
     if earlier:
         short = {key: earlier.get(key) for key in ("started", "git", "command")}
         found["earlier"] = [*earlier.get("earlier", []), short]
-    text = json.dumps(found, indent=2, ensure_ascii=False, default=str) + "\n"
-    lines.replace(folder / "provenance.json", text.encode())
+    write_json(folder / "provenance.json", found, indent=2, default=str)
     return found
 
 

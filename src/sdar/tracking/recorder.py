@@ -17,7 +17,6 @@ Files: `metrics.jsonl` (a function of the run alone), `timings.jsonl` (seconds, 
 """
 
 import contextlib
-import hashlib
 import importlib.util
 import json
 import logging
@@ -33,6 +32,8 @@ from typing import Any, Literal, Self
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.files import lines
+from sdar.files.digest import json_digest
+from sdar.files.whole import read_json, write_json
 from sdar.interruption import Stopped, held_back
 from sdar.tracking import describe, store
 from sdar.tracking.describe import Kind
@@ -181,7 +182,7 @@ class RunRecorder:
             lines.append(self.folder / "outbox.jsonl", line)
 
     def _continue_or_begin(self) -> None:
-        earlier = store.read_json(self.folder / "tracking.json")
+        earlier = read_json(self.folder / "tracking.json")
         same = earlier.get("digest") == self._spec["digest"]
         if same and earlier.get("status") != "FINISHED":
             self._spec |= {key: earlier[key] for key in ("attempt", "started")}
@@ -192,8 +193,7 @@ class RunRecorder:
 
     def _write_spec(self, status: str) -> None:
         self._spec |= {"status": status, "written": round(time.time(), 3)}
-        text = json.dumps(self._spec, indent=1, ensure_ascii=False) + "\n"
-        lines.replace(self.folder / "tracking.json", text.encode())
+        write_json(self.folder / "tracking.json", self._spec)
 
 
 def _spec(
@@ -218,8 +218,7 @@ def _spec(
     }
     # Two runs with one digest are one run: what only says where or how fast is left out.
     decisive = {k: v for k, v in flat.items() if not k.startswith("execution.")}
-    text = json.dumps([kind, name, decisive], sort_keys=True)
-    spec["digest"] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    spec["digest"] = json_digest([kind, name, decisive])[:16]
     return spec
 
 

@@ -192,15 +192,6 @@ def unreachable(where: dict[str, Any], error: BaseException) -> str:
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, empty when the file is missing or damaged."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _answering(uri: str, seconds: float = 3.0) -> None:
     """Knock before MLflow does: its own retries on a dead server take minutes."""
     parsed = urlparse(uri)

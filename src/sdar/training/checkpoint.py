@@ -7,10 +7,8 @@ that name is complete unless the disk lied; the manifest finds that out. `step-0
 0..9 are done, 10 comes next.
 """
 
-import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,12 +17,17 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from sdar.errors import SdarError
+from sdar.files.digest import file_digest
+from sdar.files.whole import write_folder
 from sdar.training.state import read_state, trained_state, write_state
 
 log = logging.getLogger("sdar.training")
 _MANIFEST = "manifest.json"
 _PREFIX = "step-"
+_REMEDY = (
+    "free some space or fix the folder's permissions, then run the same command again: earlier "
+    "checkpoints are unharmed and training continues from the newest"
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def save_checkpoint(
             extra(path)
         _write_manifest(path)
 
-    write_folder(target, fill)
+    write_checkpoint(target, fill)
     found = _newest_first(folder)
     mine = found.index(target)
     # Later ones were not continued: they belong to another run, whose records are gone by now.
@@ -76,34 +79,13 @@ def save_checkpoint(
     return target
 
 
-def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write a folder, force it to disk, and put it in its place in one step.
+def write_checkpoint(target: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write weights and what goes with them into a folder that is whole or not there.
 
     Raises `SdarError` when that fails; `target` is then what it was.
     """
-    temporary = target.with_name(f".{target.name}.partial")
-    aside = target.with_name(f".{target.name}.replaced")
-    try:
-        for leftover in (temporary, aside):
-            if leftover.exists():
-                shutil.rmtree(leftover)
-        temporary.mkdir(parents=True)
-        fill(temporary)
-        for path in [*temporary.rglob("*"), temporary]:
-            _force_to_disk(path)
-        if target.exists():
-            target.rename(aside)
-        temporary.rename(target)
-        _force_to_disk(target.parent)
-        shutil.rmtree(aside, ignore_errors=True)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        reason = " ".join(str(error).split())[:200]
-        raise SdarError(
-            f"{target}: cannot be written ({reason}); free some space or mend the folder's "
-            "permissions, then run the same command again: earlier checkpoints are unharmed and "
-            "training continues from the newest"
-        ) from error
+    # PyTorch and safetensors have errors of their own for a full disk.
+    write_folder(target, fill, remedy=_REMEDY, failures=(SafetensorError, RuntimeError))
 
 
 def latest_complete(
@@ -138,7 +120,7 @@ def _newest_first(folder: Path) -> list[Path]:
 
 def _write_manifest(path: Path) -> None:
     files = sorted(file for file in path.rglob("*") if file.is_file())
-    digests = {str(file.relative_to(path)): _sha256(file) for file in files}
+    digests = {str(file.relative_to(path)): file_digest(file) for file in files}
     (path / _MANIFEST).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
 
 
@@ -147,23 +129,10 @@ def _problem(path: Path) -> str | None:
     try:
         digests = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
         for name, digest in digests.items():
-            if _sha256(path / name) != digest:
+            if file_digest(path / name) != digest:
                 return f"{name} differs from what was saved"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except (OSError, ValueError) as error:
         return f"{_MANIFEST} or a file it names cannot be read: {error}"
     return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _force_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,6 +16,7 @@ from sdar.config import ExperimentConfig, Layout
 from sdar.environments.base import EnvironmentPackage, Knowledge, PastTurn, Practice
 from sdar.environments.packages import environment_package
 from sdar.errors import SdarError
+from sdar.files.whole import write_parquet
 from sdar.progress import Progress
 from sdar.skills.library import SkillLibrary
 
@@ -150,7 +151,7 @@ def as_text(turn: Demonstration) -> str:
 
 
 def write_demonstrations(path: Path, turns: list[Demonstration]) -> None:
-    """One row a turn; written under another name first, so that a cut-off file never counts."""
+    """One row per turn; whole or not at all."""
     rows: list[dict[str, Any]] = []
     for turn in turns:
         roles = {message["role"]: message["content"] for message in turn.messages}
@@ -165,9 +166,7 @@ def write_demonstrations(path: Path, turns: list[Demonstration]) -> None:
                 "response": turn.response,
             }
         )
-    partial = path.with_suffix(".partial")
-    pl.DataFrame(rows, infer_schema_length=None).write_parquet(partial)
-    partial.replace(path)
+    write_parquet(path, pl.DataFrame(rows, infer_schema_length=None))
 
 
 def read_demonstrations(

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from sdar.evaluation.partial import write_parquet
+from sdar.files.whole import write_parquet
 from sdar.rollout.episode import Episode
 
 EPISODES = pl.Schema(

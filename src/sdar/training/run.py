@@ -1,11 +1,10 @@
 """One training run around its loop: what it needs, where it continues, what it leaves behind."""
 
-import hashlib
 import json
 import logging
 import resource
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,13 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 from sdar.config import ExperimentConfig, Layout
 from sdar.environments.base import EnvironmentPool, Task
 from sdar.errors import SdarError
+from sdar.files.digest import json_digest, parts_digest, text_digest
 from sdar.methods.declarations import Method, get_method
 from sdar.policy.loading import load_policy
 from sdar.policy.lora import has_adapters
 from sdar.policy.weights import further_names, is_sharded, named_full_weights, whole
 from sdar.ranks.ranks import PATIENCE
-from sdar.training.checkpoint import Checkpoint, latest_complete, write_folder
+from sdar.training.checkpoint import Checkpoint, latest_complete, write_checkpoint
 
 log = logging.getLogger("sdar.training")
 
@@ -62,8 +62,8 @@ def open_parts(config: ExperimentConfig, layout: Layout, device: torch.device) -
     model, tokenizer = load_policy(start, device, torch.float32)
     inputs = {
         "policy": policy_digest(model),
-        "tasks": _digest(json.dumps([task.id for task in tasks])),
-        "skills": _digest(json.dumps(digests)),
+        "tasks": json_digest([task.id for task in tasks])[:16],
+        "skills": text_digest(json.dumps(digests))[:16],
     }
     pool = package.open_pool(config.environment, layout.tasks)
     return Parts(model, tokenizer, pool, tasks, skills, inputs)
@@ -147,7 +147,7 @@ def run_identity(
         "rollout": config.rollout.model_dump(mode="json", exclude={"vllm"}),
         "inputs": inputs,
     }
-    return _digest(json.dumps(decisive, sort_keys=True))
+    return json_digest(decisive)[:16]
 
 
 def find_start(folder: Path, identity: str, steps: int) -> Checkpoint | None:
@@ -187,7 +187,7 @@ def export_policy(folder: Path, model: Any, tokenizer: Any, writes: bool = True)
 
     disable_progress_bar()  # transformers' own, for one small file
     try:
-        write_folder(folder, fill)
+        write_checkpoint(folder, fill)
     finally:
         enable_progress_bar()
 
@@ -213,13 +213,11 @@ def peak_memory_gib() -> dict[str, float]:
 
 def policy_digest(model: Any) -> str:
     """SHA-256 over the names and values of the weights."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        flat = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        digest.update(flat.numpy().tobytes())
-    return digest.hexdigest()[:16]
 
+    def parts() -> Iterator[bytes]:
+        for name, value in model.state_dict().items():
+            yield name.encode()
+            flat = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
+            yield flat.numpy().tobytes()
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return parts_digest(parts())[:16]

@@ -13,8 +13,8 @@ from typing import Any
 import polars as pl
 from torch import Tensor
 
-from sdar.evaluation.partial import write_parquet
 from sdar.evaluation.records import TOKENS, skill_in, turn_columns
+from sdar.files.whole import write_parquet
 from sdar.policy.loading import token_pieces
 from sdar.records.token_classes import token_classes
 from sdar.report.pages import run_page

@@ -5,8 +5,6 @@ al. 2011): the policy plays, half of its episodes with the hint, and the expert 
 have done at every state the policy got itself into. A continued warm start is the same warm start.
 """
 
-import hashlib
-import json
 import logging
 import random
 import time
@@ -22,6 +20,7 @@ from sdar.config import ExperimentConfig, Layout
 from sdar.environments.packages import environment_package
 from sdar.environments.parsing import parse_action
 from sdar.errors import SdarError
+from sdar.files.digest import json_digest
 from sdar.interruption import Stopped, between_steps, stop_requested
 from sdar.policy.loading import render_prompt
 from sdar.policy.tiny import make_tiny_policy
@@ -180,7 +179,7 @@ def warm_start_identity(
     environment = config.environment.model_dump(mode="json", exclude={"workers", "data"})
     rollout = [config.rollout.temperature, config.policy.max_response_tokens]
     decisive = [policy_digest(model), told, settings, environment, rollout]
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+    return json_digest(decisive)[:16]
 
 
 def mixture(

@@ -21,8 +21,8 @@ from sdar.config.variants import (
     variant_config,
 )
 from sdar.errors import SdarError
-from sdar.evaluation.partial import write_parquet
 from sdar.evaluation.statistics import paired_bootstrap
+from sdar.files.whole import write_parquet
 from sdar.report.comparison import BOOTSTRAP_SEED, CONFIDENCE, RESAMPLES
 from sdar.report.sweep import compare_sweep, read_sweep, sweep_markdown
 from sdar.report.sweep_plan import measured_pace, plan_text

@@ -14,6 +14,7 @@ from sdar.config import ExperimentConfig, Layout, parse_config
 from sdar.environments.packages import NAMES
 from sdar.errors import SdarError
 from sdar.files import lines
+from sdar.files.whole import read_json
 from sdar.tracking import RunRecorder, recorder, store
 
 
@@ -133,10 +134,10 @@ def test_the_folder_knows_whether_it_continues(
                     raise error
         except BaseException:
             pass
-        return str(store.read_json(run.folder / "tracking.json")["attempt"])
+        return str(read_json(run.folder / "tracking.json")["attempt"])
 
     first = attempt(on, KeyboardInterrupt)
-    found = store.read_json(tmp_path / "runs/fake/sdar/seed-0/tracking.json")
+    found = read_json(tmp_path / "runs/fake/sdar/seed-0/tracking.json")
     assert (found["status"], found["tags"]["method"], found["tags"]["seed"]) == (
         "KILLED",
         "sdar",

@@ -13,7 +13,6 @@ from sdar.training.checkpoint import (
     latest_complete,
     load_checkpoint,
     save_checkpoint,
-    write_folder,
 )
 from sdar.training.run import make_optimizer
 
@@ -111,19 +110,6 @@ def test_leftovers_of_a_killed_save_are_no_checkpoint(tmp_path):
     save(tmp_path, 2, parts)
     assert latest_complete(tmp_path).step == 2
     assert not (tmp_path / ".step-00002.partial").exists()
-
-
-def test_write_folder_is_all_or_nothing(tmp_path):
-    def half(path):
-        (path / "a").write_text("new")
-        raise OSError("broken")
-
-    target = tmp_path / "policy"
-    write_folder(target, lambda path: (path / "a").write_text("old") and None)
-    with pytest.raises(SdarError):
-        write_folder(target, half)
-    assert (target / "a").read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
 
 
 def test_weight_decay_spares_vectors():

@@ -7,7 +7,6 @@ what makes it a game.
 """
 
 import functools
-import hashlib
 import multiprocessing
 import random
 import shutil
@@ -21,6 +20,7 @@ from sdar.environments.alfworld.world.home import Home
 from sdar.environments.alfworld.world.solve import solve
 from sdar.environments.base import Task
 from sdar.errors import SdarError
+from sdar.files.digest import text_digest
 from sdar.progress import Progress
 
 SPLITS = ("train", "valid_seen", "valid_unseen")
@@ -58,7 +58,7 @@ def abstract_game(
 
 def _digest(text: str) -> str:
     """Sixteen hex digits that name a trial, and seed its placements."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return text_digest(text)[:16]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ disk or a crash is noticed and built again.
 """
 
 import contextlib
-import hashlib
 import json
 import mmap
 import os
@@ -20,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sdar.environments.searchqa.retrieval.passages import file_digest, read_passages
+from sdar.environments.searchqa.retrieval.passages import passages_digest, read_passages
 from sdar.errors import SdarError
+from sdar.files.digest import text_digest
 
 COMPLETE = "complete.json"
 ABANDONED_SECONDS = 24 * 3600
@@ -38,8 +38,8 @@ def open_index(passages: Path, home: Path, kind: str, parameters: str, build: Bu
     `parameters` names all that `build` depends on besides the passages. Raises `SdarError` for
     broken passages, and where the folder cannot be written.
     """
-    digest = file_digest(passages)
-    key = hashlib.sha256(f"{FORMAT} {kind} {parameters} {digest}".encode()).hexdigest()[:16]
+    digest = passages_digest(passages)
+    key = text_digest(f"{FORMAT} {kind} {parameters} {digest}")[:16]
     folder = home / "index" / f"{kind}-{key}"
     if _is_complete(folder):
         return folder
@@ -56,7 +56,7 @@ def open_index(passages: Path, home: Path, kind: str, parameters: str, build: Bu
         pairs = sorted(read_passages(passages))
         _write_texts(building, pairs)
         build(building, [contents for _, contents in pairs])
-        if file_digest(passages) != digest:
+        if passages_digest(passages) != digest:
             raise SdarError(f"{passages} changed while it was read: run again once it is complete")
         sizes = {path.name: path.stat().st_size for path in sorted(building.iterdir())}
         (building / COMPLETE).write_text(json.dumps(sizes), encoding="utf-8")

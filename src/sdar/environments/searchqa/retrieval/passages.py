@@ -3,15 +3,13 @@
 `contents` is the title in quotes, a line break, and the text (the form of wiki-18).
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sdar.environments.searchqa.engine.data import json_lines
 from sdar.errors import SdarError
-
-_BLOCK = 1 << 20
+from sdar.files.digest import file_digest
 
 
 def read_passages(path: Path) -> Iterator[tuple[str, str]]:
@@ -58,19 +56,15 @@ def write_passages(path: Path, passages: Iterable[tuple[str, str]]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def file_digest(path: Path) -> str:
+def passages_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal; `SdarError` when there is none to read."""
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
+        return file_digest(path)
     except OSError as error:
         raise SdarError(
             f"environment.retriever.passages: {path} cannot be read ({error.strerror}); give a "
             "file of JSON lines with id and contents, or run `sdar tasks` to generate passages"
         ) from error
-    return digest.hexdigest()
 
 
 def _encodable(text: str) -> bool:

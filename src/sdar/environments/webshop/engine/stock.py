@@ -5,16 +5,12 @@ stock can lie in a folder and be mapped from there, so a million products need n
 It does not depend on any seed.
 """
 
-import contextlib
 import io
 import json
-import os
-import shutil
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,6 +32,8 @@ from sdar.environments.webshop.engine.products import (
     read_products,
 )
 from sdar.errors import SdarError
+from sdar.files.digest import text_digest
+from sdar.files.whole import built_folder
 
 FORMAT = "webshop stock 1"
 _KEPT = (
@@ -153,16 +151,10 @@ def open_stock(folder: Path, cache: Path | None = None) -> Stock:
         return build_stock(*_sources(folder))
     target = cache / _digest(folder)
     if not target.is_dir():
-        building = cache / f".{target.name}.{os.getpid()}"
-        building.mkdir(parents=True)
-        try:
+        with built_folder(target, is_whole=Path.is_dir) as building:
             with (building / "texts.json").open("wb") as texts:
                 stock = build_stock(*_sources(folder), texts)
             _save(stock, building)
-            with contextlib.suppress(OSError):  # another process was first
-                building.rename(target)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
     return _load(target)
 
 
@@ -197,12 +189,12 @@ def _check_extras(asin: str, about: Any, people: Any) -> None:
 
 
 def _digest(folder: Path) -> str:
-    digest = sha256(FORMAT.encode())
+    about = [FORMAT]
     for pattern in ("items_shuffle*", "items_ins*", "items_human_ins*", "nouns*"):
         for path in sorted(folder.glob(f"{pattern}.json")):
-            about = path.stat()
-            digest.update(f"{path.name} {about.st_size} {about.st_mtime_ns}".encode())
-    return digest.hexdigest()[:16]
+            status = path.stat()
+            about.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")
+    return text_digest("".join(about))[:16]
 
 
 _ARRAYS = ("offsets", "asins", "places", "synthetic", "human")
