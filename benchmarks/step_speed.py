@@ -32,11 +32,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig, parse_config
 from sdar.memory.estimate import GIB, Estimate, estimate
+from sdar.policy.reproducible import make_reproducible
 from sdar.policy.shape import ModelShape, known_configs, shape_of_config
 from sdar.tracking.provenance import hardware
 from sdar.training import trainer
 from sdar.training.learner import Learner
-from sdar.training.run import Parts, make_accelerator, make_reproducible, trained_method
+from sdar.training.run import Parts, make_accelerator, trained_method
 from sdar.training.step import StepResult
 
 SLACK = 16

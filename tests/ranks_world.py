@@ -30,9 +30,11 @@ from double_precision import in_double, precision
 from sdar.config import ExperimentConfig, Layout
 from sdar.errors import SdarError
 from sdar.interruption import Stopped, take
+from sdar.policy.reproducible import make_reproducible
 from sdar.policy.sharding import wants_sharding
+from sdar.policy.weights import policy_digest
 from sdar.ranks.ranks import Ranks
-from sdar.training.run import Parts, make_accelerator, make_reproducible, policy_digest
+from sdar.training.run import Parts, make_accelerator
 from sdar.training.shares import StepShares
 from sdar.training.trainer import train_with
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from sdar.config import ExperimentConfig, Layout
-from sdar.evaluation.records import episodes_frame, tokens_frame
 from sdar.files.whole import write_parquet
+from sdar.records.tables import episodes_frame, tokens_frame
 from sdar.records.token_classes import token_classes
 
 TYPES = (

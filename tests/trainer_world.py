@@ -17,7 +17,9 @@ import scripted
 
 from sdar.config import ExperimentConfig, Layout, parse_config
 from sdar.environments.base import Task
-from sdar.training.run import Parts, make_accelerator, make_reproducible, policy_digest
+from sdar.policy.reproducible import make_reproducible
+from sdar.policy.weights import policy_digest
+from sdar.training.run import Parts, make_accelerator
 from sdar.training.trainer import train_with
 
 

@@ -30,11 +30,12 @@ from slow_reference import TWINS, Sample
 from sdar.config import ExperimentConfig, Layout
 from sdar.files import lines
 from sdar.methods.declarations import METHODS
+from sdar.policy.reproducible import make_reproducible
 from sdar.rollout.episode import Episode
 from sdar.rollout.teacher import teacher_prompts
 from sdar.training import trainer
 from sdar.training.learner import Learner
-from sdar.training.run import Parts, make_accelerator, make_reproducible
+from sdar.training.run import Parts, make_accelerator
 
 TOLERANCE = 1e-6
 TRAINED = sorted(name for name, method in METHODS.items() if method.trained)

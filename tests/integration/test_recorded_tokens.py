@@ -12,10 +12,11 @@ from sdar.config import ExperimentConfig
 from sdar.environments.alfworld.package import PACKAGE
 from sdar.environments.alfworld.practice import practice
 from sdar.environments.base import Observation
-from sdar.evaluation.records import TOKENS, token_rows, tokens_frame
 from sdar.evaluation.scoring import score_episode
 from sdar.evaluation.second_opinions import expert_actions, greedy_actions
+from sdar.evaluation.token_rows import token_rows
 from sdar.policy.loading import token_pieces
+from sdar.records.tables import TOKENS, tokens_frame
 from sdar.rollout.collector import collect
 from sdar.rollout.engines.base import Generation
 from sdar.rollout.engines.transformers import TransformersEngine

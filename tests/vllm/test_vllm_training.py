@@ -14,8 +14,9 @@ import yaml
 from sdar.config import ExperimentConfig, Layout, parse_config
 from sdar.environments.tasks import make_tasks
 from sdar.evaluation.evaluate import evaluate
+from sdar.policy.reproducible import make_reproducible
 from sdar.training.demonstrations import make_demonstrations
-from sdar.training.run import Parts, make_accelerator, make_reproducible
+from sdar.training.run import Parts, make_accelerator
 from sdar.training.trainer import train, train_with
 from sdar.training.warm_start import warm_start
 

@@ -16,19 +16,20 @@ from sdar.config import ExperimentConfig, Layout
 from sdar.environments.base import EnvironmentPool, Task
 from sdar.evaluation.panels import Chunk, plan_chunks, recorded_tasks
 from sdar.evaluation.partial import Partial
-from sdar.evaluation.records import (
+from sdar.evaluation.subject import Subject, evaluation_key, subject_of
+from sdar.evaluation.summary import flat_metrics, summarise
+from sdar.evaluation.token_rows import token_rows
+from sdar.files.whole import write_json, write_parquet
+from sdar.interruption import Stopped, between_steps, stop_requested
+from sdar.progress import Progress
+from sdar.records.tables import (
+    EPISODES,
     EPISODES_ORDER,
     TOKENS_ORDER,
     episode_row,
     episodes_frame,
-    token_rows,
     tokens_frame,
 )
-from sdar.evaluation.subject import Subject, evaluation_key, subject_of
-from sdar.evaluation.summary import flat_metrics, summarise
-from sdar.files.whole import write_json, write_parquet
-from sdar.interruption import Stopped, between_steps, stop_requested
-from sdar.progress import Progress
 from sdar.rollout.collector import collect
 from sdar.rollout.episode import Episode
 from sdar.rollout.settings import RolloutProgress, RolloutSettings
@@ -54,7 +55,7 @@ def evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -
     """
     from sdar.environments.packages import environment_package
     from sdar.environments.tasks import read_tasks
-    from sdar.report.pages import run_page
+    from sdar.records.page import run_page
     from sdar.skills import open_skills
     from sdar.tracking.provenance import write_provenance
     from sdar.tracking.recorder import RunRecorder
@@ -184,8 +185,8 @@ class Player:
 
         from sdar.environments.packages import environment_package
         from sdar.policy.loading import load_policy
+        from sdar.policy.reproducible import make_reproducible
         from sdar.rollout.engines.opening import open_filled_engine
-        from sdar.training.run import make_reproducible
 
         make_reproducible(self.config.execution.threads)
         device = self.config.execution.device
@@ -225,8 +226,8 @@ class Player:
             step=chunk.step,
             on_progress=report,
         )
-        method, seed = self.subject.method, self.subject.seed
-        rows = [episode_row(episode, chunk, method, seed) for episode in episodes]
+        identity = self._identity(chunk)
+        rows = [episode_row(EPISODES, episode, **identity) for episode in episodes]
         tokens = [row for episode in episodes for row in self._token_rows(episode, chunk)]
         return Played(episodes_frame(rows), tokens_frame(tokens))
 
@@ -238,6 +239,16 @@ class Player:
             close_engine(self.engine)
         if hasattr(self, "pool"):
             self.pool.close()
+
+    def _identity(self, chunk: Chunk) -> dict[str, Any]:
+        """The columns that say whose a row is."""
+        return {
+            "method": self.subject.method,
+            "seed": self.subject.seed,
+            "with_skill": chunk.with_skill,
+            "panel": chunk.panel,
+            "evaluation_seed": chunk.evaluation_seed,
+        }
 
     def _token_rows(self, episode: Episode, chunk: Chunk) -> list[dict[str, Any]]:
         first = chunk.evaluation_seed == self.config.evaluation.seeds[0]
@@ -259,14 +270,8 @@ class Player:
         rows = token_rows(
             episode,
             scored,
-            {
-                "method": self.subject.method,
-                "seed": self.subject.seed,
-                "with_skill": chunk.with_skill,
-                "panel": chunk.panel,
-                "evaluation_seed": chunk.evaluation_seed,
-                "episode": f"{chunk.panel}/{chunk.evaluation_seed}/{episode.task.id}",
-            },
+            self._identity(chunk)
+            | {"episode": f"{chunk.panel}/{chunk.evaluation_seed}/{episode.task.id}"},
         )
         gaps = [
             [t - s for s, t in zip(turn.student_log_probs, turn.teacher_log_probs, strict=True)]

@@ -8,10 +8,11 @@ import torch
 from sdar.algorithms.gates import compute_gate
 from sdar.config import ExperimentConfig
 from sdar.environments.packages import environment_package
-from sdar.evaluation.records import ScoredTurn, skill_in
 from sdar.evaluation.second_opinions import expert_actions, greedy_actions
+from sdar.evaluation.token_rows import ScoredTurn
 from sdar.policy.loading import token_pieces
 from sdar.policy.log_probs import PolicyScorer, score_responses
+from sdar.records.tables import skill_in
 from sdar.rollout.engines.base import RolloutEngine
 from sdar.rollout.episode import Episode
 from sdar.rollout.teacher import teacher_prompts

@@ -7,9 +7,9 @@ from typing import Any
 from sdar.config import ExperimentConfig, Layout
 from sdar.environments.base import Task
 from sdar.errors import SdarError
-from sdar.evaluation.records import TOKENS
 from sdar.files.digest import folder_digest, json_digest
 from sdar.methods.declarations import get_method
+from sdar.records.tables import TOKENS
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from sdar.files.digest import parts_digest
 from sdar.policy.lora import merged_weights
 
 
@@ -38,3 +39,15 @@ def further_names(model: Any) -> set[str]:
     first: dict[int, str] = {}
     every = model.named_parameters(remove_duplicate=False)
     return {name for name, value in every if first.setdefault(id(value), name) != name}
+
+
+def policy_digest(model: Any) -> str:
+    """SHA-256 over the names and values of the weights."""
+
+    def parts() -> Iterator[bytes]:
+        for name, value in model.state_dict().items():
+            yield name.encode()
+            flat = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
+            yield flat.numpy().tobytes()
+
+    return parts_digest(parts())[:16]

@@ -1,6 +1,6 @@
 """Recorded episodes for people: from token rows (of evaluation or training) to turns. Reading only.
 
-Evaluations and recorded training steps have the same columns (`evaluation.records.TOKENS`); what a
+Evaluations and recorded training steps have the same columns (`tables.TOKENS`); what a
 method does not have, such as a teacher in training, is null.
 """
 
@@ -11,8 +11,8 @@ from typing import Any
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.records.names import label
+from sdar.records.runs import evaluations, trained_methods
 from sdar.records.token_table import read_token_file, training_files
-from sdar.report.runs import evaluations, trained_methods
 
 DIGITS = 4
 NUMBERS = (

@@ -6,8 +6,8 @@ import polars as pl
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.errors import SdarError
-from sdar.evaluation.records import TOKENS
-from sdar.report.runs import evaluations, trained_methods
+from sdar.records.runs import evaluations, trained_methods
+from sdar.records.tables import TOKENS
 
 _TEXTS = ("observation", "next_observation", "student_prompt", "teacher_prompt", "skill_text")
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.files.whole import write_json, write_text
+from sdar.records.runs import Run, read_runs
 from sdar.records.token_table import recorded_tokens
 from sdar.report.answers_text import answers_markdown
 from sdar.report.gap_over_training import (
@@ -22,7 +23,6 @@ from sdar.report.gap_over_training import (
     gap_figure,
 )
 from sdar.report.gate_mass import GateMass, gate_mass_figure, gate_masses
-from sdar.report.runs import Run, read_runs
 from sdar.report.style import save
 from sdar.report.table_page import table_page
 from sdar.report.teacher_agreement import Agreement, agreement_figure, agreements, turn_table

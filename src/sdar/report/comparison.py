@@ -25,7 +25,7 @@ from sdar.evaluation.statistics import (
 )
 from sdar.methods.declarations import METHODS
 from sdar.records.names import label, order_types
-from sdar.report.runs import BASELINES, Run
+from sdar.records.runs import BASELINES, Run
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sdar.records.names import colour, label, type_label
+from sdar.records.runs import Run
 from sdar.report.comparison import Comparison, Variant
-from sdar.report.runs import Run
 from sdar.report.style import new_figure
 
 SMOOTHING = 5

@@ -1,7 +1,7 @@
 """Resumable checkpoints: whole or not there, checked when read, never harmed by a failed save.
 
 A checkpoint is a folder `step-00010/`: the weights, the optimizer, `state.json`, the training
-records that are not line by line (see `sdar.training.records`), and `manifest.json` with the
+records that are not line by line (see `sdar.training.episode_log`), and `manifest.json` with the
 SHA-256 of every file. It is written beside its place, forced to disk, and renamed, so a folder of
 that name is complete unless the disk lied; the manifest finds that out. `step-00010` means: steps
 0..9 are done, 10 comes next.

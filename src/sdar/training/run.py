@@ -2,9 +2,7 @@
 
 import json
 import logging
-import resource
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,11 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 from sdar.config import ExperimentConfig, Layout
 from sdar.environments.base import EnvironmentPool, Task
 from sdar.errors import SdarError
-from sdar.files.digest import json_digest, parts_digest, text_digest
+from sdar.files.digest import json_digest, text_digest
 from sdar.methods.declarations import Method, get_method
 from sdar.policy.loading import load_policy
 from sdar.policy.lora import has_adapters
-from sdar.policy.weights import further_names, is_sharded, named_full_weights, whole
+from sdar.policy.weights import further_names, is_sharded, named_full_weights, policy_digest, whole
 from sdar.ranks.ranks import PATIENCE
 from sdar.training.checkpoint import Checkpoint, latest_complete, write_checkpoint
 
@@ -84,14 +82,6 @@ def make_accelerator(config: ExperimentConfig) -> Accelerator:
     # accelerate takes all cores for its ranks where OMP_NUM_THREADS is not set.
     torch.set_num_threads(config.execution.threads)
     return accelerator
-
-
-def make_reproducible(threads: int) -> None:
-    """Fix what results depend on besides seeds: thread count and the choice of kernels."""
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Nothing here reads memory it has not written; filling it would only cost time.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def make_optimizer(model: Any, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
@@ -200,24 +190,3 @@ def trained_method(name: str) -> Method:
             f"--method {name}: nothing to train; evaluate it with `sdar evaluate --method {name}`"
         )
     return method
-
-
-def peak_memory_gib() -> dict[str, float]:
-    """Most memory this process has held so far, and most GPU memory if it uses one."""
-    scale = 1 if sys.platform == "darwin" else 1024
-    peak = {"memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**30}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        peak["gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
-    return {name: round(value, 3) for name, value in peak.items()}
-
-
-def policy_digest(model: Any) -> str:
-    """SHA-256 over the names and values of the weights."""
-
-    def parts() -> Iterator[bytes]:
-        for name, value in model.state_dict().items():
-            yield name.encode()
-            flat = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
-            yield flat.numpy().tobytes()
-
-    return parts_digest(parts())[:16]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sdar.clock import PhaseClock
+from sdar.memory.peak import peak_memory_gib
 from sdar.rollout.teacher import TeacherPrompt
 from sdar.training.batches import StepBatch
 from sdar.training.measures import Metrics
-from sdar.training.run import peak_memory_gib
 
 
 @dataclass

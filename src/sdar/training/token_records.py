@@ -10,20 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from torch import Tensor
 
-from sdar.evaluation.records import TOKENS, skill_in, turn_columns
 from sdar.files.whole import write_parquet
 from sdar.policy.loading import token_pieces
+from sdar.records.page import run_page
+from sdar.records.tables import TRAINING_TOKENS, skill_in, token_table, turn_columns
 from sdar.records.token_classes import token_classes
-from sdar.report.pages import run_page
 from sdar.tracking.recorder import RunRecorder
 from sdar.tracking.traces import episode_record
 from sdar.training.learner import Learner
 from sdar.training.step import StepResult
-
-SCHEMA = pl.Schema([*TOKENS.items(), ("return", pl.Float64())])
 
 
 def record_tokens(recorder: RunRecorder, folder: Path, done: StepResult, learner: Learner) -> None:
@@ -41,8 +38,7 @@ def record_tokens(recorder: RunRecorder, folder: Path, done: StepResult, learner
         for record in _token_rows(done, learner, sample)
     ]
     path = folder / f"step-{done.step:05d}.parquet"
-    table = [[row.get(name) for name in SCHEMA] for row in rows]
-    frame = pl.DataFrame(table, schema=SCHEMA, orient="row")
+    frame = token_table(rows, TRAINING_TOKENS)
     write_parquet(path, frame)
     recorder.artifact(path, "tokens")
     name = f"{learner.method.name}/seed-{learner.seed}, step {done.step}"

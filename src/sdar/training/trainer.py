@@ -24,6 +24,7 @@ from sdar.config import ExperimentConfig, Layout
 from sdar.interruption import Stopped, between_steps, stop_requested
 from sdar.memory.verdict import require_memory
 from sdar.policy.log_probs import TeacherDistribution
+from sdar.policy.reproducible import make_reproducible
 from sdar.policy.sharding import wants_sharding
 from sdar.progress import Progress
 from sdar.ranks.ranks import Ranks
@@ -33,6 +34,7 @@ from sdar.tracking.provenance import write_provenance
 from sdar.tracking.recorder import RunRecorder
 from sdar.training.batches import StepBatch
 from sdar.training.checkpoint import load_checkpoint, save_checkpoint
+from sdar.training.episode_log import EpisodeLog
 from sdar.training.learner import Learner
 from sdar.training.measures import (
     context_measures,
@@ -41,14 +43,12 @@ from sdar.training.measures import (
     rollout_measures,
     teacher_measures,
 )
-from sdar.training.records import EpisodeLog
 from sdar.training.run import (
     Parts,
     export_policy,
     find_start,
     learning_rate_at,
     make_accelerator,
-    make_reproducible,
     open_parts,
     run_identity,
     trained_method,

@@ -23,7 +23,9 @@ from sdar.errors import SdarError
 from sdar.files.digest import json_digest
 from sdar.interruption import Stopped, between_steps, stop_requested
 from sdar.policy.loading import render_prompt
+from sdar.policy.reproducible import make_reproducible
 from sdar.policy.tiny import make_tiny_policy
+from sdar.policy.weights import policy_digest
 from sdar.progress import Progress
 from sdar.rollout.engines.transformers import TransformersEngine
 from sdar.tracking.provenance import write_provenance
@@ -38,7 +40,7 @@ from sdar.training.demonstrations import (
     write_demonstrations,
 )
 from sdar.training.muon import MuonWithAdamW
-from sdar.training.run import export_policy, find_start, make_reproducible, policy_digest
+from sdar.training.run import export_policy, find_start
 from sdar.training.sft import Sample, Schedule, fine_tune
 
 log = logging.getLogger("sdar.training")

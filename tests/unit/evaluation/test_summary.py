@@ -5,8 +5,8 @@ import json
 import polars as pl
 import pytest
 
-from sdar.evaluation.records import EPISODES
 from sdar.evaluation.summary import flat_metrics, summarise
+from sdar.records.tables import EPISODES
 from sdar.report.comparison import build_comparison
 from sdar.report.markdown import comparison_markdown
 

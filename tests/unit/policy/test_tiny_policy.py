@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 from sdar.config.models import TinyPolicyConfig
 from sdar.policy.tiny import make_tiny_policy
 from sdar.policy.tokenizer import train_tokenizer
-from sdar.training.run import policy_digest
+from sdar.policy.weights import policy_digest
 
 CLASSES = ("egg", "mug", "drawer", "fridge", "shelf", "lamp")
 TOKENIZER = train_tokenizer(

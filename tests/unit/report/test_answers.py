@@ -12,6 +12,7 @@ import pytest
 from report_data import make_experiment
 
 from sdar.evaluation.statistics import wilson_interval
+from sdar.records.runs import Run, read_runs
 from sdar.records.token_table import recorded_tokens
 from sdar.report.answers import build_answers, write_answers
 from sdar.report.answers_text import agreement_text, answers_markdown, cost_text, gap_text
@@ -24,7 +25,6 @@ from sdar.report.resampling import (
     ratio,
     unit_weights,
 )
-from sdar.report.runs import Run, read_runs
 from sdar.report.teacher_agreement import agreement, agreements, turn_table
 from sdar.report.teacher_cost import phase_seconds, teacher_costs
 

@@ -14,13 +14,13 @@ from sdar.errors import SdarError
 from sdar.evaluation.statistics import wilson_interval
 from sdar.records import colours
 from sdar.records.episodes import read_all, read_tokens
+from sdar.records.page import render_page, run_page
+from sdar.records.runs import read_run, seconds_by_phase
 from sdar.records.view import view
-from sdar.report.compare import compare
 from sdar.report.comparison import Variant
 from sdar.report.figures import running_mean
-from sdar.report.pages import make_report, render_page, run_page
 from sdar.report.phases import order_phases
-from sdar.report.runs import read_run, seconds_by_phase
+from sdar.report.stages import compare, make_report
 from sdar.report.tables import duration, markdown_table, p_text, points
 
 pytestmark = pytest.mark.slow  # its fixture makes whole experiments
@@ -311,7 +311,7 @@ def test_page_survives_texts_that_look_like_html(made):
 
 def test_page_says_what_it_leaves_out(made, monkeypatch):
     config, layout = made
-    monkeypatch.setattr("sdar.report.pages.MAX_TOKENS", 100)
+    monkeypatch.setattr("sdar.records.page.MAX_TOKENS", 100)
     text = render_page(read_all(config, layout), title="t", gate="gap", beta=5.0)
     data, _ = parse(text)
     assert 0 < len(data["episodes"]) < 5

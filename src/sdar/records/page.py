@@ -12,39 +12,15 @@ from typing import Any
 
 import jinja2
 
-from sdar.config import ExperimentConfig, Layout
+from sdar.config import ExperimentConfig
 from sdar.files.whole import write_text
 from sdar.records import colours
-from sdar.records.episodes import NUMBERS, TokenEpisode, episodes_of_rows, read_all
+from sdar.records.episodes import NUMBERS, TokenEpisode, episodes_of_rows
 from sdar.records.names import label, type_label
 from sdar.records.token_classes import CLASSES
 
 MAX_TOKENS = 200_000
 """Response tokens in one page, about 20 MB; episodes beyond are left out, and the page says so."""
-
-
-def make_report(config: ExperimentConfig, layout: Layout) -> None:
-    """The report stage: figures, tables, answers and sample episodes, into `layout.results`."""
-    # What draws needs matplotlib, which pages of single runs do without.
-    from sdar.report.answers import write_answers
-    from sdar.report.compare import draw_figures
-    from sdar.report.table_page import table_page
-
-    draw_figures(config, layout)
-    write_text(
-        layout.results / "comparison.html",
-        table_page((layout.results / "comparison.md").read_text("utf-8"), config.experiment),
-    )
-    write_answers(config, layout)
-    episode_pages(config, layout)
-
-
-def episode_pages(config: ExperimentConfig, layout: Layout) -> None:
-    """Write `episodes.html` from all recorded episodes of the experiment."""
-    episodes = read_all(config, layout)
-    settings = config.training.distillation
-    page = render_page(episodes, title=config.experiment, gate=settings.gate, beta=settings.beta)
-    write_text(layout.results / "episodes.html", page)
 
 
 def run_page(

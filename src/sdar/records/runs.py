@@ -1,4 +1,4 @@
-"""What the report reads: every evaluation and every training run of an experiment."""
+"""What an experiment has recorded: every evaluation and every training run of an experiment."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,9 +8,9 @@ import polars as pl
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.errors import SdarError
-from sdar.evaluation.records import EPISODES
 from sdar.files import lines
 from sdar.methods.declarations import get_method
+from sdar.records.tables import EPISODES
 
 BASELINES = ("warm_start", "skill_prompt")
 """The weights training starts from, without and with the skill in the prompt."""

@@ -1,26 +1,43 @@
-"""The comparison stage: reads every evaluation and training record, writes tables.
+"""The stages that read every evaluation and training record: comparison and report.
 
-Writes under `layout.results`: `episodes.parquet`, `comparison.json`, `comparison.md`. A function
-of what it reads: equal inputs, equal bytes.
+Functions of what they read: equal inputs, equal bytes. Both write under `layout.results`.
 """
 
 from sdar.config import ExperimentConfig, Layout
-from sdar.evaluation.records import EPISODES_ORDER
 from sdar.files.whole import write_json, write_parquet, write_text
+from sdar.records.episodes import read_all
+from sdar.records.page import render_page
+from sdar.records.runs import read_episodes, read_runs
+from sdar.records.tables import EPISODES_ORDER
 from sdar.report import figures
+from sdar.report.answers import write_answers
 from sdar.report.comparison import Comparison, build_comparison
 from sdar.report.markdown import comparison_markdown
-from sdar.report.runs import read_episodes, read_runs
 from sdar.report.style import save
+from sdar.report.table_page import table_page
 
 
 def compare(config: ExperimentConfig, layout: Layout) -> None:
-    """Compare all methods of the experiment. Raises SdarError naming what is missing."""
+    """The comparison stage: `episodes.parquet`, `comparison.json` and `comparison.md`.
+
+    Raises SdarError naming what is missing.
+    """
     episodes = read_episodes(config, layout)
     comparison = read_comparison(config, layout)
     write_parquet(layout.results / "episodes.parquet", episodes.sort(EPISODES_ORDER))
     write_json(layout.results / "comparison.json", comparison.as_dict())
     write_text(layout.results / "comparison.md", comparison_markdown(comparison))
+
+
+def make_report(config: ExperimentConfig, layout: Layout) -> None:
+    """The report stage: figures, tables, answers and sample episodes, into `layout.results`."""
+    draw_figures(config, layout)
+    write_text(
+        layout.results / "comparison.html",
+        table_page((layout.results / "comparison.md").read_text("utf-8"), config.experiment),
+    )
+    write_answers(config, layout)
+    episode_pages(config, layout)
 
 
 def draw_figures(config: ExperimentConfig, layout: Layout) -> None:
@@ -45,3 +62,11 @@ def read_comparison(config: ExperimentConfig, layout: Layout) -> Comparison:
         experiment=config.experiment,
         temperature=config.evaluation.temperature,
     )
+
+
+def episode_pages(config: ExperimentConfig, layout: Layout) -> None:
+    """Write `episodes.html` from all recorded episodes of the experiment."""
+    episodes = read_all(config, layout)
+    settings = config.training.distillation
+    page = render_page(episodes, title=config.experiment, gate=settings.gate, beta=settings.beta)
+    write_text(layout.results / "episodes.html", page)
