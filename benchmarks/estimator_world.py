@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdar.algorithms.aggregation import Aggregation, aggregate
 from sdar.algorithms.distillation import (
     full_reverse_kl_loss,
     gated_distillation_loss,
@@ -134,24 +135,17 @@ class SampledSteps:
 
 
 Term = Callable[[SampledSteps], Tensor]
-"""The sum over steps of a loss that is the mean over the step's tokens."""
-# Each step is a row, so this is a token-mean a step; the steps' losses are added.
-_EACH_STEP = {"loss_agg": "seq-mean-token-mean", "denominator": 1.0}
+"""[B, N] the loss of each token."""
+# Each step is a row, so this is a token-mean per step; the steps' losses are added.
+_EACH_STEP = Aggregation("seq-mean-token-mean", denominator=1.0)
 
 
 def gated_term(*, gate: str = "gap", beta: float = 5.0, baseline: float = 0.0) -> Term:
     """SDAR's term, with a baseline known beforehand."""
 
     def loss(steps: SampledSteps) -> Tensor:
-        return gated_distillation_loss(
-            steps.student_BN,
-            steps.teacher_BN,
-            steps.mask_BN,
-            gate=gate,
-            beta=beta,
-            baseline=baseline,
-            **_EACH_STEP,  # type: ignore[arg-type]
-        )[0]
+        gap_BN = teacher_gap(steps.student_BN, steps.teacher_BN)
+        return _gated(steps, compute_gate(gate, gap_BN, beta=beta) - baseline)
 
     return loss
 
@@ -161,41 +155,26 @@ def centred_term(*, gate: str = "gap", beta: float = 5.0) -> Term:
 
     def loss(steps: SampledSteps) -> Tensor:
         gap_BN = teacher_gap(steps.student_BN, steps.teacher_BN)
-        baseline_B1 = compute_gate(gate, gap_BN, beta=beta).mean(dim=1, keepdim=True)
-        return gated_distillation_loss(
-            steps.student_BN,
-            steps.teacher_BN,
-            steps.mask_BN,
-            gate=gate,
-            beta=beta,
-            baseline=baseline_B1,
-            **_EACH_STEP,  # type: ignore[arg-type]
-        )[0]
+        gate_BN = compute_gate(gate, gap_BN, beta=beta)
+        return _gated(steps, gate_BN - gate_BN.mean(dim=1, keepdim=True))
 
     return loss
+
+
+def _gated(steps: SampledSteps, weight_BN: Tensor) -> Tensor:
+    return gated_distillation_loss(steps.student_BN, steps.teacher_BN, steps.mask_BN, weight_BN)[0]
 
 
 def reverse_kl_term(steps: SampledSteps) -> Tensor:
     """The sampled reverse KL."""
-    loss, _ = reverse_kl_loss(
-        steps.student_BN,
-        steps.teacher_BN,
-        steps.mask_BN,
-        **_EACH_STEP,  # type: ignore[arg-type]
-    )
-    return loss
+    return reverse_kl_loss(steps.student_BN, steps.teacher_BN, steps.mask_BN)[0]
 
 
 def full_reverse_kl_term(steps: SampledSteps) -> Tensor:
     """The reverse KL over the vocabulary, at the states that were sampled."""
     flat_NV = steps.student_BNV.flatten(0, 1)
     divergence_N = vocabulary_reverse_kl(flat_NV, steps.teacher_BNV.flatten(0, 1))
-    loss, _ = full_reverse_kl_loss(
-        divergence_N.view(steps.teacher_BN.shape),
-        steps.mask_BN,
-        **_EACH_STEP,  # type: ignore[arg-type]
-    )
-    return loss
+    return full_reverse_kl_loss(divergence_N.view(steps.teacher_BN.shape), steps.mask_BN)[0]
 
 
 def simulate(world: SoftmaxWorld, term: Term, *, tokens: int, steps: int, seed: int) -> Tensor:
@@ -224,14 +203,13 @@ def _updates(
     step_B1 = torch.arange(steps)[:, None]
     student_BNV = logits_BKV.log_softmax(-1)[step_B1, state_BN]
     teacher_BNV = world.teacher_KV[state_BN]
-    loss = term(
-        SampledSteps(
-            student_BN=student_BNV.gather(-1, token_BN1)[..., 0],
-            teacher_BN=teacher_BNV.gather(-1, token_BN1)[..., 0],
-            student_BNV=student_BNV,
-            teacher_BNV=teacher_BNV,
-        )
+    sampled = SampledSteps(
+        student_BN=student_BNV.gather(-1, token_BN1)[..., 0],
+        teacher_BN=teacher_BNV.gather(-1, token_BN1)[..., 0],
+        student_BNV=student_BNV,
+        teacher_BNV=teacher_BNV,
     )
+    loss = aggregate(term(sampled), sampled.mask_BN, _EACH_STEP)
     (gradient_BKV,) = torch.autograd.grad(loss, logits_BKV)
     return -gradient_BKV
 

@@ -11,6 +11,7 @@ so micro-batch losses that share the global denominator add up to the loss of th
 so do their gradients. (The reference divides per micro-batch and adds 1e-8 to the divisor.)
 """
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -20,6 +21,22 @@ from sdar.errors import SdarError
 
 LossAggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"]
 LOSS_AGGREGATIONS: tuple[str, ...] = get_args(LossAggregation)
+PerToken = tuple[Tensor, dict[str, Tensor]]
+"""What a term of the loss returns: its value per token [S, T], and statistics of these tokens."""
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """How the tokens given to a loss become one number."""
+
+    mode: str
+    """One of `LOSS_AGGREGATIONS`."""
+    denominator: float | Tensor | None = None
+    """That of the global batch (`global_denominator`) when the tokens are only a part of it; None:
+    they are the whole batch."""
+    sequence: Tensor | None = None
+    """[S, T] sample number of each token, for packed rows that hold several samples; only the
+    `seq-*` modes need it. A sample must lie in one part entirely."""
 
 
 def response_tokens(response_mask_ST: Tensor) -> Tensor:
@@ -48,22 +65,22 @@ def _tokens_of_sequence(mask_ST: Tensor, sequence_ST: Tensor | None) -> Tensor:
 
 
 def global_denominator(
-    response_mask_ST: Tensor, loss_agg: str = "token-mean", *, sequence: Tensor | None = None
+    response_mask_ST: Tensor, mode: str, *, sequence: Tensor | None = None
 ) -> Tensor:
     """What the sum over a batch is divided by: its response tokens, or its samples. At least 1.
 
     Args:
         response_mask_ST: [S, T], non-zero at response tokens.
-        loss_agg: one of `LOSS_AGGREGATIONS`.
+        mode: one of `LOSS_AGGREGATIONS`.
         sequence: [S, T] sample number of each token; only for packed rows that hold several.
 
     A sample without response tokens is padding and is not counted. Denominators of parts add up,
     so ranks may sum theirs.
     """
     mask_ST = response_tokens(response_mask_ST)
-    if loss_agg == "token-mean":
+    if mode == "token-mean":
         count = mask_ST.sum()
-    elif loss_agg in LOSS_AGGREGATIONS:
+    elif mode in LOSS_AGGREGATIONS:
         if sequence is None:
             count = mask_ST.any(dim=-1).sum()
         else:
@@ -71,38 +88,27 @@ def global_denominator(
             count = torch.tensor(present.numel(), device=mask_ST.device)
     else:
         raise SdarError(
-            f"loss_agg is {loss_agg!r}, expected one of {', '.join(LOSS_AGGREGATIONS)}: "
+            f"loss_agg is {mode!r}, expected one of {', '.join(LOSS_AGGREGATIONS)}: "
             "correct training.loss_aggregation"
         )
     return count.clamp(min=1)
 
 
-def aggregate(
-    values_ST: Tensor,
-    response_mask_ST: Tensor,
-    loss_agg: str = "token-mean",
-    *,
-    denominator: float | Tensor | None = None,
-    sequence: Tensor | None = None,
-) -> Tensor:
+def aggregate(values_ST: Tensor, response_mask_ST: Tensor, how: Aggregation) -> Tensor:
     """One differentiable scalar from a loss per token.
 
     Args:
         values_ST: [S, T] per-token loss, in nats or any unit.
         response_mask_ST: [S, T], non-zero at response tokens; the rest has no influence.
-        loss_agg: one of `LOSS_AGGREGATIONS`.
-        denominator: that of the global batch (`global_denominator`) when these are only a part of
-            it; None: these are the whole batch.
-        sequence: [S, T] sample number of each token, for packed rows that hold several samples;
-            only the `seq-*` aggregations need it. A sample must lie in one part entirely.
 
     Raises:
-        SdarError: unknown `loss_agg`.
+        SdarError: unknown mode.
     """
     mask_ST = response_tokens(response_mask_ST)
-    if denominator is None or loss_agg not in LOSS_AGGREGATIONS:
-        denominator = global_denominator(response_mask_ST, loss_agg, sequence=sequence)
+    denominator = how.denominator
+    if denominator is None or how.mode not in LOSS_AGGREGATIONS:
+        denominator = global_denominator(response_mask_ST, how.mode, sequence=how.sequence)
     values_ST = clean(values_ST, mask_ST)
-    if loss_agg == "seq-mean-token-mean":
-        values_ST = values_ST / _tokens_of_sequence(mask_ST, sequence).clamp(min=1)
+    if how.mode == "seq-mean-token-mean":
+        values_ST = values_ST / _tokens_of_sequence(mask_ST, how.sequence).clamp(min=1)
     return values_ST.sum() / denominator

@@ -67,8 +67,8 @@ class GapQuantiles:
 
 @dataclass(frozen=True)
 class StepContext:
-    """A step's constants of the distillation weight keep * (gate - baseline). The defaults leave
-    the gate as it is."""
+    """A step's constants of the distillation weight keep * (gate - baseline). The defaults are
+    neutral: they leave the gate as it is."""
 
     baseline: float = 0.0
     """Subtracted from every gate."""
@@ -84,6 +84,10 @@ class StepContext:
     def of(self, part: Callable[[Tensor], Tensor]) -> "StepContext":
         """The context of a part of the step; `part` takes [S, T] of all samples to the part's."""
         return self if self.keep is None else replace(self, keep=part(self.keep))
+
+
+NEUTRAL = StepContext()
+"""Leaves the gate as it is."""
 
 
 def mean_over_step(values: Tensor, response_mask: Tensor) -> float:

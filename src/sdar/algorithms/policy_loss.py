@@ -1,6 +1,7 @@
-"""The policy term and the anchor to the reference policy.
+"""The terms of reinforcement learning: policy, entropy, and the anchor to the reference policy.
 
-Legend: S samples, T tokens. All log-probs are of sampled tokens, in nats. Sources: PPO
+Legend: S samples, T tokens. All log-probs are of sampled tokens, in nats. Each term returns its
+loss per token, [S, T], and statistics: means over the response tokens given, detached. Sources: PPO
 (arXiv 1707.06347), dual clip (arXiv 1912.09729), KL estimators (J. Schulman, "Approximating KL
 divergence", 2020), with the constants of the SDAR reference code.
 """
@@ -10,7 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from sdar.algorithms.aggregation import aggregate, clean, masked_mean, response_tokens
+from sdar.algorithms.aggregation import PerToken, clean, masked_mean, response_tokens
 from sdar.errors import SdarError
 
 KlEstimator = Literal["k1", "k2", "k3"]
@@ -35,13 +36,10 @@ def clipped_policy_loss(
     advantages: Tensor,
     response_mask: Tensor,
     *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-    dual_clip: float | None = 3.0,
-    loss_agg: str = "token-mean",
-    denominator: float | Tensor | None = None,
-    sequence: Tensor | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None,
+) -> PerToken:
     """PPO's clipped surrogate with dual clip.
 
     With r = exp(log_probs - old_log_probs), per token
@@ -53,11 +51,10 @@ def clipped_policy_loss(
         advantages: [S, T], or [S] for one a sample; no gradient.
         response_mask: [S, T], non-zero at response tokens.
         dual_clip: above 1; None switches it off.
-        denominator, sequence: see `aggregation.aggregate`.
 
     Returns:
-        The loss and, over these response tokens, `clip_fraction` (the upper branch was taken),
-        `dual_clip_fraction` and `approx_kl` (mean of old - new).
+        The loss per token; `clip_fraction` (the upper branch was taken), `dual_clip_fraction` and
+        `approx_kl` (mean of old - new).
     """
     if dual_clip is not None and dual_clip <= 1:
         raise SdarError(f"dual_clip is {dual_clip}, expected above 1: raise training.dual_clip")
@@ -73,13 +70,28 @@ def clipped_policy_loss(
         ceiling_ST = -advantages_ST * dual_clip
         dual_ST = (advantages_ST < 0) & (loss_ST.detach() > ceiling_ST)
         loss_ST = torch.where(advantages_ST < 0, torch.minimum(loss_ST, ceiling_ST), loss_ST)
-    statistics = {
+    return loss_ST, {
         "clip_fraction": masked_mean((clipped_ST > plain_ST).to(loss_ST.dtype), mask_ST),
         "dual_clip_fraction": masked_mean(dual_ST.to(loss_ST.dtype), mask_ST),
         "approx_kl": masked_mean(-log_ratio_ST, mask_ST),
     }
-    loss = aggregate(loss_ST, response_mask, loss_agg, denominator=denominator, sequence=sequence)
-    return loss, statistics
+
+
+def entropy_term(entropy: Tensor, response_mask: Tensor) -> PerToken:
+    """The student's entropy per token [S, T], and its mean `entropy`; a loss subtracts it."""
+    mask_ST = response_tokens(response_mask)
+    entropy_ST = clean(entropy, mask_ST)
+    return entropy_ST, {"entropy": masked_mean(entropy_ST, mask_ST)}
+
+
+def reference_kl_loss(
+    log_probs: Tensor, reference_log_probs: Tensor, response_mask: Tensor, *, estimator: str
+) -> PerToken:
+    """`reference_kl` per token [S, T], and its mean `reference_kl`."""
+    mask_ST = response_tokens(response_mask)
+    reference_ST = clean(reference_log_probs, mask_ST)
+    kl_ST = reference_kl(clean(log_probs, mask_ST), reference_ST, estimator=estimator)
+    return kl_ST, {"reference_kl": masked_mean(kl_ST, mask_ST)}
 
 
 def importance_weights(

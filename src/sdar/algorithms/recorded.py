@@ -11,10 +11,15 @@ import torch
 from torch import Tensor
 
 from sdar.algorithms.advantages import gigpo_advantages, grpo_advantages, rlsd_token_advantages
-from sdar.algorithms.aggregation import aggregate
-from sdar.algorithms.distillation import gated_distillation_loss, skill_sd_loss
-from sdar.algorithms.execution import LossSettings, training_loss
+from sdar.algorithms.aggregation import Aggregation, aggregate
+from sdar.algorithms.distillation import (
+    distillation_weight,
+    gated_distillation_loss,
+    skill_sd_loss,
+)
 from sdar.algorithms.gates import gap_gate, gate_statistics, teacher_gap
+from sdar.algorithms.inputs import MicroBatch
+from sdar.algorithms.loss import LossSettings, training_loss
 from sdar.algorithms.policy_loss import clipped_policy_loss, reference_kl
 from sdar.methods.declarations import get_method
 
@@ -28,13 +33,13 @@ def _sdar_gated_loss(case: Case, dtype: torch.dtype, expect: Expect) -> None:
     student = torch.tensor(case["student_log_probs"], dtype=dtype, requires_grad=True)
     teacher = torch.tensor(case["teacher_log_probs"], dtype=dtype)
     mask = torch.tensor(case["response_mask"], dtype=dtype)
-    loss, statistics = gated_distillation_loss(
-        student, teacher, mask, beta=case["gate_beta"], loss_agg=case["loss_agg"]
-    )
+    gap = teacher_gap(student, teacher)
+    weight = distillation_weight("gap", gap, beta=case["gate_beta"])
+    values_ST, statistics = gated_distillation_loss(student, teacher, mask, weight)
+    loss = aggregate(values_ST, mask, Aggregation(case["loss_agg"]))
     loss.backward()
     expect(loss, case["loss"])
     expect(student.grad, case["grad_student_log_probs"])
-    gap = teacher_gap(student, teacher)
     of_step = gate_statistics(gap_gate(gap, beta=case["gate_beta"]), gap, mask)
     for name in ("gate_mean", "gate_active_ratio", "teacher_gap_mean"):
         expect(statistics[name], case[name])
@@ -47,7 +52,8 @@ def _skill_sd(case: Case, dtype: torch.dtype, expect: Expect) -> None:
         torch.tensor(case[key], dtype=dtype)
         for key in ("teacher_log_probs", "old_log_probs", "response_mask")
     )
-    loss, _ = skill_sd_loss(student, teacher, old, mask, loss_agg=case["loss_agg"])
+    values_ST, _ = skill_sd_loss(student, teacher, old, mask)
+    loss = aggregate(values_ST, mask, Aggregation(case["loss_agg"]))
     loss.backward()
     expect(loss, case["loss"])
     expect(student.grad, case["grad_student_log_probs"])
@@ -94,7 +100,7 @@ def _policy(case: Case, dtype: torch.dtype, expect: Expect) -> None:
         torch.tensor(case[key], dtype=dtype)
         for key in ("old_log_probs", "advantages", "response_mask")
     )
-    loss, statistics = clipped_policy_loss(
+    values_ST, statistics = clipped_policy_loss(
         old,
         current,
         advantages,
@@ -102,8 +108,8 @@ def _policy(case: Case, dtype: torch.dtype, expect: Expect) -> None:
         clip_low=case["clip_low"],
         clip_high=case["clip_high"],
         dual_clip=case["dual_clip"],
-        loss_agg=case["loss_agg"],
     )
+    loss = aggregate(values_ST, mask, Aggregation(case["loss_agg"]))
     loss.backward()
     expect(loss, case["loss"])
     expect(current.grad, case["grad_log_probs"])
@@ -115,7 +121,7 @@ def _kl(case: Case, dtype: torch.dtype, expect: Expect) -> None:
     current = torch.tensor(case["log_probs"], dtype=dtype, requires_grad=True)
     reference = torch.tensor(case["reference_log_probs"], dtype=dtype)
     kl_ST = reference_kl(current, reference, estimator=case["estimator"])
-    loss = aggregate(kl_ST, torch.ones_like(kl_ST))
+    loss = aggregate(kl_ST, torch.ones_like(kl_ST), Aggregation("token-mean"))
     loss.backward()
     expect(kl_ST, case["kl"])
     expect(loss, case["loss"])
@@ -139,14 +145,16 @@ def _total(case: Case, dtype: torch.dtype, expect: Expect) -> None:
         clip_low=case["clip_low"],
         clip_high=case["clip_high"],
         dual_clip=case["dual_clip"],
-        loss_agg=case["loss_agg"],
         kl_coefficient=case["kl_coef"],
         kl_estimator=case["kl_estimator"],
         entropy_coefficient=0.0,
         distillation_coefficient=case["distill_coef"],
         beta=case["gate_beta"],
+        gate="gap",
     )
-    result = training_loss(get_method("sdar"), settings, **tensors)
+    result = training_loss(
+        get_method("sdar"), settings, MicroBatch(**tensors), Aggregation(case["loss_agg"])
+    )
     result.loss.backward()
     expect(result.loss, case["loss"])
     expect(tensors["log_probs"].grad, case["grad_log_probs"])

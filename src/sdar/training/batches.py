@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdar.algorithms.execution import StepSamples
+from sdar.algorithms.inputs import StepSamples
 from sdar.environments.base import Task
 from sdar.rollout.episode import Episode, Turn
 

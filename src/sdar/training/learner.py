@@ -14,15 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from sdar.algorithms.aggregation import global_denominator
+from sdar.algorithms.aggregation import Aggregation, global_denominator
 from sdar.algorithms.context import GapQuantiles, StepContext
-from sdar.algorithms.execution import (
-    AdvantageSettings,
-    LossSettings,
-    StepSamples,
-    step_context,
-    training_loss,
-)
+from sdar.algorithms.inputs import MicroBatch, StepSamples
+from sdar.algorithms.loss import LossSettings, training_loss
+from sdar.algorithms.step import AdvantageSettings, step_context
 from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig
 from sdar.environments.base import Task
@@ -360,7 +356,8 @@ class Learner:
         for minibatch in self.shares(batch).minibatches:
             of_all = minibatch.samples
             mask_SR = batch.response_mask_SR[of_all.start : of_all.stop]
-            denominator = float(global_denominator(mask_SR, training.loss_aggregation))
+            mode = training.loss_aggregation
+            aggregation = Aggregation(mode, float(global_denominator(mask_SR, mode)))
             plan = minibatch.plans[self.ranks.rank]
             for rows in plan:
                 tokens = pad_batch(
@@ -378,9 +375,7 @@ class Learner:
                     teacher = distribution.of(rows, accelerator.device)
                 with accelerator.autocast():
                     scores = self.scorer(tokens, entropy=True, teacher=teacher)
-                loss = training_loss(
-                    self.method,
-                    settings,
+                tokens_of_loss = MicroBatch(
                     log_probs=scores.log_probs,
                     old_log_probs=of_rows(old_SR),
                     advantages=of_rows(advantages_SR),
@@ -389,8 +384,13 @@ class Learner:
                     reference_log_probs=None if reference_SR is None else of_rows(reference_SR),
                     entropy=scores.entropy,
                     teacher_divergence=scores.divergence,
-                    context=None if context is None else context.of(of_rows),
-                    denominator=denominator,
+                )
+                loss = training_loss(
+                    self.method,
+                    settings,
+                    tokens_of_loss,
+                    aggregation,
+                    None if context is None else context.of(of_rows),
                 )
                 accelerator.backward(loss.loss)
                 measures.micro_batch(rows, loss, scores.log_probs, int(tokens.mask_SR.sum()))
@@ -427,8 +427,8 @@ class Learner:
             clip_low=training.clip_low,
             clip_high=training.clip_high,
             dual_clip=training.dual_clip,
-            loss_agg=training.loss_aggregation,
             kl_coefficient=training.kl_coefficient,
+            kl_estimator="k3",
             entropy_coefficient=training.entropy_coefficient,
             distillation_coefficient=training.distillation.coefficient,
             beta=training.distillation.beta,

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from sdar.algorithms.context import StepContext, mean_over_step
-from sdar.algorithms.execution import TrainingLoss
 from sdar.algorithms.gates import QUANTILES, gate_by_position, gate_statistics
+from sdar.algorithms.loss import TrainingLoss
 from sdar.methods.declarations import Method
 from sdar.ranks.ranks import Ranks
 from sdar.rollout.teacher import TeacherPrompt

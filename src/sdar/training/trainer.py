@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdar.algorithms.execution import step_advantages
 from sdar.algorithms.policy_loss import importance_weights
+from sdar.algorithms.step import step_advantages
 from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig, Layout
 from sdar.interruption import Stopped, between_steps, stop_requested

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from sdar.algorithms import (
     METHODS,
+    Aggregation,
     GapQuantiles,
     LossSettings,
     Method,
+    MicroBatch,
     StepContext,
     StepSamples,
     compute_gate,
@@ -27,6 +29,7 @@ from sdar.algorithms.gates import GATES
 from sdar.errors import SdarError
 
 some = settings(max_examples=25, deadline=None)
+TOKEN_MEAN = Aggregation("token-mean")
 few = settings(max_examples=8, deadline=None)  # for every method and aggregation
 TERMS_ADDED = [method for method in METHODS.values() if method.distillation != "none"]
 every_method = pytest.mark.parametrize("method", TERMS_ADDED, ids=lambda method: method.name)
@@ -95,7 +98,17 @@ steps = st.builds(
     make_step, st.integers(0, 2**31), samples=st.integers(1, 6), tokens=st.integers(1, 7)
 )
 gates = st.sampled_from(GATES)
-NO_RUN = LossSettings(kl_coefficient=0.0, distillation_coefficient=1.0)
+NO_RUN = LossSettings(
+    clip_low=0.2,
+    clip_high=0.2,
+    dual_clip=3.0,
+    kl_coefficient=0.0,
+    kl_estimator="k3",
+    entropy_coefficient=0.001,
+    distillation_coefficient=1.0,
+    beta=5.0,
+    gate="gap",
+)
 
 
 def loss_and_gradient(
@@ -103,9 +116,7 @@ def loss_and_gradient(
     method: Method,
     run: LossSettings,
     context: StepContext,
-    *,
-    denominator: Tensor | None = None,
-    sequence: Tensor | None = None,
+    aggregation: Aggregation = TOKEN_MEAN,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The loss, its gradient at the student's log-probs, and the weights it recorded."""
     student = step.log_probs.clone().requires_grad_()
@@ -114,9 +125,7 @@ def loss_and_gradient(
     student_NV = torch.stack([student, (-student.expm1()).log()], dim=-1)[inside]
     teacher_NV = torch.stack([step.teacher, torch.zeros_like(step.teacher)], dim=-1)[inside]
     divergence_N = vocabulary_reverse_kl(student_NV, teacher_NV.log_softmax(-1))
-    result = training_loss(
-        method,
-        run,
+    batch = MicroBatch(
         log_probs=student,
         old_log_probs=step.old,
         advantages=step.advantages,
@@ -124,10 +133,8 @@ def loss_and_gradient(
         teacher_log_probs=step.teacher,
         entropy=step.entropy,
         teacher_divergence=student.new_zeros(inside.shape).masked_scatter(inside, divergence_N),
-        context=context,
-        denominator=denominator,
-        sequence=sequence,
     )
+    result = training_loss(method, run, batch, aggregation, context)
     (gradient,) = torch.autograd.grad(result.loss, student)
     return result.loss.detach(), gradient, result.gate
 
@@ -146,9 +153,9 @@ def close(left: Tensor, right: Tensor) -> None:
 def test_order_and_micro_batches_change_nothing(
     method: Method, loss_agg: str, step: Step, gate: str, size: int, seed: int
 ) -> None:
-    run = replace(NO_RUN, gate=gate, loss_agg=loss_agg)
+    run = replace(NO_RUN, gate=gate)
     context = step.context(method, run)
-    loss, gradient, weights = loss_and_gradient(step, method, run, context)
+    loss, gradient, weights = loss_and_gradient(step, method, run, context, Aggregation(loss_agg))
     order = torch.randperm(len(step.mask), generator=torch.Generator().manual_seed(seed))
     shuffled = step.part(order)
     other = shuffled.context(method, run)
@@ -167,7 +174,7 @@ def test_order_and_micro_batches_change_nothing(
             method,
             run,
             other.of(lambda values, rows=rows: values[rows]),
-            denominator=count,
+            Aggregation(loss_agg, count),
         )
         total = total + part_loss
         close(part_gradient, gradient[order[rows]])
@@ -183,9 +190,9 @@ def test_order_and_micro_batches_change_nothing(
 def test_padding_side_and_packing_change_nothing(
     method: Method, loss_agg: str, step: Step, gate: str
 ) -> None:
-    run = replace(NO_RUN, gate=gate, loss_agg=loss_agg)
+    run = replace(NO_RUN, gate=gate)
     context = step.context(method, run)
-    loss, gradient, _ = loss_and_gradient(step, method, run, context)
+    loss, gradient, _ = loss_and_gradient(step, method, run, context, Aggregation(loss_agg))
 
     def to_the_right(value: Tensor) -> Tensor:
         return torch.cat([torch.full((len(value), 3), -1.0, dtype=torch.float64), value], dim=1)
@@ -200,7 +207,9 @@ def test_padding_side_and_packing_change_nothing(
     moved = Step(**{name: padded(name, value) for name, value in vars(step).items()})
     moved_context = moved.context(method, run)
     assert replace(moved_context, keep=None) == replace(context, keep=None)
-    moved_loss, moved_gradient, _ = loss_and_gradient(moved, method, run, moved_context)
+    moved_loss, moved_gradient, _ = loss_and_gradient(
+        moved, method, run, moved_context, Aggregation(loss_agg)
+    )
     close(moved_loss, loss)
     close(moved_gradient[:, 3:], gradient)
 
@@ -213,7 +222,9 @@ def test_padding_side_and_packing_change_nothing(
     )
     sequence = torch.arange(len(inside)).unsqueeze(1).expand(inside.shape)[inside].unsqueeze(0)
     cut = context.of(lambda values: values[inside].unsqueeze(0))
-    packed_loss, packed_gradient, _ = loss_and_gradient(packed, method, run, cut, sequence=sequence)
+    packed_loss, packed_gradient, _ = loss_and_gradient(
+        packed, method, run, cut, Aggregation(loss_agg, sequence=sequence)
+    )
     close(packed_loss, loss)
     close(packed_gradient[0], gradient[inside])
 
@@ -258,9 +269,7 @@ def test_no_gradient_reaches_the_teacher_the_gate_or_the_context(
     assert context.keep is None or not context.keep.requires_grad
     divergence_NV = torch.stack([watched.log_probs, watched.log_probs], dim=-1).log_softmax(-1)
     teacher_NV = torch.stack([watched.teacher, watched.old], dim=-1)
-    training_loss(
-        method,
-        run,
+    batch = MicroBatch(
         log_probs=watched.log_probs,
         old_log_probs=watched.old,
         advantages=watched.advantages,
@@ -268,8 +277,8 @@ def test_no_gradient_reaches_the_teacher_the_gate_or_the_context(
         teacher_log_probs=watched.teacher,
         entropy=watched.entropy,
         teacher_divergence=vocabulary_reverse_kl(divergence_NV, teacher_NV),
-        context=context,
-    ).loss.backward()
+    )
+    training_loss(method, run, batch, TOKEN_MEAN, context).loss.backward()
     assert watched.log_probs.grad is not None
     for name in ("teacher", "old", "entropy", "old_entropy", "advantages"):
         assert getattr(watched, name).grad is None, name

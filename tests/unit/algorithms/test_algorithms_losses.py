@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sdar.algorithms import (
+    Aggregation,
+    StepContext,
     aggregate,
     clipped_policy_loss,
+    distillation_weight,
     full_reverse_kl_loss,
     gated_distillation_loss,
     global_denominator,
@@ -19,6 +23,7 @@ from sdar.algorithms import (
     reference_kl,
     reverse_kl_loss,
     skill_sd_loss,
+    teacher_gap,
     vocabulary_reverse_kl,
 )
 from sdar.algorithms.aggregation import LOSS_AGGREGATIONS
@@ -64,56 +69,69 @@ batches = st.builds(
     make_batch, st.integers(0, 2**31), samples=st.integers(1, 6), tokens=st.integers(1, 7)
 )
 aggregations = st.sampled_from(LOSS_AGGREGATIONS)
+TOKEN_MEAN = Aggregation("token-mean")
+PAPER = {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0}
 Term = Callable[..., Tensor]
+"""[S, T] the loss of each token."""
 
 
-def policy_term(batch: Batch, **how: object) -> Tensor:
-    return clipped_policy_loss(batch.old, batch.student, batch.advantages, batch.mask, **how)[0]
+def policy_term(batch: Batch) -> Tensor:
+    return clipped_policy_loss(batch.old, batch.student, batch.advantages, batch.mask, **PAPER)[0]
 
 
-def kl_term(batch: Batch, **how: object) -> Tensor:
-    return aggregate(reference_kl(batch.student, batch.reference), batch.mask, **how)
+def kl_term(batch: Batch) -> Tensor:
+    return reference_kl(batch.student, batch.reference)
 
 
-def gap_term(batch: Batch, **how: object) -> Tensor:
-    return gated_distillation_loss(batch.student, batch.teacher, batch.mask, **how)[0]
+def gated(
+    batch: Batch,
+    gate: str = "gap",
+    *,
+    beta: float = 5.0,
+    entropy: Tensor | None = None,
+    **constants: float | Tensor,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The gated term with its weight, under some constants of the step."""
+    weight = distillation_weight(
+        gate,
+        teacher_gap(batch.student, batch.teacher),
+        beta=beta,
+        entropy=entropy,
+        context=StepContext(**constants),
+    )
+    return gated_distillation_loss(batch.student, batch.teacher, batch.mask, weight)
 
 
-def entropy_gate_term(batch: Batch, **how: object) -> Tensor:
-    return gated_distillation_loss(
-        batch.student, batch.teacher, batch.mask, gate="entropy", entropy=batch.entropy, **how
-    )[0]
+def gap_term(batch: Batch, **how: Any) -> Tensor:
+    return gated(batch, **how)[0]
 
 
-def soft_or_term(batch: Batch, **how: object) -> Tensor:
-    return gated_distillation_loss(
-        batch.student, batch.teacher, batch.mask, gate="soft_or", entropy=batch.entropy, **how
-    )[0]
+def entropy_gate_term(batch: Batch) -> Tensor:
+    return gated(batch, "entropy", entropy=batch.entropy)[0]
 
 
-def skill_sd_term(batch: Batch, **how: object) -> Tensor:
-    return skill_sd_loss(batch.student, batch.teacher, batch.old, batch.mask, **how)[0]
+def soft_or_term(batch: Batch) -> Tensor:
+    return gated(batch, "soft_or", entropy=batch.entropy)[0]
 
 
-def reverse_kl_term(batch: Batch, **how: object) -> Tensor:
-    return reverse_kl_loss(batch.student, batch.teacher, batch.mask, **how)[0]
+def skill_sd_term(batch: Batch) -> Tensor:
+    return skill_sd_loss(batch.student, batch.teacher, batch.old, batch.mask)[0]
 
 
-def centred_term(batch: Batch, **how: object) -> Tensor:
-    return gated_distillation_loss(batch.student, batch.teacher, batch.mask, baseline=0.37, **how)[
-        0
-    ]
+def reverse_kl_term(batch: Batch) -> Tensor:
+    return reverse_kl_loss(batch.student, batch.teacher, batch.mask)[0]
 
 
-def adaptive_term(batch: Batch, **how: object) -> Tensor:
-    return gated_distillation_loss(
-        batch.student, batch.teacher, batch.mask, gate="adaptive", centre=0.1, scale=0.6, **how
-    )[0]
+def centred_term(batch: Batch) -> Tensor:
+    return gated(batch, baseline=0.37)[0]
 
 
-def kept_term(batch: Batch, **how: object) -> Tensor:
-    keep = batch.advantages.detach() >= 0
-    return gated_distillation_loss(batch.student, batch.teacher, batch.mask, keep=keep, **how)[0]
+def adaptive_term(batch: Batch) -> Tensor:
+    return gated(batch, "adaptive", centre=0.1, scale=0.6)[0]
+
+
+def kept_term(batch: Batch) -> Tensor:
+    return gated(batch, keep=batch.advantages.detach() >= 0)[0]
 
 
 def divergence(batch: Batch) -> Tensor:
@@ -127,8 +145,8 @@ def divergence(batch: Batch) -> Tensor:
     return divergence_N.new_zeros(inside.shape).masked_scatter(inside, divergence_N)
 
 
-def full_reverse_kl_term(batch: Batch, **how: object) -> Tensor:
-    return full_reverse_kl_loss(divergence(batch), batch.mask, **how)[0]
+def full_reverse_kl_term(batch: Batch) -> Tensor:
+    return full_reverse_kl_loss(divergence(batch), batch.mask)[0]
 
 
 TERMS: list[Term] = [
@@ -148,9 +166,11 @@ every_term = pytest.mark.parametrize("term", TERMS, ids=lambda term: term.__name
 some = settings(max_examples=25, deadline=None)
 
 
-def value_and_gradient(term: Term, batch: Batch, **how: object) -> tuple[Tensor, Tensor]:
+def value_and_gradient(
+    term: Term, batch: Batch, aggregation: Aggregation = TOKEN_MEAN, **how: object
+) -> tuple[Tensor, Tensor]:
     student = batch.student.detach().clone().requires_grad_()
-    loss = term(replace(batch, student=student), **how)
+    loss = aggregate(term(replace(batch, student=student), **how), batch.mask, aggregation)
     loss.backward()
     assert student.grad is not None
     return loss.detach(), student.grad
@@ -166,7 +186,7 @@ def close(left: Tensor, right: Tensor) -> None:
 def test_gradient_reaches_the_student_alone(term: Term, batch: Batch, loss_agg: str) -> None:
     inputs = batch.map(lambda value: value.clone().requires_grad_())
     inputs = replace(inputs, mask=batch.mask)
-    term(inputs, loss_agg=loss_agg).backward()
+    aggregate(term(inputs), batch.mask, Aggregation(loss_agg)).backward()
     assert inputs.student.grad is not None
     assert inputs.student.grad[batch.mask == 0].eq(0).all()
     for name in ("teacher", "old", "reference", "entropy", "advantages"):
@@ -181,8 +201,8 @@ def test_gradient_reaches_the_student_alone(term: Term, batch: Batch, loss_agg: 
 def test_masked_tokens_change_nothing(term: Term, batch: Batch, loss_agg: str, junk: float) -> None:
     spoilt = batch.map(lambda value: value.masked_fill(batch.mask == 0, junk))
     spoilt = replace(spoilt, mask=batch.mask)
-    loss, gradient = value_and_gradient(term, batch, loss_agg=loss_agg)
-    spoilt_loss, spoilt_gradient = value_and_gradient(term, spoilt, loss_agg=loss_agg)
+    loss, gradient = value_and_gradient(term, batch, Aggregation(loss_agg))
+    spoilt_loss, spoilt_gradient = value_and_gradient(term, spoilt, Aggregation(loss_agg))
     assert torch.equal(loss, spoilt_loss)
     assert torch.equal(gradient, spoilt_gradient)
 
@@ -193,9 +213,11 @@ def test_masked_tokens_change_nothing(term: Term, batch: Batch, loss_agg: str, j
 def test_order_padding_side_and_empty_rows_do_not_matter(
     term: Term, batch: Batch, loss_agg: str, seed: int
 ) -> None:
-    loss, gradient = value_and_gradient(term, batch, loss_agg=loss_agg)
+    loss, gradient = value_and_gradient(term, batch, Aggregation(loss_agg))
     order = torch.randperm(len(batch.mask), generator=torch.Generator().manual_seed(seed))
-    permuted = value_and_gradient(term, batch.map(lambda value: value[order]), loss_agg=loss_agg)
+    permuted = value_and_gradient(
+        term, batch.map(lambda value: value[order]), Aggregation(loss_agg)
+    )
     close(permuted[0], loss)
     close(permuted[1], gradient[order])
 
@@ -203,7 +225,7 @@ def test_order_padding_side_and_empty_rows_do_not_matter(
         wide = torch.cat([torch.zeros(len(value), 3, dtype=value.dtype), value], dim=1)
         return torch.cat([wide, torch.zeros_like(wide[:1])])
 
-    padded = value_and_gradient(term, batch.map(pad), loss_agg=loss_agg)
+    padded = value_and_gradient(term, batch.map(pad), Aggregation(loss_agg))
     close(padded[0], loss)
     close(padded[1], pad(gradient))
 
@@ -214,14 +236,13 @@ def test_order_padding_side_and_empty_rows_do_not_matter(
 def test_micro_batches_add_up_to_the_batch(
     term: Term, batch: Batch, loss_agg: str, size: int
 ) -> None:
-    loss, gradient = value_and_gradient(term, batch, loss_agg=loss_agg)
+    loss, gradient = value_and_gradient(term, batch, Aggregation(loss_agg))
     denominator = global_denominator(batch.mask, loss_agg)
     parts = [
         value_and_gradient(
             term,
             batch.map(lambda value, first=first: value[first : first + size]),
-            loss_agg=loss_agg,
-            denominator=denominator,
+            Aggregation(loss_agg, denominator),
         )
         for first in range(0, len(batch.mask), size)
     ]
@@ -235,12 +256,12 @@ def test_micro_batches_add_up_to_the_batch(
 def test_packing_all_samples_in_one_row_changes_nothing(
     term: Term, batch: Batch, loss_agg: str
 ) -> None:
-    loss, gradient = value_and_gradient(term, batch, loss_agg=loss_agg)
+    loss, gradient = value_and_gradient(term, batch, Aggregation(loss_agg))
     inside = batch.mask != 0
     packed = batch.map(lambda value: value[inside].unsqueeze(0))
     sequence = torch.arange(len(inside)).unsqueeze(1).expand(inside.shape)[inside].unsqueeze(0)
     packed_loss, packed_gradient = value_and_gradient(
-        term, packed, loss_agg=loss_agg, sequence=sequence
+        term, packed, Aggregation(loss_agg, sequence=sequence)
     )
     close(packed_loss, loss)
     close(packed_gradient[0], gradient[inside])
@@ -266,7 +287,7 @@ def test_beta_zero_and_no_gate_give_half_everywhere(batch: Batch) -> None:
     for how in ({"beta": 0.0}, {"gate": "none", "beta": 5.0}):
         _, gradient = value_and_gradient(gap_term, batch, **how)
         close(gradient, -batch.mask / (2 * batch.mask.sum()))
-        _, statistics = gated_distillation_loss(batch.student, batch.teacher, batch.mask, **how)
+        _, statistics = gated(batch, **how)
         assert statistics["gate_mean"] == 0.5
         assert statistics["gate_active_ratio"] == 0
 
@@ -286,9 +307,7 @@ def test_a_baseline_is_taken_from_every_gate(batch: Batch, baseline: float) -> N
     _, gradient = value_and_gradient(gap_term, batch, baseline=baseline)
     weight = torch.sigmoid(5.0 * gap) - baseline
     close(gradient, -weight * batch.mask / batch.mask.sum())
-    _, statistics = gated_distillation_loss(
-        batch.student, batch.teacher, batch.mask, baseline=baseline
-    )
+    _, statistics = gated(batch, baseline=baseline)
     close(statistics["gate_mean"], (weight * batch.mask).sum() / batch.mask.sum())
 
 
@@ -373,10 +392,8 @@ def test_reverse_kl_gradient_is_that_of_the_divergence(batch: Batch) -> None:
     student = logits.log_softmax(-1)
     exact = torch.autograd.grad((student.exp() * (student - teacher)).sum(), logits)[0]
     student = logits.log_softmax(-1)
-    per_token = reverse_kl_loss(
-        student, teacher, torch.ones_like(student), loss_agg="seq-mean-token-sum", denominator=1
-    )[0]
-    (weight,) = torch.autograd.grad(per_token, student)
+    per_token = reverse_kl_loss(student, teacher, torch.ones_like(student))[0]
+    (weight,) = torch.autograd.grad(per_token.sum(), student)
     student = logits.log_softmax(-1)
     sampled = torch.autograd.grad((student.exp().detach() * weight * student).sum(), logits)[0]
     close(sampled, exact)
@@ -408,7 +425,10 @@ def test_importance_weights_multiply_each_token_of_the_policy_term(
     for row, column in batch.mask.nonzero().tolist():
         alone = torch.zeros_like(batch.mask)
         alone[row, column] = 1.0
-        ours, theirs = (policy_term(replace(b, mask=alone)) for b in (weighted, batch))
+        ours, theirs = (
+            aggregate(policy_term(replace(b, mask=alone)), alone, TOKEN_MEAN)
+            for b in (weighted, batch)
+        )
         close(ours, weights[row, column] * theirs)
 
 
@@ -425,9 +445,10 @@ def test_clipping_in_each_direction() -> None:
     ratio = torch.tensor([[1.5, 0.5, 1.5, 0.5, 5.0]], dtype=torch.float64)
     advantages = torch.tensor([[1.0, 1.0, -1.0, -1.0, -1.0]], dtype=torch.float64)
     current = ratio.log().requires_grad_()
-    loss, statistics = clipped_policy_loss(
-        torch.zeros_like(ratio), current, advantages, torch.ones_like(ratio)
+    values, statistics = clipped_policy_loss(
+        torch.zeros_like(ratio), current, advantages, torch.ones_like(ratio), **PAPER
     )
+    loss = aggregate(values, torch.ones_like(ratio), TOKEN_MEAN)
     loss.backward()
     # Clipped up, not down for a good token; clipped down and at the dual clip for a bad one.
     close(current.grad * 5, torch.tensor([[0.0, -0.5, 1.5, 0.0, 0.0]], dtype=torch.float64))
@@ -440,7 +461,11 @@ def test_clipping_in_each_direction() -> None:
 def test_an_enormous_ratio_gives_a_finite_gradient(advantage: float) -> None:
     current = torch.zeros(1, 1, requires_grad=True)
     loss, _ = clipped_policy_loss(
-        torch.full((1, 1), -1000.0), current, torch.full((1, 1), advantage), torch.ones(1, 1)
+        torch.full((1, 1), -1000.0),
+        current,
+        torch.full((1, 1), advantage),
+        torch.ones(1, 1),
+        **PAPER,
     )
     loss.backward()
     assert torch.isfinite(loss)
@@ -469,9 +494,9 @@ def test_k3_of_a_distant_reference_is_finite() -> None:
 def test_a_batch_without_response_tokens_is_a_differentiable_zero() -> None:
     for loss_agg in LOSS_AGGREGATIONS:
         student = torch.zeros(2, 3, requires_grad=True)
-        loss, _ = gated_distillation_loss(
-            student, torch.zeros(2, 3), torch.zeros(2, 3), loss_agg=loss_agg
-        )
+        mask = torch.zeros(2, 3)
+        values, _ = gated_distillation_loss(student, torch.zeros(2, 3), mask, torch.ones(2, 3))
+        loss = aggregate(values, mask, Aggregation(loss_agg))
         loss.backward()
         assert loss.item() == 0
         assert student.grad is not None
@@ -481,12 +506,12 @@ def test_a_batch_without_response_tokens_is_a_differentiable_zero() -> None:
 def test_unknown_choices_are_refused_by_name() -> None:
     zeros = torch.zeros(1, 2)
     with pytest.raises(SdarError, match="token-mean, seq-mean"):
-        aggregate(zeros, zeros, "mean", denominator=3)
+        aggregate(zeros, zeros, Aggregation("mean", denominator=3))
     with pytest.raises(SdarError, match="k1, k2, k3"):
         reference_kl(zeros, zeros, estimator="k4")
     with pytest.raises(SdarError, match=r"training\.dual_clip"):
-        clipped_policy_loss(zeros, zeros, zeros, zeros, dual_clip=1.0)
+        clipped_policy_loss(zeros, zeros, zeros, zeros, **PAPER | {"dual_clip": 1.0})
     with pytest.raises(SdarError, match="gap, entropy, soft_or, none"):
-        gated_distillation_loss(zeros, zeros, zeros, gate="wide")
+        distillation_weight("wide", zeros, beta=5.0)
     with pytest.raises(SdarError, match="needs the student's entropy"):
-        gated_distillation_loss(zeros, zeros, zeros, gate="entropy")
+        distillation_weight("entropy", zeros, beta=5.0)

@@ -12,13 +12,16 @@ from torch import Tensor
 from sdar.algorithms import (
     METHODS,
     AdvantageSettings,
+    Aggregation,
     LossSettings,
     Method,
+    MicroBatch,
     StepContext,
     StepSamples,
     TrainingLoss,
     aggregate,
     clipped_policy_loss,
+    distillation_weight,
     gated_distillation_loss,
     get_method,
     grpo_advantages,
@@ -28,6 +31,7 @@ from sdar.algorithms import (
     skill_sd_loss,
     step_advantages,
     step_context,
+    teacher_gap,
     training_loss,
     vocabulary_reverse_kl,
 )
@@ -35,7 +39,19 @@ from sdar.config.models import MethodName
 from sdar.errors import SdarError
 
 TRAINED = [method for method in METHODS.values() if method.trained]
-SETTINGS = LossSettings(distillation_coefficient=0.1)
+SETTINGS = LossSettings(
+    clip_low=0.2,
+    clip_high=0.2,
+    dual_clip=3.0,
+    kl_coefficient=0.01,
+    kl_estimator="k3",
+    entropy_coefficient=0.001,
+    distillation_coefficient=0.1,
+    beta=5.0,
+    gate="gap",
+)
+TOKEN_MEAN = Aggregation("token-mean")
+ADVANTAGES = AdvantageSettings(statistics_over="steps", normalize_by_std=True, discount=0.95)
 
 
 def test_the_configuration_and_the_registry_name_the_same_methods() -> None:
@@ -135,13 +151,8 @@ def context_of(method: Method, batch: dict[str, Tensor]) -> StepContext:
 def loss_of(
     method: Method, batch: dict[str, Tensor], settings: LossSettings = SETTINGS
 ) -> TrainingLoss:
-    return training_loss(
-        method,
-        settings,
-        **batch,
-        teacher_divergence=divergence(batch),
-        context=context_of(method, batch),
-    )
+    given = MicroBatch(**batch, teacher_divergence=divergence(batch))
+    return training_loss(method, settings, given, TOKEN_MEAN, context_of(method, batch))
 
 
 def samples_of_a_step() -> StepSamples:
@@ -165,7 +176,7 @@ def samples_of_a_step() -> StepSamples:
 def test_every_trained_method_runs_and_has_a_gradient_on_the_response_alone(method) -> None:
     samples = samples_of_a_step()
     batch = tokens()
-    advantages = step_advantages(method, samples)
+    advantages = step_advantages(method, samples, ADVANTAGES, step=0)
     assert advantages.shape == batch["response_mask"].shape
     assert advantages[batch["response_mask"] == 0].eq(0).all()
     result = loss_of(method, {**batch, "advantages": advantages})
@@ -182,23 +193,28 @@ def test_every_trained_method_runs_and_has_a_gradient_on_the_response_alone(meth
 def written_out(name: str, b: dict[str, Tensor]) -> Tensor:
     """The total loss of a method, written out from its formula."""
     mask = b["response_mask"]
-    clip_high = 0.24 if name == "agent_opsd" else 0.2
-    loss = clipped_policy_loss(
-        b["old_log_probs"], b["log_probs"], b["advantages"], mask, clip_high=clip_high
-    )[0]
+
+    def mean(term: tuple[Tensor, dict[str, Tensor]]) -> Tensor:
+        return aggregate(term[0], mask, TOKEN_MEAN)
+
+    clip = {"clip_low": 0.2, "clip_high": 0.24 if name == "agent_opsd" else 0.2, "dual_clip": 3.0}
+    loss = mean(
+        clipped_policy_loss(b["old_log_probs"], b["log_probs"], b["advantages"], mask, **clip)
+    )
     if name == "opsd":
         loss = loss * 0
     loss = loss - 0.001 * (b["entropy"] * mask).sum() / mask.sum()
-    loss = loss + 0.01 * aggregate(reference_kl(b["log_probs"], b["reference_log_probs"]), mask)
+    kl = reference_kl(b["log_probs"], b["reference_log_probs"])
+    loss = loss + 0.01 * aggregate(kl, mask, TOKEN_MEAN)
     both = (b["log_probs"], b["teacher_log_probs"])
-    if name in ("sdar", "opsd", "sdar_gigpo"):
-        loss = loss + 0.1 * gated_distillation_loss(*both, mask, beta=5.0)[0]
-    if name == "grpo_opsd":
-        loss = loss + 0.1 * gated_distillation_loss(*both, mask, beta=0.0)[0]
+    if name in ("sdar", "opsd", "sdar_gigpo", "grpo_opsd"):
+        beta = 0.0 if name == "grpo_opsd" else 5.0
+        gate = distillation_weight("gap", teacher_gap(*both), beta=beta)
+        loss = loss + 0.1 * mean(gated_distillation_loss(*both, mask, gate))
     if name == "skill_sd":
-        loss = loss + 0.001 * skill_sd_loss(*both, b["old_log_probs"], mask)[0]
+        loss = loss + 0.001 * mean(skill_sd_loss(*both, b["old_log_probs"], mask))
     if name == "reverse_kl":
-        loss = loss + 0.1 * reverse_kl_loss(*both, mask)[0]
+        loss = loss + 0.1 * mean(reverse_kl_loss(*both, mask))
     if name == "reverse_kl_full":
         loss = loss + 0.1 * (divergence(b) * mask).sum() / mask.sum()
     if name.startswith("sdar_") and name != "sdar_gigpo":
@@ -234,17 +250,23 @@ def test_advantages_follow_the_declaration() -> None:
     mask = samples.response_mask
     plain = grpo_advantages(samples.step_return, samples.group, samples.episode)
     for name in ("grpo", "sdar", "opsd", "skill_grpo", "reverse_kl"):
-        assert torch.equal(step_advantages(get_method(name), samples), plain.unsqueeze(1) * mask)
+        assert torch.equal(
+            step_advantages(get_method(name), samples, ADVANTAGES, step=0),
+            plain.unsqueeze(1) * mask,
+        )
     rlsd = rlsd_token_advantages(
         plain, samples.old_log_probs, samples.teacher_log_probs, mask, mix=0.25
     )
-    assert torch.equal(step_advantages(get_method("rlsd"), samples, step=50), rlsd)
-    turn_term = step_advantages(get_method("gigpo"), samples) - plain.unsqueeze(1) * mask
+    assert torch.equal(step_advantages(get_method("rlsd"), samples, ADVANTAGES, step=50), rlsd)
+    turn_term = (
+        step_advantages(get_method("gigpo"), samples, ADVANTAGES, step=0)
+        - plain.unsqueeze(1) * mask
+    )
     # Turns 0, 2 and 3 of group a stood before the same observation; the others are alone.
     assert turn_term[[1]].eq(0).all()
     assert turn_term[[0, 2, 3], 0].ne(0).all()
-    settings = AdvantageSettings(normalize_by_std=False, statistics_over="episodes")
-    centred = step_advantages(get_method("sdar"), samples, settings)
+    settings = replace(ADVANTAGES, normalize_by_std=False, statistics_over="episodes")
+    centred = step_advantages(get_method("sdar"), samples, settings, step=0)
     assert centred[0, 0] == pytest.approx(10 - (9.95 + 0) / 2)
 
 
@@ -269,7 +291,7 @@ def test_coefficient_zero_is_grpo_bit_for_bit(added: str) -> None:
 def test_the_entropy_bonus_raises_the_entropy() -> None:
     batch = tokens()
     batch["entropy"].requires_grad_()
-    training_loss(get_method("grpo"), SETTINGS, **batch).loss.backward()
+    training_loss(get_method("grpo"), SETTINGS, MicroBatch(**batch), TOKEN_MEAN).loss.backward()
     mask = batch["response_mask"]
     torch.testing.assert_close(batch["entropy"].grad, -0.001 * mask / mask.sum())
 
@@ -284,10 +306,12 @@ def test_the_total_adds_up_over_micro_batches(method) -> None:
         training_loss(
             method,
             SETTINGS,
-            **{name: value[rows] for name, value in batch.items()},
-            teacher_divergence=divergence(batch)[rows],
-            context=context.of(lambda values, rows=rows: values[rows]),
-            denominator=count,
+            MicroBatch(
+                **{name: value[rows] for name, value in batch.items()},
+                teacher_divergence=divergence(batch)[rows],
+            ),
+            Aggregation("token-mean", count),
+            context.of(lambda values, rows=rows: values[rows]),
         ).loss
         for rows in (slice(0, 1), slice(1, 4), slice(4, 6))
     ]
@@ -310,13 +334,13 @@ def test_a_missing_input_is_named(name: str, missing: str) -> None:
     batch = tokens()
     batch.pop(missing, None)
     with pytest.raises(SdarError, match=f"method '{name}' needs {missing}"):
-        training_loss(get_method(name), SETTINGS, **batch)
+        training_loss(get_method(name), SETTINGS, MicroBatch(**batch), TOKEN_MEAN)
 
 
 def test_missing_observations_are_named() -> None:
     samples = replace(samples_of_a_step(), anchor_observation=None)
     with pytest.raises(SdarError, match="method 'gigpo' needs anchor_observation"):
-        step_advantages(get_method("gigpo"), samples)
+        step_advantages(get_method("gigpo"), samples, ADVANTAGES, step=0)
 
 
 def test_the_core_imports_torch_alone() -> None:

@@ -1,0 +1,149 @@
+"""Carries out a method's declaration on a whole step: its advantages, and the loss's constants.
+
+Legend: S samples, T tokens. The loss of each micro-batch is in `loss`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdar.algorithms.advantages import (
+    agent_opsd_advantages,
+    discounted_step_returns,
+    gigpo_advantages,
+    grpo_advantages,
+    rlsd_token_advantages,
+)
+from sdar.algorithms.aggregation import clean, response_tokens
+from sdar.algorithms.context import (
+    NEUTRAL,
+    GapQuantiles,
+    StepContext,
+    mean_over_step,
+    unopposed_tokens,
+)
+from sdar.algorithms.gates import compute_gate, teacher_gap
+from sdar.algorithms.inputs import StepSamples, required, required_tensor
+from sdar.algorithms.loss import LossSettings
+from sdar.algorithms.policy_loss import per_token
+from sdar.methods.declarations import Method
+
+
+@dataclass(frozen=True)
+class AdvantageSettings:
+    """The run's part of the advantage (configuration: `training`)."""
+
+    statistics_over: str
+    normalize_by_std: bool
+    discount: float
+    """Of GiGPO's turn returns."""
+
+
+def step_advantages(
+    method: Method,
+    samples: StepSamples,
+    settings: AdvantageSettings,
+    *,
+    step: int,
+) -> Tensor:
+    """[S, T] advantages of a whole step, zero off the response.
+
+    Args:
+        step: training step from 0; only the mix of `token_credit` depends on it.
+
+    Raises:
+        SdarError: the method needs something `samples` does not hold.
+    """
+    if method.advantage == "gigpo":
+        reward = required_tensor(samples.step_reward, "step_reward", method)
+        advantages_S = gigpo_advantages(
+            samples.step_return,
+            discounted_step_returns(
+                reward, samples.episode, samples.turn, discount=settings.discount
+            ),
+            samples.group,
+            samples.episode,
+            required(samples.anchor_observation, "anchor_observation", method),
+            mode="mean_std_norm" if settings.normalize_by_std else "mean_norm",
+        )
+    else:
+        advantages_S = grpo_advantages(
+            samples.step_return,
+            samples.group,
+            samples.episode,
+            statistics_over=settings.statistics_over,
+            normalize_by_std=settings.normalize_by_std,
+        )
+    mask_ST = response_tokens(samples.response_mask)
+    if method.token_credit == "uniform":
+        return clean(per_token(advantages_S, mask_ST), mask_ST)
+    old_ST = required_tensor(samples.old_log_probs, "old_log_probs", method)
+    teacher_ST = required_tensor(samples.teacher_log_probs, "teacher_log_probs", method)
+    mix = method.token_mix(step)
+    if method.token_credit == "rlsd":
+        return rlsd_token_advantages(advantages_S, old_ST, teacher_ST, mask_ST, mix=mix)
+    advantages_S = agent_opsd_advantages(
+        advantages_S,
+        old_ST,
+        teacher_ST,
+        mask_ST,
+        samples.group,
+        samples.episode,
+        samples.turn,
+        required_tensor(samples.success, "success", method),
+        mix=mix,
+    )
+    return clean(per_token(advantages_S, mask_ST), mask_ST)
+
+
+def step_context(
+    method: Method,
+    settings: LossSettings,
+    samples: StepSamples,
+    advantages: Tensor,
+    running: GapQuantiles | None = None,
+) -> StepContext:
+    """What the loss of every micro-batch needs to know of the whole step.
+
+    Args:
+        samples: the whole step, with log-probs of both sides under the weights at its start.
+        advantages: [S, T] as `step_advantages` gives them.
+        running: the quantiles a run has kept, `StepContext.running` of the step before; None at a
+            run's first step.
+
+    Raises:
+        SdarError: the method needs something `samples` does not hold.
+    """
+    if not method.needs_step_context:
+        return NEUTRAL
+    mask_ST = response_tokens(samples.response_mask)
+    context: dict[str, Any] = {}
+    kind = method.gate_kind(settings.gate)
+    if kind == "adaptive" or method.gate_baseline == "step_mean":
+        old_ST = required_tensor(samples.old_log_probs, "old_log_probs", method)
+        teacher_ST = required_tensor(samples.teacher_log_probs, "teacher_log_probs", method)
+        gap_ST = teacher_gap(clean(old_ST, mask_ST), clean(teacher_ST, mask_ST)).double()
+        if kind == "adaptive":
+            own = GapQuantiles.of_step(gap_ST, mask_ST)
+            running = own if running is None else running.followed_by(own)
+            context |= {"running": running, "centre": running.median}
+            context["scale"] = running.scale(settings.beta)
+        if method.gate_baseline == "step_mean":
+            entropy_ST = None
+            if method.needs_old_entropy(settings.gate):
+                entropy_ST = required_tensor(samples.old_entropy, "old_entropy", method).double()
+            gate_ST = compute_gate(
+                str(kind),
+                gap_ST,
+                beta=settings.beta,
+                entropy=entropy_ST,
+                centre=context.get("centre", 0.0),
+                scale=context.get("scale", torch.inf),
+            )
+            context["baseline"] = mean_over_step(gate_ST, mask_ST)
+    if method.kept_tokens == "unopposed":
+        valid_S = required_tensor(samples.valid, "valid", method)
+        context["keep"] = unopposed_tokens(advantages, valid_S)
+    return StepContext(**context)
