@@ -103,10 +103,11 @@ test-slurm: $(STAMP) ## The pipeline on SLURM clusters of two nodes, brought up 
 	  exit 2; fi
 	pytest -m slurm -n 2 --dist worksteal --durations=0 --durations-min=1 tests/slurm
 
-check: $(STAMP) ## Lint, format, types
+check: $(STAMP) ## Lint, format, imports, types
 	ruff check
 	ruff format --check
 	snakefmt --check Snakefile workflow
+	lint-imports
 	mypy
 
 ui: $(STAMP) ## The MLflow pages of the runs

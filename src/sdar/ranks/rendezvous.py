@@ -1,6 +1,6 @@
 """How the ranks of a training job find each other: torch.distributed's variables from SLURM's.
 
-`srun` starts a task a rank and tells it its place (SLURM_PROCID and others); torch.distributed
+`srun` starts a task per rank and tells it its place (SLURM_PROCID and others); torch.distributed
 reads RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, which `torchrun` and `accelerate
 launch` set themselves. See https://slurm.schedmd.com/srun.html, OUTPUT ENVIRONMENT VARIABLES.
 """
@@ -10,14 +10,14 @@ import re
 import socket
 from collections.abc import Callable, MutableMapping
 
-from sdar.config.execution import ExecutionConfig
 from sdar.errors import SdarError
 
 _FIRST_PORT, _PORTS = 20000, 10000  # below Linux's ephemeral ports, which begin at 32768
 
 
 def join_ranks(
-    execution: ExecutionConfig,
+    nodes: int,
+    processes: int,
     environment: MutableMapping[str, str] = os.environ,
     resolves: Callable[[str], bool] | None = None,
 ) -> None:
@@ -26,7 +26,7 @@ def join_ranks(
     MASTER_ADDR is the first node's name or, where that `resolves` to no address, the address of
     the node srun was called on; one that is set already (`cluster.environment`) is kept, as is
     MASTER_PORT, else a function of the job's number. Raises `SdarError` where more or fewer ranks
-    were started than `execution` asks for.
+    were started than `nodes` times `processes`.
     """
     started = int(environment.get("SLURM_STEP_NUM_TASKS", 1))
     if "WORLD_SIZE" not in environment and started > 1:
@@ -42,10 +42,10 @@ def join_ranks(
         port = _FIRST_PORT + int(environment["SLURM_JOB_ID"]) % _PORTS
         environment.setdefault("MASTER_PORT", str(port))
     world = int(environment.get("WORLD_SIZE", 1))
-    if world != execution.ranks:
+    if world != nodes * processes:
         raise SdarError(
-            f"{world} process(es) started, {execution.ranks} configured (execution.nodes "
-            f"{execution.nodes} x execution.processes {execution.processes}): let Snakemake start "
+            f"{world} process(es) started, {nodes * processes} configured (execution.nodes "
+            f"{nodes} x execution.processes {processes}): let Snakemake start "
             "them (docs/cluster.md), or correct the keys"
         )
 

@@ -59,3 +59,10 @@ class RolloutProgress:
     live: int
     finished: int
     won: int
+
+
+def longest_sequence(config: ExperimentConfig) -> int:
+    """Most tokens of a prompt, the teacher's among them, with its response."""
+    policy = config.policy
+    prompt = max(policy.max_prompt_tokens, policy.max_teacher_prompt_tokens)
+    return prompt + policy.max_response_tokens

@@ -64,7 +64,7 @@ def train(config: ExperimentConfig, layout: Layout, method: str, seed: int) -> N
     policy last. Raises `SdarError` for what is missing or cannot be written.
     """
     declared = trained_method(method)
-    join_ranks(config.execution)
+    join_ranks(config.execution.nodes, config.execution.processes)
     make_reproducible(config.execution.threads)
     accelerator = make_accelerator(config)
     require_memory(config, declared)

@@ -9,7 +9,6 @@ import pytest
 
 from sdar.config import ExperimentConfig, parse_config
 from sdar.config.cluster import job_resources
-from sdar.config.execution import ExecutionConfig
 from sdar.config.launch import job_shell, launcher, training_resources, training_start
 from sdar.errors import SdarError
 from sdar.ranks.rendezvous import first_node, join_ranks
@@ -192,9 +191,8 @@ def step_environment(rank: int = 5) -> dict[str, str]:
 
 
 def test_ranks_meet_at_the_first_node() -> None:
-    execution = ExecutionConfig(nodes=2, processes=4)
     environment = step_environment()
-    join_ranks(execution, environment, resolves=lambda name: True)
+    join_ranks(2, 4, environment, resolves=lambda name: True)
     expected = {
         "RANK": "5",
         "WORLD_SIZE": "8",
@@ -205,14 +203,14 @@ def test_ranks_meet_at_the_first_node() -> None:
     }
     assert {name: environment[name] for name in expected} == expected
     again = dict(environment)
-    join_ranks(execution, again)  # torchrun's, or set before: kept
+    join_ranks(2, 4, again)  # torchrun's, or set before: kept
     assert again == environment
 
     environment = step_environment()
-    join_ranks(execution, environment, resolves=lambda name: False)
+    join_ranks(2, 4, environment, resolves=lambda name: False)
     assert environment["MASTER_ADDR"] == "10.0.0.3"
     environment = step_environment() | {"MASTER_ADDR": "ib0", "MASTER_PORT": "5"}
-    join_ranks(execution, environment, resolves=lambda name: True)
+    join_ranks(2, 4, environment, resolves=lambda name: True)
     assert (environment["MASTER_ADDR"], environment["MASTER_PORT"]) == ("ib0", "5")
 
 
@@ -228,7 +226,7 @@ def test_a_wrong_number_of_ranks_ends_before_compute(
     environment: dict[str, str], ranks: int, says: str
 ) -> None:
     with pytest.raises(SdarError) as caught:
-        join_ranks(ExecutionConfig(processes=ranks), dict(environment))
+        join_ranks(1, ranks, dict(environment))
     assert says in str(caught.value)
 
 
@@ -236,6 +234,6 @@ def test_a_single_process_gets_no_variables() -> None:
     # As within a SLURM job of one task, and without srun in one of several.
     for extra in ({}, {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}, {"SLURM_STEP_NUM_TASKS": "1"}):
         environment = dict(extra)
-        join_ranks(ExecutionConfig(), environment)
+        join_ranks(1, 1, environment)
         assert environment == extra
     assert "WORLD_SIZE" not in os.environ

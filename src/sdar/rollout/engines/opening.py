@@ -11,6 +11,7 @@ from sdar.rollout.engines.base import RemoteWeights
 from sdar.rollout.engines.copied import CopiedEngine
 from sdar.rollout.engines.transformers_continuous import ContinuousTransformersEngine
 from sdar.rollout.engines.vllm.probe import Trusted
+from sdar.rollout.settings import longest_sequence
 
 
 def open_engine(
@@ -52,13 +53,6 @@ def open_engine(
     from sdar.rollout.engines.vllm.engine import VllmEngine
 
     return VllmEngine(model, tokenizer, rollout.vllm, **given)
-
-
-def longest_sequence(config: ExperimentConfig) -> int:
-    """Most tokens of a prompt, the teacher's among them, with its response."""
-    policy = config.policy
-    prompt = max(policy.max_prompt_tokens, policy.max_teacher_prompt_tokens)
-    return prompt + policy.max_response_tokens
 
 
 def open_filled_engine(config: ExperimentConfig, model: Any, tokenizer: Any, **more: Any) -> Any:

@@ -19,8 +19,8 @@ from transformers import AutoConfig
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.errors import SdarError
-from sdar.rollout.engines.opening import longest_sequence
 from sdar.rollout.engines.vllm.start import cpu_limits, require_vllm
+from sdar.rollout.settings import longest_sequence
 
 WORKER = "sdar.rollout.engines.vllm.worker.WeightsFromFiles"
 
