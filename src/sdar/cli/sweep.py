@@ -26,7 +26,7 @@ def list_variants(
     Example: sdar sweep list --config config/experiments/sweep.yaml
     """
     experiment, layout = prepare(config, root, files=False)
-    from sdar.report.sweep_plan import plan_text
+    from sdar.report.sweep.plan import plan_text
 
     typer.echo(plan_text(experiment, layout))
 
@@ -42,6 +42,6 @@ def compare(config: ConfigOption = Path("config/config.yaml"), root: RootOption 
     Example: sdar sweep compare --config config/experiments/sweep.yaml
     """
     experiment, layout = prepare(config, root, files=False)
-    from sdar.report.sweep import compare_sweep
+    from sdar.report.sweep.stage import compare_sweep
 
     compare_sweep(experiment, layout)

@@ -10,7 +10,7 @@ from sdar.records.page import render_page
 from sdar.records.runs import read_episodes, read_runs
 from sdar.records.tables import EPISODES_ORDER
 from sdar.report import figures
-from sdar.report.answers import write_answers
+from sdar.report.answers.write import write_answers
 from sdar.report.comparison import Comparison, build_comparison
 from sdar.report.markdown import comparison_markdown
 from sdar.report.style import save

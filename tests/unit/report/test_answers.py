@@ -14,19 +14,20 @@ from report_data import make_experiment
 from sdar.evaluation.statistics import wilson_interval
 from sdar.records.runs import Run, read_runs
 from sdar.records.token_table import recorded_tokens
-from sdar.report.answers import build_answers, write_answers
-from sdar.report.answers_text import agreement_text, answers_markdown, cost_text, gap_text
-from sdar.report.gap_over_training import evaluated_gaps, gap_courses
-from sdar.report.gate_mass import common_parts, gate_masses
-from sdar.report.resampling import (
+from sdar.report.answers.data import build_answers
+from sdar.report.answers.gap_over_training import evaluated_gaps, gap_courses
+from sdar.report.answers.gate_mass import common_parts, gate_masses
+from sdar.report.answers.resampling import (
     difference_of_ratios,
     proportion,
     ranking_quality,
     ratio,
     unit_weights,
 )
-from sdar.report.teacher_agreement import agreement, agreements, turn_table
-from sdar.report.teacher_cost import phase_seconds, teacher_costs
+from sdar.report.answers.teacher_agreement import agreement, agreements, turn_table
+from sdar.report.answers.teacher_cost import phase_seconds, teacher_costs
+from sdar.report.answers.text import agreement_text, answers_markdown, cost_text, gap_text
+from sdar.report.answers.write import write_answers
 
 pytestmark = pytest.mark.slow  # its fixture makes whole experiments
 

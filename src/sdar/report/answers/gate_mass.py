@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from sdar.environments.packages import type_labels
 from sdar.records.names import colour, label, order_types, type_label
 from sdar.records.token_classes import CLASSES
-from sdar.report.resampling import Estimate, ratio
+from sdar.report.answers.resampling import Estimate, ratio
 from sdar.report.style import new_figure
 
 EDGES = (0, 4, 8, 16, 32, 64, 128, 256, 512)

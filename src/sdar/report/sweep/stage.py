@@ -4,16 +4,12 @@ Writes `sweep.json`, `sweep.md`, `heatmap.svg` and `heatmap.png` under `layout.s
 function of the evaluations it reads: equal inputs, equal bytes.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.config.variants import (
-    Cell,
     SweepVariant,
     baseline,
     sweep_cells,
@@ -22,89 +18,18 @@ from sdar.config.variants import (
     sweep_variants,
 )
 from sdar.errors import SdarError
-from sdar.evaluation.statistics import Difference, Rate, paired_bootstrap, rate_over_tasks
+from sdar.evaluation.statistics import Rate, paired_bootstrap, rate_over_tasks
 from sdar.files.whole import write_json, write_text
 from sdar.records.names import label
 from sdar.report.comparison import BOOTSTRAP_SEED, CONFIDENCE, RESAMPLES
 from sdar.report.style import save
+from sdar.report.sweep.data import SweepComparison, SweepResult, difference_of, setting
+from sdar.report.sweep.heatmap import heatmap
 from sdar.report.tables import difference_text, markdown_table, p_text, points, rate_text
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """One variant: its rate, and its difference to the baseline (None for the baseline)."""
-
-    variant: SweepVariant
-    rate: Rate
-    difference: Difference | None
-
-    @property
-    def decided(self) -> bool:
-        """The interval of the difference excludes 0."""
-        found = self.difference
-        return found is not None and (found.low > 0 or found.high < 0)
-
-
-@dataclass(frozen=True)
-class SweepComparison:
-    """Everything that table and heat map show."""
-
-    experiment: str
-    panels: tuple[str, ...]
-    seeds: tuple[int, ...]
-    evaluation_seeds: tuple[int, ...]
-    steps: int
-    cells: dict[Cell, SweepVariant]
-    results: dict[str, SweepResult]
-    """By the variant's name, the baseline first."""
-
-    @property
-    def base(self) -> SweepResult:
-        return next(iter(self.results.values()))
-
-    def at(self, cell: Cell) -> SweepResult:
-        return self.results[self.cells[cell].name]
-
-    @property
-    def by_effect(self) -> list[SweepResult]:
-        """All but the baseline, the largest difference first, equals by name."""
-        rest = [one for one in self.results.values() if one.difference is not None]
-        return sorted(rest, key=lambda one: (-_of(one).difference, one.variant.name))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for sweep.json."""
-        return {
-            "experiment": self.experiment,
-            "panels": list(self.panels),
-            "seeds": list(self.seeds),
-            "evaluation_seeds": list(self.evaluation_seeds),
-            "steps": self.steps,
-            "baseline": self.base.variant.name,
-            "variants": [
-                {
-                    "name": one.variant.name,
-                    "method": one.variant.method,
-                    "rate": one.rate.as_dict(),
-                    "difference": one.difference and one.difference.as_dict(),
-                    "interval_excludes_0": one.decided,
-                }
-                for one in self.results.values()
-            ],
-            "cells": [
-                cell._asdict() | {"variant": variant.name} for cell, variant in self.cells.items()
-            ],
-            "statistics": {
-                "confidence": CONFIDENCE,
-                "resamples": RESAMPLES,
-                "difference": "paired bootstrap over tasks and runs, against the baseline",
-            },
-        }
 
 
 def compare_sweep(config: ExperimentConfig, layout: Layout) -> None:
     """Compare the sweep's variants. Raises SdarError naming the first evaluation missing."""
-    from sdar.report.sweep_heatmap import heatmap
-
     comparison = read_sweep(config, layout)
     folder = layout.sweep_results
     write_json(folder / "sweep.json", comparison.as_dict())
@@ -155,18 +80,20 @@ def read_sweep(config: ExperimentConfig, layout: Layout) -> SweepComparison:
 def sweep_markdown(comparison: SweepComparison) -> str:
     """sweep.md: the variants by effect, and how to read them."""
     base = comparison.base
-    rows = [
-        [
-            one.variant.name,
-            rate_text(one.rate),
-            difference_text(_of(one)),
-            f"[{points(_of(one).low_these_runs)}, {points(_of(one).high_these_runs)}]",
-            p_text(_of(one).p_value),
-            "yes" if one.decided else "no",
-            _filled(comparison, one.variant),
-        ]
-        for one in comparison.by_effect
-    ]
+    rows = []
+    for one in comparison.by_effect:
+        difference = difference_of(one)
+        rows.append(
+            [
+                one.variant.name,
+                rate_text(one.rate),
+                difference_text(difference),
+                f"[{points(difference.low_these_runs)}, {points(difference.high_these_runs)}]",
+                p_text(difference.p_value),
+                "yes" if one.decided else "no",
+                _filled(comparison, one.variant),
+            ]
+        )
     name, decided = label(base.variant.method), sum(one.decided for one in comparison.by_effect)
     header = [
         "variant",
@@ -192,19 +119,6 @@ def sweep_markdown(comparison: SweepComparison) -> str:
         "- One variant may fill several cells of the heat map: what its gate does not read cannot "
         "change it (gate none: neither beta nor skill; gate entropy: no skill).\n"
     )
-
-
-def setting(comparison: SweepComparison) -> str:
-    """`140 tasks of valid_seen x 2 run seeds`."""
-    rate, seeds, plays = comparison.base.rate, len(comparison.seeds), comparison.evaluation_seeds
-    text = f"{rate.tasks} tasks of {' + '.join(comparison.panels)} x {seeds} run seed"
-    text += "s" if seeds > 1 else ""
-    return text + (f" x {len(plays)} evaluation seeds" if len(plays) > 1 else "")
-
-
-def _of(result: SweepResult) -> Difference:
-    assert result.difference is not None
-    return result.difference
 
 
 def _filled(comparison: SweepComparison, variant: SweepVariant) -> str:

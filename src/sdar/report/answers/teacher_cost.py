@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from sdar.records.names import label
 from sdar.records.runs import Run
+from sdar.report.answers.resampling import Estimate, ratio
 from sdar.report.phases import order_phases, phase_colours, phase_name
-from sdar.report.resampling import Estimate, ratio
 from sdar.report.style import ink, new_figure
 
 READING = ("generation", "old", "reference", "update")

@@ -18,7 +18,13 @@ from matplotlib.ticker import MaxNLocator
 
 from sdar.records.names import colour, label
 from sdar.records.runs import Run
-from sdar.report.resampling import Estimate, difference_of_ratios, estimate, ratio, unit_weights
+from sdar.report.answers.resampling import (
+    Estimate,
+    difference_of_ratios,
+    estimate,
+    ratio,
+    unit_weights,
+)
 from sdar.report.style import new_figure
 
 BANDS = (("gap_q05", "gap_q95", 0.10), ("gap_q25", "gap_q75", 0.20))

@@ -9,7 +9,7 @@ from matplotlib.patches import Rectangle
 from sdar.config.variants import Cell
 from sdar.records.names import label
 from sdar.report.style import ink, new_figure
-from sdar.report.sweep import SweepComparison, SweepResult, setting
+from sdar.report.sweep.data import SweepComparison, SweepResult, setting
 from sdar.report.tables import percent, points
 
 # Blue, white, orange: read alike by people who confuse red and green.

@@ -1,21 +1,18 @@
 """The four answers in words: sentences and tables around computed numbers. Pure text."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from sdar.records.names import label
-from sdar.report.gap_over_training import EvaluatedGap, GapCourse
-from sdar.report.gate_mass import GateMass, Part, common_parts
-from sdar.report.resampling import Estimate, Proportion
+from sdar.report.answers.data import Answers
+from sdar.report.answers.gap_over_training import EvaluatedGap, GapCourse
+from sdar.report.answers.gate_mass import GateMass, Part, common_parts
+from sdar.report.answers.resampling import Estimate, Proportion
+from sdar.report.answers.teacher_agreement import Agreement
+from sdar.report.answers.teacher_cost import TeacherCost
 from sdar.report.tables import duration, markdown_table, p_text, percent
-from sdar.report.teacher_agreement import Agreement
-from sdar.report.teacher_cost import TeacherCost
-
-if TYPE_CHECKING:
-    from sdar.report.answers import Answers
 
 
-def answers_markdown(answers: "Answers") -> str:
+def answers_markdown(answers: Answers) -> str:
     """The whole document."""
     parts = [
         f"# {answers.experiment}: four questions",

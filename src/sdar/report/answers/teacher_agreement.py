@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from sdar.evaluation.statistics import sign_flip_p_value
 from sdar.records.names import label
 from sdar.records.token_classes import ACTION_CLASSES
-from sdar.report.resampling import Estimate, Proportion, proportion, ranking_quality
+from sdar.report.answers.resampling import Estimate, Proportion, proportion, ranking_quality
 from sdar.report.style import new_figure
 
 WHOSE = {"teacher": "#D55E00", "student": "#0072B2", "neither": "#B5B5B5"}

@@ -1,0 +1,1 @@
+"""Four questions of an experiment and their answers, from the runs' records."""

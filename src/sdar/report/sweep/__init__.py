@@ -1,0 +1,1 @@
+"""The sweep over gates: what it will run, and its variants compared."""
