@@ -44,7 +44,7 @@ PACKAGE = environment_package("textworld_express")
 
 def test_tasks_cover_every_game_and_split_and_are_read_back(tmp_path: Path) -> None:
     layout = Layout(tmp_path, "express")
-    make_tasks(CONFIG, layout)
+    make_tasks(CONFIG.environment, CONFIG.evaluation.panels, layout)
     for split, count in (("train", 2), ("dev", 1), ("test", 1)):
         tasks = read_tasks(layout, split)
         assert sorted(task.task_type for task in tasks) == sorted(GAMES * count)

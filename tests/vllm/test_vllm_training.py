@@ -79,7 +79,7 @@ def test_every_stage_of_search_qa_with_vllm(tmp_path: Path, repository: Path) ->
     values["tracking"] = {"enabled": False}
     config = parse_config(values)
     layout = Layout(tmp_path, config.experiment)
-    make_tasks(config, layout)
+    make_tasks(config.environment, config.evaluation.panels, layout)
     make_demonstrations(config, layout)
     warm_start(config, layout)
 

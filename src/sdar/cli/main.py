@@ -30,7 +30,7 @@ from sdar.interruption import INTERRUPTED_CODE
 app = typer.Typer(
     name="sdar",
     help=(
-        "Self-distilled agentic reinforcement learning (SDAR), from games to report.\n\n"
+        "Self-distilled agentic reinforcement learning (SDAR), from tasks to report.\n\n"
         "The first seven commands are the stages, in the order in which data flows: each reads "
         "files, writes files, and can be run by hand. Snakemake runs them all:\n\n"
         "snakemake --profile profiles/local all\n\n"
@@ -46,20 +46,23 @@ app = typer.Typer(
 @app.command()
 @friendly
 def tasks(config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()) -> None:
-    """(1) Make the tasks: generate and prove games, or index real ALFWorld data.
+    """(1) Make the tasks: generate and prove them, or index real data.
 
-    Reads the configuration's `environment`. Writes data/EXPERIMENT/tasks: the games in ALFWorld's
-    own folder layout and tasks.jsonl, one line a task.
+    Reads the configuration's `environment`. Writes data/EXPERIMENT/tasks: tasks.jsonl, one line
+    per task, and what the environment plays them from.
 
     Example: sdar tasks --config config/experiments/minute.yaml
     """
     experiment, layout = prepare(config, root)
+    from sdar.environments.packages import environment_package
     from sdar.environments.tasks import make_tasks
     from sdar.tracking.stage import recorded_stage
 
-    made = (layout.tasks / "tasks.md", layout.tasks / "home.json")
+    environment = experiment.environment
+    world = environment_package(environment.name).world_file
+    made = tuple(layout.tasks / name for name in ("tasks.md", world) if name is not None)
     with recorded_stage(experiment, layout, "tasks", made):
-        make_tasks(experiment, layout)
+        make_tasks(environment, experiment.evaluation.panels, layout)
 
 
 @app.command()
@@ -111,7 +114,7 @@ def train(
 ) -> None:
     """(4) Train with reinforcement learning. Resumes from the newest complete checkpoint.
 
-    Reads the games and the warm start. Writes runs/EXPERIMENT/METHOD/seed-N: metrics.jsonl (one
+    Reads the tasks and the warm start. Writes runs/EXPERIMENT/METHOD/seed-N: metrics.jsonl (one
     object a step), timings.jsonl, episodes.parquet, tokens/, checkpoints/ and, last, policy/.
 
     With --variant, one run of the sweep, in runs/EXPERIMENT/sweep/VARIANT/seed-N.
@@ -133,10 +136,10 @@ def evaluate(
     config: ConfigOption = Path("config/config.yaml"),
     root: RootOption = Path(),
 ) -> None:
-    """(5) Play every game of each panel exactly once per sampling seed.
+    """(5) Play every task of each panel exactly once per sampling seed.
 
     METHOD may also be `warm_start` (the policy before training) or `skill_prompt` (the same with
-    the skill in its prompt). Reads the games and runs/EXPERIMENT/METHOD/seed-N/policy. Writes
+    the skill in its prompt). Reads the tasks and runs/EXPERIMENT/METHOD/seed-N/policy. Writes
     runs/EXPERIMENT/METHOD/seed-N/evaluation. With --variant, one run of the sweep.
 
     Example: sdar evaluate --method sdar --seed 0

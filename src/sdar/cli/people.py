@@ -10,13 +10,8 @@ import typer
 
 from sdar.cli.options import ConfigOption, RootOption, friendly, prepare
 from sdar.config import Layout, load_config
+from sdar.environments.packages import NAMES
 from sdar.errors import SdarError
-
-
-class EnvironmentName(StrEnum):
-    alfworld = "alfworld"
-    webshop = "webshop"
-    searchqa = "searchqa"
 
 
 class Colour(StrEnum):
@@ -120,8 +115,11 @@ def view(
 def replay(
     file: Annotated[Path, typer.Argument(help="A golden file: transcripts, ranks, rewards, ...")],
     environment: Annotated[
-        EnvironmentName | None,
-        typer.Option(help="The environment to compare with; not for cases of the algorithms."),
+        str | None,
+        typer.Option(
+            metavar="|".join(NAMES),
+            help="The environment to compare with; not for cases of the algorithms.",
+        ),
     ] = None,
     data: Annotated[
         Path | None,
@@ -136,10 +134,10 @@ def replay(
     """
     from sdar.cli.replay import replay as stage
 
-    found = stage(file, environment and environment.value, data)
-    for line in found.lines():
+    report = stage(file, environment, data)
+    for line in report.lines():
         typer.echo(line)
-    if found.mismatches:
+    if report.mismatches:
         raise typer.Exit(1)
 
 

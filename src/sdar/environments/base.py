@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from sdar.environments.recorded import RecordedFormat
+
 
 @dataclass(frozen=True)
 class Task:
@@ -157,9 +159,27 @@ class EnvironmentPackage(Protocol):
         """The rules of `parsing.parse_action` that responses follow."""
         ...
 
-    def make_tasks(self, config: Any, folder: Path) -> tuple[list[Task], str]:
-        """Write what the environment needs into `folder`. The tasks, locations relative to
-        `folder` (or absolute), and one sentence on where they come from."""
+    @property
+    def parsing_cases(self) -> str | None:
+        """The key of its cases in a file of recorded responses and actions; None: it has none."""
+        ...
+
+    @property
+    def recorded(self) -> Sequence[RecordedFormat]:
+        """The files of recorded cases that `sdar replay` compares it with."""
+        ...
+
+    @property
+    def world_file(self) -> str | None:
+        """The file in the tasks' folder that says which world generated tasks are set in."""
+        ...
+
+    def make_tasks(
+        self, environment: Any, panels: Sequence[str], folder: Path
+    ) -> tuple[list[Task], str]:
+        """Write what the environment needs into `folder`. The tasks for training and `panels`,
+        locations relative to `folder` (or absolute), and one sentence on where they come from;
+        `environment` is its section of the configuration."""
         ...
 
     def knowledge(self, folder: Path) -> Knowledge | None:

@@ -5,11 +5,15 @@ from pathlib import Path
 from typing import Literal
 
 from sdar.environments.base import Knowledge, PastTurn
+from sdar.environments.recorded import RecordedFormat
 
 
 class ActionListPackage:
     """The parts of an `EnvironmentPackage` for environments that list their possible actions."""
 
+    parsing_cases: str | None = None
+    recorded: Sequence[RecordedFormat] = ()
+    world_file: str | None = None
     parser: Literal["alfworld", "webshop", "search"] = "alfworld"
 
     def knowledge(self, folder: Path) -> Knowledge | None:

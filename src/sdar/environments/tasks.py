@@ -1,25 +1,27 @@
 """The `tasks` stage: what there is to do, made or listed by the environment, and read back.
 
-`layout.tasks` then holds `tasks.jsonl` (one task a line, locations relative to the folder, or
+`layout.tasks` then holds `tasks.jsonl` (one task per line, locations relative to the folder, or
 absolute for real data), `tasks.md` (counts), and whatever the environment plays from.
 """
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
-from sdar.config.models import ExperimentConfig
 from sdar.environments.base import Task
 from sdar.environments.packages import environment_package
+from sdar.environments.section import EnvironmentSection
 from sdar.errors import SdarError
 from sdar.files.whole import built_folder
 from sdar.layout import Layout
 
 
-def make_tasks(config: ExperimentConfig, layout: Layout) -> None:
+def make_tasks(environment: EnvironmentSection, panels: Sequence[str], layout: Layout) -> None:
     """Write `layout.tasks`, whole or not at all."""
+    package = environment_package(environment.name)
     with built_folder(layout.tasks) as building:
-        tasks, source = environment_package(config.environment.name).make_tasks(config, building)
+        tasks, source = package.make_tasks(environment, panels, building)
         lines = (json.dumps(task.as_dict()) + "\n" for task in tasks)
         (building / "tasks.jsonl").write_text("".join(lines), encoding="utf-8")
         (building / "tasks.md").write_text(counts_table(tasks, source), encoding="utf-8")

@@ -1,12 +1,13 @@
 """ALFWorld as the rest of the code sees it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from sdar.environments.alfworld.practice import GameExpert, GamePractice, practice
 from sdar.environments.alfworld.prompt import build_messages
-from sdar.environments.alfworld.tasks import make_tasks, read_home
+from sdar.environments.alfworld.replay import FORMATS
+from sdar.environments.alfworld.tasks import HOME_FILE, make_tasks, read_home
 from sdar.environments.base import (
     EnvironmentPackage,
     EnvironmentPool,
@@ -21,9 +22,14 @@ class AlfworldPackage(ActionListPackage):
     """See `base.EnvironmentPackage`."""
 
     name = "alfworld"
+    parsing_cases = "alfworld"
+    recorded = FORMATS
+    world_file = HOME_FILE
 
-    def make_tasks(self, config: Any, folder: Path) -> tuple[list[Task], str]:
-        return make_tasks(config, folder)
+    def make_tasks(
+        self, environment: Any, panels: Sequence[str], folder: Path
+    ) -> tuple[list[Task], str]:
+        return make_tasks(environment, panels, folder)
 
     def knowledge(self, folder: Path) -> Knowledge | None:
         """The home's habits; None for real games."""

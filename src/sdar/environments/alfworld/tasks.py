@@ -6,30 +6,30 @@ Generated games lie in `json_2.1.1/` of the tasks' folder, and `home.json` says 
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from sdar.config.models import ExperimentConfig
-from sdar.environments.alfworld.config import AlfworldConfig
+from sdar.environments.alfworld.config import GAMES_FOLDER, AlfworldConfig
 from sdar.environments.alfworld.world.generator import SPLITS, Request, make_games
 from sdar.environments.alfworld.world.home import Home
 from sdar.environments.base import Task
 from sdar.errors import SdarError
 
+HOME_FILE = "home.json"
 _SENTENCE = re.compile(r"Your task is to: (.*?)(?:\\n|\"|\n)")
 
 
-def make_tasks(config: ExperimentConfig, folder: Path) -> tuple[list[Task], str]:
+def make_tasks(
+    environment: AlfworldConfig, panels: Sequence[str], folder: Path
+) -> tuple[list[Task], str]:
     """Fill `folder`; the tasks, and where they come from."""
-    environment = config.environment
-    assert isinstance(environment, AlfworldConfig)
     if environment.data is not None:
-        splits = dict.fromkeys(("train", *config.evaluation.panels))
+        splits = dict.fromkeys(("train", *panels))
         tasks = list(find_tasks(environment.data, environment.task_types, splits))
         return tasks, "real ALFWorld data"
     home = Home.draw(environment.home, environment.habit, environment.size)
     tasks = make_games(requests(environment, home, folder), workers=_workers())
-    home.write(folder / "home.json")
+    home.write(folder / HOME_FILE)
     source = (
         f"games, generated, size {environment.size}, seed {environment.seed}, "
         f"home {environment.home}, habit {environment.habit}"
@@ -64,7 +64,7 @@ def find_tasks(
     Raises SdarError naming the folder or file when something is missing or unreadable.
     """
     wanted = set(task_types)
-    root = data.expanduser().resolve() / "json_2.1.1"
+    root = data.expanduser().resolve() / GAMES_FOLDER
     splits = tuple(splits)
     for split in splits:
         if not (root / split).is_dir():
@@ -105,7 +105,7 @@ def find_tasks(
 
 def read_home(folder: Path) -> Home | None:
     """The home the games in `folder` are set in; None for real ALFWorld data, which has none."""
-    path = folder / "home.json"
+    path = folder / HOME_FILE
     return Home.read(path) if path.exists() else None
 
 

@@ -16,7 +16,8 @@ from sdar.environments.searchqa import prompt
 from sdar.environments.searchqa.engine import environment as engine
 from sdar.environments.searchqa.expert import ArchiveExpert
 from sdar.environments.searchqa.practice import QuestionPractice, practice
-from sdar.environments.searchqa.tasks import make_tasks, read_archive, stored_questions
+from sdar.environments.searchqa.replay import FORMATS
+from sdar.environments.searchqa.tasks import ARCHIVE, make_tasks, read_archive, stored_questions
 from sdar.environments.searchqa.world.archive import small_names
 
 _OPENING = re.compile(r"^<(search|answer)>")
@@ -26,10 +27,15 @@ class SearchqaPackage:
     """See `base.EnvironmentPackage`."""
 
     name = "searchqa"
+    parsing_cases = "search"
+    recorded = FORMATS
+    world_file = ARCHIVE
     parser: Literal["search"] = "search"
 
-    def make_tasks(self, config: Any, folder: Path) -> tuple[list[Task], str]:
-        return make_tasks(config, folder)
+    def make_tasks(
+        self, environment: Any, panels: Sequence[str], folder: Path
+    ) -> tuple[list[Task], str]:
+        return make_tasks(environment, panels, folder)
 
     def knowledge(self, folder: Path) -> Knowledge | None:
         """How the archive files its facts; None for real questions."""

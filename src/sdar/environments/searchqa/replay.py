@@ -1,27 +1,20 @@
 """Recorded scoring cases against Search-QA's scoring."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from sdar.environments.recorded import RecordedFormat, ReplayReport, are_records
 from sdar.environments.searchqa.engine.scoring import exact_match, substring_match
-
-if TYPE_CHECKING:
-    from sdar.cli.replay import ReplayReport
-
-KEYS = {"text", "targets", "exact_match", "substring_match"}
 
 
 def are_scoring_cases(cases: Any) -> bool:
-    """A list of {text, targets, exact_match, substring_match}."""
-    return (
-        isinstance(cases, list)
-        and bool(cases)
-        and all(isinstance(case, dict) and case.keys() >= KEYS for case in cases)
-    )
+    return are_records(cases, {"text", "targets", "exact_match", "substring_match"})
 
 
-def replay_scoring(cases: Sequence[dict[str, Any]], report: "ReplayReport") -> "ReplayReport":
+def replay_scoring(cases: Sequence[dict[str, Any]], data: Path | None = None) -> ReplayReport:
     """Compare (exact match, substring match) of every case; the scores are 0 or 1."""
+    report = ReplayReport()
     for number, case in enumerate(cases):
         text, targets = case["text"], case["targets"]
         report.compare(
@@ -30,3 +23,8 @@ def replay_scoring(cases: Sequence[dict[str, Any]], report: "ReplayReport") -> "
             (int(exact_match(text, targets)), int(substring_match(text, targets))),
         )
     return report
+
+
+FORMATS = (
+    RecordedFormat("scoring cases of answers", are_scoring_cases, replay_scoring, needs_data=False),
+)

@@ -5,10 +5,9 @@ facts are filed under) and `passages.jsonl`; the retriever's index is built here
 find it.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from sdar.config.models import ExperimentConfig
 from sdar.environments.base import Task
 from sdar.environments.searchqa.config import SearchqaConfig
 from sdar.environments.searchqa.engine.data import (
@@ -31,10 +30,10 @@ ONE_HOP = ("nq", "triviaqa", "popqa")
 """Real data sets whose questions ask for one fact; all others need more than one search."""
 
 
-def make_tasks(config: ExperimentConfig, folder: Path) -> tuple[list[Task], str]:
+def make_tasks(
+    environment: SearchqaConfig, panels: Sequence[str], folder: Path
+) -> tuple[list[Task], str]:
     """Fill `folder`; the tasks, and where they come from."""
-    environment = config.environment
-    assert isinstance(environment, SearchqaConfig)
     if environment.data is not None:
         questions = read_folder(environment.data)
         source = "real questions"
@@ -45,10 +44,10 @@ def make_tasks(config: ExperimentConfig, folder: Path) -> tuple[list[Task], str]
             f"archive {environment.archive}"
         )
     write_questions(folder / QUESTIONS, questions)
-    wanted = ("train", *config.evaluation.panels)
+    wanted = ("train", *panels)
     tasks = [_task(question, wanted) for question in questions]
     # Training questions are missed by training alone: a pretrained policy is evaluated without.
-    _check(tasks, config.evaluation.panels, environment)
+    _check(tasks, panels, environment)
     open_retriever(environment.retriever, folder).close()
     return tasks, source
 

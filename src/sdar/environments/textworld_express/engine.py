@@ -1,6 +1,7 @@
 """The TextWorldExpress engine, one Java process for all episodes of this one."""
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -30,7 +31,7 @@ def _gateway() -> Any:
 class ExpressEnvironment:
     """One episode at a time. A task's location ends in `GAME/FOLD/SEED`."""
 
-    def __init__(self, parameters: dict[str, str]) -> None:
+    def __init__(self, parameters: Mapping[Any, str]) -> None:
         self._parameters = parameters
         self._interface = _gateway()._gateway.jvm.textworldexpress.runtime.PythonInterface()
 

@@ -18,7 +18,8 @@ from sdar.environments.webshop.engine.environment import WebshopEnvironment
 from sdar.environments.webshop.expert import make_expert
 from sdar.environments.webshop.practice import ShopPractice, practice
 from sdar.environments.webshop.prompt import build_messages
-from sdar.environments.webshop.tasks import make_tasks, open_catalogue, read_shop
+from sdar.environments.webshop.replay import FORMATS
+from sdar.environments.webshop.tasks import SHOP_FILE, make_tasks, open_catalogue, read_shop
 from sdar.environments.webshop.world.words import shop_words
 
 
@@ -26,10 +27,15 @@ class WebshopPackage(ActionListPackage):
     """See `base.EnvironmentPackage`."""
 
     name = "webshop"
+    parsing_cases = "webshop"
+    recorded = FORMATS
+    world_file = SHOP_FILE
     parser = "webshop"
 
-    def make_tasks(self, config: Any, folder: Path) -> tuple[list[Task], str]:
-        return make_tasks(config, folder)
+    def make_tasks(
+        self, environment: Any, panels: Sequence[str], folder: Path
+    ) -> tuple[list[Task], str]:
+        return make_tasks(environment, folder)
 
     def knowledge(self, folder: Path) -> Knowledge | None:
         """The shop's lines; None for real data."""

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sdar.cli.replay import ReplayReport
+from sdar.environments.recorded import RecordedFormat, ReplayReport, are_records
 from sdar.environments.webshop.engine.catalogue import Catalogue
 from sdar.environments.webshop.engine.environment import ShopSession, ShopState
 from sdar.environments.webshop.engine.goals import Goal
@@ -16,11 +16,11 @@ SEED = 0
 
 
 def are_transcripts(cases: Any) -> bool:
-    return _all_have(cases, {"mode", "goal", "first_observation", "first_clickables", "steps"})
+    return are_records(cases, {"mode", "goal", "first_observation", "first_clickables", "steps"})
 
 
 def are_rewards(cases: Any) -> bool:
-    return _all_have(cases, {"goal", "asin", "options", "price", "expected"})
+    return are_records(cases, {"goal", "asin", "options", "price", "expected"})
 
 
 def are_ranks(cases: Any) -> bool:
@@ -113,9 +113,11 @@ def _ranked(catalogue: Catalogue, query: str) -> list[str]:
     return [catalogue.product(place).asin for place in catalogue.search(query)]
 
 
-def _all_have(cases: Any, keys: set[str]) -> bool:
-    return (
-        isinstance(cases, list)
-        and bool(cases)
-        and all(isinstance(case, dict) and keys <= case.keys() for case in cases)
-    )
+FORMATS = (
+    RecordedFormat(
+        "WebShop's cases",
+        are_webshop_cases,
+        replay_cases,
+        known_as="WebShop's transcripts, ranks and rewards",
+    ),
+)

@@ -5,7 +5,6 @@ A generated shop lies in the tasks' folder as WebShop's own files, and `shop.jso
 
 from pathlib import Path
 
-from sdar.config.models import ExperimentConfig
 from sdar.environments.base import Task
 from sdar.environments.webshop.config import WebshopConfig
 from sdar.environments.webshop.engine.catalogue import Catalogue
@@ -18,10 +17,8 @@ SHOP_FILE = "shop.json"
 INDEX_FOLDER = "index"
 
 
-def make_tasks(config: ExperimentConfig, folder: Path) -> tuple[list[Task], str]:
+def make_tasks(environment: WebshopConfig, folder: Path) -> tuple[list[Task], str]:
     """Fill `folder`; the tasks, and where they come from."""
-    environment = config.environment
-    assert isinstance(environment, WebshopConfig)
     if environment.data is None:
         if environment.human_goals:
             raise SdarError(

@@ -152,7 +152,7 @@ def test_tasks_stage_writes_won_games_and_reads_them_back(tmp_path, monkeypatch)
     pytest.importorskip("textworld", reason="games are accepted on the TextWorld engine")
     monkeypatch.setattr(tasks_stage, "_workers", lambda: 1)
     config, layout = layout_of(tmp_path)
-    stage.make_tasks(config, layout)
+    stage.make_tasks(config.environment, config.evaluation.panels, layout)
     train = stage.read_tasks(layout, "train")
     assert sorted(task.task_type for task in train) == sorted(ALFWORLD_TASK_TYPES)
     assert all(Path(task.location).is_file() for task in train)
@@ -170,7 +170,7 @@ def test_tasks_stage_writes_won_games_and_reads_them_back(tmp_path, monkeypatch)
 
     # A second run replaces the first, and one that fails leaves it as it was.
     before = (layout.tasks / "tasks.jsonl").read_bytes()
-    stage.make_tasks(config, layout)
+    stage.make_tasks(config.environment, config.evaluation.panels, layout)
     assert (layout.tasks / "tasks.jsonl").read_bytes() == before
 
     def fail(*_: object, **__: object) -> None:
@@ -178,7 +178,7 @@ def test_tasks_stage_writes_won_games_and_reads_them_back(tmp_path, monkeypatch)
 
     monkeypatch.setattr(tasks_stage, "make_games", fail)
     with pytest.raises(KeyboardInterrupt):
-        stage.make_tasks(config, layout)
+        stage.make_tasks(config.environment, config.evaluation.panels, layout)
     assert (layout.tasks / "tasks.jsonl").read_bytes() == before
     assert [path.name for path in layout.tasks.parent.iterdir()] == ["tasks"]
 

@@ -75,7 +75,8 @@ def test_without_it_guesses_and_runs_out_of_turns():
 
 def test_it_plays_the_real_archive_through_the_pool(tmp_path):
     config = config_of(questions={"train": 3, "test": 120}, archive=2)
-    tasks = [task for task in PACKAGE.make_tasks(config, tmp_path)[0] if task.split == "test"]
+    made, _ = PACKAGE.make_tasks(config.environment, config.evaluation.panels, tmp_path)
+    tasks = [task for task in made if task.split == "test"]
     knowledge = PACKAGE.knowledge(tmp_path)
     assert knowledge == Archive.draw(2)
     shares = []

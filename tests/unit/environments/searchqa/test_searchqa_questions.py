@@ -263,9 +263,13 @@ def config_of(**environment):
     return ExperimentConfig.model_validate(values)
 
 
+def made(config, folder):
+    return make_tasks(config.environment, config.evaluation.panels, folder)
+
+
 def test_tasks_are_generated_with_their_archive(tmp_path):
     config = config_of(questions={"train": 12, "test": 9}, archive=4)
-    tasks, source = make_tasks(config, tmp_path)
+    tasks, source = made(config, tmp_path)
     assert [task.split for task in tasks] == ["train"] * 12 + ["test"] * 9
     assert Counter(task.task_type for task in tasks) == dict.fromkeys(TYPES, 7)
     assert all(task.id.startswith(f"{task.task_type}_") for task in tasks)
@@ -275,7 +279,7 @@ def test_tasks_are_generated_with_their_archive(tmp_path):
 
 def test_only_the_asked_types_are_generated(tmp_path):
     config = config_of(questions={"train": 6, "test": 6}, question_types=("two_hop",))
-    tasks, _ = make_tasks(config, tmp_path)
+    tasks, _ = made(config, tmp_path)
     assert {task.task_type for task in tasks} == {"two_hop"}
 
 
@@ -293,7 +297,7 @@ def test_real_questions_keep_their_data_set(tmp_path):
     environment = real_data(given, "nq", "nq_train", "hotpotqa")
     out = tmp_path / "tasks"
     out.mkdir()
-    tasks, source = make_tasks(config_of(**environment, panels=("test", "hotpotqa")), out)
+    tasks, source = made(config_of(**environment, panels=("test", "hotpotqa")), out)
     assert source == "real questions"
     assert all(task.id.startswith(f"{task.data_set}/") for task in tasks)
     told = {(task.split, task.data_set, task.task_type) for task in tasks}
@@ -307,7 +311,7 @@ def test_real_questions_without_training_files_can_be_evaluated_alone(tmp_path):
     given = tmp_path / "given"
     given.mkdir()
     environment = real_data(given, "nq")
-    tasks, _ = make_tasks(config_of(**environment), tmp_path)
+    tasks, _ = made(config_of(**environment), tmp_path)
     assert {task.split for task in tasks} == {"test"}
     with pytest.raises(SdarError, match="no question for 'hotpotqa'"):
-        make_tasks(config_of(**environment, panels=("hotpotqa",)), tmp_path)
+        made(config_of(**environment, panels=("hotpotqa",)), tmp_path)

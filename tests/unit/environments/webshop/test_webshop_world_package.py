@@ -37,7 +37,7 @@ def made(package, tmp_path_factory):
     """(configuration, folder, tasks) of a generated shop."""
     config = settings(goals={"train": 120, "test": 60})
     folder = tmp_path_factory.mktemp("tasks")
-    tasks, source = package.make_tasks(config, folder)
+    tasks, source = package.make_tasks(config.environment, ("test",), folder)
     assert "300 products" in source
     return config, folder, tasks
 
@@ -62,12 +62,12 @@ def test_generated_tasks_are_counted_and_split_by_product(made):
 
 def test_the_tasks_are_a_function_of_the_configuration(package, made, tmp_path):
     config, folder, tasks = made
-    assert package.make_tasks(config, tmp_path)[0] == tasks
+    assert package.make_tasks(config.environment, ("test",), tmp_path)[0] == tasks
     for path in folder.iterdir():
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
     other = tmp_path / "other"
     other.mkdir()
-    assert package.make_tasks(settings(seed=1), other)[0] != tasks
+    assert package.make_tasks(settings(seed=1).environment, ("test",), other)[0] != tasks
     assert package.knowledge(other) != package.knowledge(folder)
 
 
@@ -106,7 +106,7 @@ def test_a_response_is_read_back(package):
 
 def test_only_the_chosen_categories_are_sold(package, tmp_path):
     config = settings(categories=["garden", "grocery"], products=48)
-    tasks, _ = package.make_tasks(config, tmp_path)
+    tasks, _ = package.make_tasks(config.environment, ("test",), tmp_path)
     assert {task.task_type for task in tasks} == {"garden", "grocery"}
     assert len(json.loads((tmp_path / "items_shuffle.json").read_text())) == 48
 
@@ -121,7 +121,7 @@ def test_only_the_chosen_categories_are_sold(package, tmp_path):
 )
 def test_what_cannot_be_made_is_an_error(package, tmp_path, environment, named):
     with pytest.raises(SdarError, match=named):
-        package.make_tasks(settings(**environment), tmp_path)
+        package.make_tasks(settings(**environment).environment, ("test",), tmp_path)
 
 
 def test_real_goals_are_listed_and_played(package, shared, tmp_path):
@@ -137,7 +137,7 @@ def test_real_goals_are_listed_and_played(package, shared, tmp_path):
             "policy": {"model": "Qwen/Qwen3-1.7B", "context": 40960},
         }
     )
-    tasks, source = package.make_tasks(config, tmp_path)
+    tasks, source = package.make_tasks(config.environment, ("test",), tmp_path)
     assert "real" in source
     counts = {name: sum(task.split == name for task in tasks) for name in ("train", "test")}
     assert counts == {"train": 6410, "test": 500}

@@ -1,0 +1,45 @@
+"""Practice episodes for the warm start, on seeds that training does not play."""
+
+import random
+from typing import Any
+
+from sdar.environments.base import Observation, Task
+from sdar.environments.textworld_express.engine import ExpressEnvironment
+from sdar.environments.textworld_express.expert import GoldExpert
+
+
+class ExpressPractice:
+    """One game of the warm start; hinted prompts hold the skill, which has no habits to tell."""
+
+    knowledge = None
+
+    def __init__(self, environment: ExpressEnvironment, task: Task, hinted: bool) -> None:
+        self.task = task
+        self.hinted = hinted
+        self._environment = environment
+        self._expert = GoldExpert(environment.gold_actions(task.location))
+        self.observation = environment.reset(task)
+
+    def expert_turn(self) -> tuple[str, str]:
+        return self._expert.act()
+
+    def mistake(self, draw: random.Random) -> str:
+        return draw.choice(self.observation.admissible_actions)
+
+    def step(self, action: str) -> Observation:
+        self.observation = self._environment.step(action)
+        self._expert.observe(action, self.observation)
+        return self.observation
+
+
+def practice(config: Any, index: int, *, opening: bool = False) -> ExpressPractice:
+    """Game number `index`: a train seed that training does not play; its own draw hints it."""
+    settings, demonstrations = config.environment, config.warm_start.demonstrations
+    environment = ExpressEnvironment(settings.parameters)
+    game = settings.games[index % len(settings.games)]
+    draw = random.Random(f"express/{demonstrations.seed}/{index}/{opening}")
+    seed = draw.choice(environment.seeds(game, "train")[settings.seeds.train :])
+    hinted = opening or draw.random() < demonstrations.hinted
+    location = f"{game}/train/{seed}"
+    said = environment.instruction(location)
+    return ExpressPractice(environment, Task(location, "practice", game, said, location), hinted)
