@@ -31,7 +31,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig, parse_config
-from sdar.memory.estimate import GIB, Estimate, estimate
+from sdar.memory.estimate import GIB, MemoryEstimate, estimate
 from sdar.policy.reproducible import make_reproducible
 from sdar.policy.shape import ModelShape, known_configs, shape_of_config
 from sdar.tracking.provenance import hardware
@@ -244,7 +244,7 @@ def totals(steps: list[StepResult]) -> dict[str, float]:
     }
 
 
-def memory(expected: Estimate) -> dict[str, Any]:
+def memory(expected: MemoryEstimate) -> dict[str, Any]:
     """Tensors' peaks in GiB beside the estimate's, CUDA's own part left out."""
     peaks = MeasuringClock.peaks
     estimated = {phase.name: phase.total - phase.parts["CUDA"] for phase in expected.phases}

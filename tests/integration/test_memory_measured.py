@@ -19,10 +19,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sdar.config import ExperimentConfig, parse_config
 from sdar.memory import estimate as estimating
-from sdar.memory.estimate import Estimate, estimate
+from sdar.memory.estimate import MemoryEstimate, estimate
 from sdar.methods.declarations import get_method
-from sdar.policy.batches import pad_batch
 from sdar.policy.log_probs import PolicyScorer
+from sdar.policy.micro_batches import pad_batch
 from sdar.policy.recomputation import recompute_layers
 from sdar.policy.shape import ModelShape, shape_of_config
 from sdar.rollout.engines.transformers import TransformersEngine
@@ -83,11 +83,11 @@ def configuration(dtype: str, **training: Any) -> ExperimentConfig:
     )
 
 
-def expected(family: str, config: ExperimentConfig, method: str = "grpo") -> Estimate:
+def expected(family: str, config: ExperimentConfig, method: str = "grpo") -> MemoryEstimate:
     return estimate(shape(family), config, get_method(method))
 
 
-def phase_bytes(found: Estimate, name: str) -> int:
+def phase_bytes(found: MemoryEstimate, name: str) -> int:
     """Of a phase, without what is no tensor."""
     phase = next(phase for phase in found.phases if phase.name == name)
     return phase.total - phase.parts["CUDA"]

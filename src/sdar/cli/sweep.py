@@ -42,6 +42,6 @@ def compare(config: ConfigOption = Path("config/config.yaml"), root: RootOption 
     Example: sdar sweep compare --config config/experiments/sweep.yaml
     """
     experiment, layout = prepare(config, root, files=False)
-    from sdar.report.sweep.stage import compare_sweep
+    from sdar.report.sweep.compare import compare_sweep
 
     compare_sweep(experiment, layout)

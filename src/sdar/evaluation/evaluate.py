@@ -78,7 +78,7 @@ def evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -
     with RunRecorder(
         folder, config=config, layout=layout, kind="evaluate", name=f"{name}/evaluation"
     ) as recorder:
-        player = Player(
+        player = ChunkPlayer(
             config,
             subject,
             layout.tasks,
@@ -153,7 +153,7 @@ def play_all(
     )
 
 
-class Player:
+class ChunkPlayer:
     """Plays chunks with a policy on the real environment."""
 
     def __init__(

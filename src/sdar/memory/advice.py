@@ -16,7 +16,7 @@ USUAL_ROWS = 16
 
 
 @dataclass(frozen=True)
-class Turn:
+class KeyChange:
     """A key, its new value, and the peak in bytes that the job has then."""
 
     key: str
@@ -29,7 +29,7 @@ class Turn:
         return f"{self.key} to {value}"
 
 
-def turns(config: ExperimentConfig, peak: Peak, most: int) -> list[Turn]:
+def key_changes(config: ExperimentConfig, peak: Peak, most: int) -> list[KeyChange]:
     """Keys to turn, one after the other, until the peak is at most `most` bytes.
 
     Of those that change no result, each time the cheapest that suffices, else the one that helps
@@ -49,20 +49,20 @@ def turns(config: ExperimentConfig, peak: Peak, most: int) -> list[Turn]:
     return []
 
 
-def _harmless(config: ExperimentConfig, peak: Peak, most: int, harsh: bool) -> list[Turn]:
+def _harmless(config: ExperimentConfig, peak: Peak, most: int, harsh: bool) -> list[KeyChange]:
     chosen: dict[str, Any] = {}
     now, height = config, peak(config)
     while height > most:
         tried = [
-            turn
+            change
             for candidate in _candidates(now, harsh)
-            for turn in _apply(now, [candidate], peak)
-            if turn.peak < height
+            for change in _apply(now, [candidate], peak)
+            if change.peak < height
         ]
         if not tried:
             break
-        enough = [turn for turn in tried if turn.peak <= most]
-        best = enough[0] if enough else min(tried, key=lambda turn: turn.peak)
+        enough = [change for change in tried if change.peak <= most]
+        best = enough[0] if enough else min(tried, key=lambda change: change.peak)
         chosen[best.key] = best.value
         now, height = best.config, best.peak
     return _apply(config, chosen.items(), peak)
@@ -100,9 +100,11 @@ def _halves(count: int, least: int) -> Iterator[int]:
         yield count
 
 
-def _apply(config: ExperimentConfig, changes: Iterable[tuple[str, Any]], peak: Peak) -> list[Turn]:
+def _apply(
+    config: ExperimentConfig, changes: Iterable[tuple[str, Any]], peak: Peak
+) -> list[KeyChange]:
     """The changes one after the other; none where one of them is not allowed."""
-    made: list[Turn] = []
+    made: list[KeyChange] = []
     for key, value in changes:
         values = config.model_dump(mode="json")
         *sections, last = key.split(".")
@@ -114,5 +116,5 @@ def _apply(config: ExperimentConfig, changes: Iterable[tuple[str, Any]], peak: P
             config = parse_config(values)
         except SdarError:
             return []
-        made.append(Turn(key, value, peak(config), config))
+        made.append(KeyChange(key, value, peak(config), config))
     return made

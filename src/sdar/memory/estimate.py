@@ -38,7 +38,7 @@ Parts = dict[str, int]
 
 
 @dataclass(frozen=True)
-class Phase:
+class MemoryPhase:
     """Bytes by part, all alive at the phase's peak."""
 
     name: str
@@ -50,7 +50,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MemoryEstimate:
     """Of one rank: on a GPU what it must hold, on CPUs what each process needs."""
 
     shape: ModelShape
@@ -58,10 +58,10 @@ class Estimate:
     ranks: int
     on_gpu: bool
     sharded: bool
-    phases: tuple[Phase, ...]
+    phases: tuple[MemoryPhase, ...]
 
     @property
-    def worst(self) -> Phase:
+    def worst(self) -> MemoryPhase:
         return max(self.phases, key=lambda phase: phase.total)
 
     @property
@@ -77,7 +77,7 @@ def estimate(
     *,
     on_gpu: bool = True,
     gpu_bytes: int | None = None,
-) -> Estimate:
+) -> MemoryEstimate:
     """What a training job of `method` needs. `gpu_bytes`: a GPU's memory, which vLLM's share is
     of."""
     ranks = config.execution.ranks
@@ -94,7 +94,7 @@ def worst_case(
     *,
     on_gpu: bool = True,
     gpu_bytes: int | None = None,
-) -> Estimate:
+) -> MemoryEstimate:
     """The largest of several methods'."""
     return max(
         (estimate(shape, config, each, on_gpu=on_gpu, gpu_bytes=gpu_bytes) for each in methods),
@@ -123,14 +123,16 @@ class _Job:
         """Of something that FSDP2 divides."""
         return -(-count // self.ranks) if self.sharded else count
 
-    def estimate(self) -> Estimate:
+    def estimate(self) -> MemoryEstimate:
         phases = (
-            Phase("rollout", self.resident() | self.rollout()),
-            Phase("scoring", self.resident() | self.scoring()),
-            Phase("update", self.resident() | self.update()),
-            Phase("optimizer step", self.resident() | self.optimizer_step()),
+            MemoryPhase("rollout", self.resident() | self.rollout()),
+            MemoryPhase("scoring", self.resident() | self.scoring()),
+            MemoryPhase("update", self.resident() | self.update()),
+            MemoryPhase("optimizer step", self.resident() | self.optimizer_step()),
         )
-        return Estimate(self.shape, self.method.name, self.ranks, self.on_gpu, self.sharded, phases)
+        return MemoryEstimate(
+            self.shape, self.method.name, self.ranks, self.on_gpu, self.sharded, phases
+        )
 
     # What lies there all the time.
 

@@ -8,8 +8,8 @@ from typing import Literal
 
 from sdar.config import ExperimentConfig
 from sdar.errors import SdarError
-from sdar.memory.advice import Turn, turns
-from sdar.memory.estimate import GIB, Estimate, worst_case
+from sdar.memory.advice import KeyChange, key_changes
+from sdar.memory.estimate import GIB, MemoryEstimate, worst_case
 from sdar.methods.declarations import Method, get_method
 from sdar.policy.shape import ModelShape, shape_of_policy
 
@@ -24,9 +24,9 @@ COMFORT = 0.92
 class Verdict:
     """An estimate beside what there is. `capacity` in bytes, None where nobody knows it."""
 
-    estimate: Estimate
+    estimate: MemoryEstimate
     capacity: int | None
-    turns: Sequence[Turn] = ()
+    changes: Sequence[KeyChange] = ()
     """Keys to turn so that it fits; empty where it does, or nothing helps."""
 
     @property
@@ -52,10 +52,10 @@ class Verdict:
             return "set execution.gpu_memory_gib to compare it with what the cluster's GPUs have"
         if self.level == "fits" or not self.estimate.on_gpu:
             return ""
-        if not self.turns:
+        if not self.changes:
             return "no key here makes it fit; take a smaller model, or larger GPUs"
-        first, *rest = [f"{turn} ({_size(turn.peak)})" for turn in self.turns]
-        return f"set {first}" + "".join(f", then {turn}" for turn in rest)
+        first, *rest = [f"{change} ({_size(change.peak)})" for change in self.changes]
+        return f"set {first}" + "".join(f", then {change}" for change in rest)
 
     def sentence(self) -> str:
         return ": ".join(filter(None, (self.need(), self.remedy())))
@@ -98,7 +98,7 @@ def judge(
     def peak(changed: ExperimentConfig) -> int:
         return measure(changed, methods).peak
 
-    return Verdict(found, capacity, turns(config, peak, int(COMFORT * capacity)))
+    return Verdict(found, capacity, key_changes(config, peak, int(COMFORT * capacity)))
 
 
 def judge_experiment(config: ExperimentConfig) -> Verdict | None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sdar.algorithms.distillation import vocabulary_reverse_kl
-from sdar.policy.batches import TokenBatch, one_token, pad_batch, plan_micro_batches
+from sdar.policy.micro_batches import TokenBatch, one_token, pad_batch, plan_micro_batches
 from sdar.policy.trunk import hidden_states_at, hidden_states_packed
 from sdar.policy.weights import whole
 

@@ -12,7 +12,7 @@ from typing import Any
 from sdar.config import ExperimentConfig, Layout
 from sdar.records.names import label
 from sdar.records.runs import evaluations, trained_methods
-from sdar.records.token_table import read_token_file, training_files
+from sdar.records.token_files import read_token_file, training_files
 
 DIGITS = 4
 NUMBERS = (

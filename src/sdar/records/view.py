@@ -12,7 +12,7 @@ from rich.text import Text
 from sdar.errors import SdarError
 from sdar.records import colours
 from sdar.records.episodes import NUMBERS, TokenEpisode, TokenTurn, read_tokens
-from sdar.records.token_table import training_files
+from sdar.records.token_files import training_files
 
 ColourBy = Literal["gap", "gate", "advantage"]
 Scale = Literal["gap", "gate", "signed gate", "advantage"]

@@ -2,8 +2,7 @@
 
 from sdar.records.names import label, type_label
 from sdar.report.comparison import CONFIDENCE, RESAMPLES, Comparison, Variant
-from sdar.report.phases import order_phases, phase_name
-from sdar.report.tables import (
+from sdar.report.formatting import (
     difference_text,
     markdown_table,
     p_text,
@@ -11,6 +10,7 @@ from sdar.report.tables import (
     points,
     rate_text,
 )
+from sdar.report.phases import order_phases, phase_name
 
 
 def comparison_markdown(comparison: Comparison) -> str:

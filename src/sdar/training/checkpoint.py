@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from sdar.files.digest import file_digest
 from sdar.files.whole import write_folder
-from sdar.training.state import read_state, trained_state, write_state
+from sdar.training.trained_state import read_state, trained_state, write_state
 
 log = logging.getLogger("sdar.training")
 _MANIFEST = "manifest.json"

@@ -23,7 +23,6 @@ from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig
 from sdar.environments.base import Task
 from sdar.methods.declarations import Method
-from sdar.policy.batches import one_token, pad_batch, plan_micro_batches
 from sdar.policy.log_probs import (
     PolicyScorer,
     Scores,
@@ -32,6 +31,7 @@ from sdar.policy.log_probs import (
     score_responses,
 )
 from sdar.policy.lora import add_adapters
+from sdar.policy.micro_batches import one_token, pad_batch, plan_micro_batches
 from sdar.policy.recomputation import recompute_layers
 from sdar.policy.sharding import shard, wants_sharding
 from sdar.policy.weights import named_full_weights

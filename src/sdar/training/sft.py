@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from sdar.policy.batches import pad_batch
 from sdar.policy.log_probs import PolicyScorer
+from sdar.policy.micro_batches import pad_batch
 from sdar.training.muon import MuonWithAdamW
 
 # Batches are cut from this many batches' worth of samples sorted by length, so padding stays small.

@@ -6,7 +6,7 @@ Shares are a matter of speed: each split gives the same step, up to the rounding
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sdar.policy.batches import padding_share, plan_micro_batches, split_evenly
+from sdar.policy.micro_batches import padding_share, plan_micro_batches, split_evenly
 
 
 def slots_of_rank(slots: int, ranks: int, rank: int) -> range:

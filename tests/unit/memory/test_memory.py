@@ -10,7 +10,7 @@ from sdar.cli.doctor import examine
 from sdar.config import ExperimentConfig, Layout, load_config, parse_config
 from sdar.errors import SdarError
 from sdar.memory import verdict as judging
-from sdar.memory.estimate import GIB, Estimate, estimate
+from sdar.memory.estimate import GIB, MemoryEstimate, estimate
 from sdar.memory.verdict import judge, judge_experiment, require_memory
 from sdar.methods.declarations import get_method
 from sdar.policy.shape import shape_of_policy
@@ -41,13 +41,13 @@ def config(**sections: dict[str, Any]) -> ExperimentConfig:
     return parse_config(values)
 
 
-def estimated(given: ExperimentConfig, method: str = "sdar", **more: Any) -> Estimate:
+def estimated(given: ExperimentConfig, method: str = "sdar", **more: Any) -> MemoryEstimate:
     shape = shape_of_policy(given)
     assert shape is not None
     return estimate(shape, given, get_method(method), **more)
 
 
-def parts(found: Estimate, phase: str) -> dict[str, int]:
+def parts(found: MemoryEstimate, phase: str) -> dict[str, int]:
     return next(each.parts for each in found.phases if each.name == phase)
 
 
@@ -175,15 +175,15 @@ def test_following_the_advice_makes_it_fit(monkeypatch: pytest.MonkeyPatch) -> N
     assert shape is not None
     found = judge(shape, given, [method], on_gpu=True, capacity=79 * GIB)
     assert found.level == "too large"
-    keys = [turn.key for turn in found.turns]
+    keys = [change.key for change in found.changes]
     assert keys[0] == "execution.processes"  # 20 bytes a parameter are too many for one
     assert len(set(keys)) == len(keys)
-    for turn, before in zip(found.turns[1:], found.turns, strict=False):
-        assert turn.peak < before.peak
-    advised = found.turns[-1].config
+    for change, before in zip(found.changes[1:], found.changes, strict=False):
+        assert change.peak < before.peak
+    advised = found.changes[-1].config
     again = judge(shape, advised, [method], on_gpu=True, capacity=79 * GIB)
     assert again.level == "fits"
-    assert again.estimate.peak == found.turns[-1].peak
+    assert again.estimate.peak == found.changes[-1].peak
 
 
 def test_the_cheapest_key_that_suffices_comes_first() -> None:
@@ -191,8 +191,8 @@ def test_the_cheapest_key_that_suffices_comes_first() -> None:
     shape = shape_of_policy(given)
     assert shape is not None
     found = judge(shape, given, [get_method("grpo")], on_gpu=True, capacity=200 * GIB)
-    assert [turn.key for turn in found.turns] == ["training.micro_batch"]
-    assert found.turns[0].value == 8  # 16 would be too many, 4 and checkpointing cost more
+    assert [change.key for change in found.changes] == ["training.micro_batch"]
+    assert found.changes[0].value == 8  # 16 would be too many, 4 and checkpointing cost more
     assert "set training.micro_batch to 8 (" in found.sentence()
 
 
@@ -201,7 +201,7 @@ def test_nothing_helps_a_small_gpu() -> None:
     shape = shape_of_policy(given)
     assert shape is not None
     found = judge(shape, given, [get_method("grpo")], on_gpu=True, capacity=2 * GIB)
-    assert not found.turns
+    assert not found.changes
     assert found.sentence().endswith("take a smaller model, or larger GPUs")
 
 

@@ -7,13 +7,13 @@ import pytest
 import scripted
 import torch
 
-from sdar.policy.batches import pad_batch
 from sdar.policy.log_probs import (
     PolicyScorer,
     TeacherDistribution,
     copied_head,
     score_responses,
 )
+from sdar.policy.micro_batches import pad_batch
 
 RANDOM = np.random.Generator(np.random.Philox(1))
 PROMPTS = [RANDOM.integers(3, 360, size=n).tolist() for n in (5, 17, 40, 17, 1, 29)]

@@ -13,7 +13,7 @@ from report_data import make_experiment
 
 from sdar.evaluation.statistics import wilson_interval
 from sdar.records.runs import Run, read_runs
-from sdar.records.token_table import recorded_tokens
+from sdar.records.token_files import recorded_tokens
 from sdar.report.answers.data import build_answers
 from sdar.report.answers.gap_over_training import evaluated_gaps, gap_courses
 from sdar.report.answers.gate_mass import common_parts, gate_masses

@@ -19,9 +19,9 @@ from sdar.records.runs import read_run, seconds_by_phase
 from sdar.records.view import view
 from sdar.report.comparison import Variant
 from sdar.report.figures import running_mean
+from sdar.report.formatting import duration, markdown_table, p_text, points
 from sdar.report.phases import order_phases
 from sdar.report.stages import compare, make_report
-from sdar.report.tables import duration, markdown_table, p_text, points
 
 pytestmark = pytest.mark.slow  # its fixture makes whole experiments
 

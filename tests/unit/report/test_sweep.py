@@ -24,8 +24,8 @@ from sdar.errors import SdarError
 from sdar.evaluation.statistics import paired_bootstrap
 from sdar.files.whole import write_parquet
 from sdar.report.comparison import BOOTSTRAP_SEED, CONFIDENCE, RESAMPLES
+from sdar.report.sweep.compare import compare_sweep, read_sweep, sweep_markdown
 from sdar.report.sweep.plan import measured_pace, plan_text
-from sdar.report.sweep.stage import compare_sweep, read_sweep, sweep_markdown
 from sdar.tracking.recorder import RunRecorder
 
 SWEEP = {
@@ -300,8 +300,8 @@ def test_files_hold_every_cell_and_are_reproducible(
 def test_the_heat_map_shows_each_cells_value_and_interval(
     swept: tuple[ExperimentConfig, Layout],
 ) -> None:
+    from sdar.report.formatting import points
     from sdar.report.sweep.heatmap import heatmap
-    from sdar.report.tables import points
 
     comparison = read_sweep(*swept)
     figure = heatmap(comparison)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdar.policy.batches import plan_micro_batches, split_evenly
+from sdar.policy.micro_batches import plan_micro_batches, split_evenly
 from sdar.training.shares import StepShares, deal, slots_of_rank
 
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=60)

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.records.runs import Run
-from sdar.records.token_table import recorded_tokens
+from sdar.records.token_files import recorded_tokens
 from sdar.report.answers.gap_over_training import (
     EvaluatedGap,
     GapCourse,

@@ -9,7 +9,7 @@ from sdar.report.answers.gate_mass import GateMass, Part, common_parts
 from sdar.report.answers.resampling import Estimate, Proportion
 from sdar.report.answers.teacher_agreement import Agreement
 from sdar.report.answers.teacher_cost import TeacherCost
-from sdar.report.tables import duration, markdown_table, p_text, percent
+from sdar.report.formatting import duration, markdown_table, p_text, percent
 
 
 def answers_markdown(answers: Answers) -> str:

@@ -8,9 +8,9 @@ from matplotlib.patches import Rectangle
 
 from sdar.config.variants import Cell
 from sdar.records.names import label
+from sdar.report.formatting import percent, points
 from sdar.report.style import ink, new_figure
 from sdar.report.sweep.data import SweepComparison, SweepResult, setting
-from sdar.report.tables import percent, points
 
 # Blue, white, orange: read alike by people who confuse red and green.
 COLOURS = LinearSegmentedColormap.from_list("difference", ["#0072B2", "#ffffff", "#D55E00"])

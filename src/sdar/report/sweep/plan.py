@@ -15,7 +15,7 @@ from sdar.config.variants import (
 )
 from sdar.files import lines
 from sdar.files.whole import read_json
-from sdar.report.tables import duration, markdown_table
+from sdar.report.formatting import duration, markdown_table
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ Sample = Callable[[list[list[int]], Sequence[Key], int, float], list[Generation]
 """The engine's responses to prompts: keys, most tokens, temperature."""
 
 
-class Difference(NamedTuple):
+class LogProbDifference(NamedTuple):
     """Of the two sides' log-probs, in nats a token."""
 
     mean: float
@@ -94,17 +94,17 @@ def first_prompts(vocabulary: int, longest: int) -> list[list[int]]:
     return draws.integers(vocabulary, size=shape).tolist()  # type: ignore[no-any-return]
 
 
-def difference(generations: Sequence[Generation], trusted_SR: Tensor) -> Difference:
+def difference(generations: Sequence[Generation], trusted_SR: Tensor) -> LogProbDifference:
     """Between the engine's log-probs of its own tokens and the trainer's of the same tokens."""
     engine_N = torch.tensor([p for g in generations for p in g.log_probs], dtype=torch.float64)
     trusted_N = torch.cat(
         [trusted_SR[row, : len(g.token_ids)] for row, g in enumerate(generations)]
     )
     apart_N = (engine_N - trusted_N.double()).abs()
-    return Difference(float(apart_N.mean()), float(apart_N.max()))
+    return LogProbDifference(float(apart_N.mean()), float(apart_N.max()))
 
 
-def check(found: Difference, tolerance: float, *, step: int, rank: int, engine: str) -> None:
+def check(found: LogProbDifference, tolerance: float, *, step: int, rank: int, engine: str) -> None:
     """Raise `SdarError` when the mean difference is beyond `tolerance`, or no number."""
     if found.mean <= tolerance:
         return

@@ -22,10 +22,10 @@ from sdar.evaluation.statistics import Rate, paired_bootstrap, rate_over_tasks
 from sdar.files.whole import write_json, write_text
 from sdar.records.names import label
 from sdar.report.comparison import BOOTSTRAP_SEED, CONFIDENCE, RESAMPLES
+from sdar.report.formatting import difference_text, markdown_table, p_text, points, rate_text
 from sdar.report.style import save
 from sdar.report.sweep.data import SweepComparison, SweepResult, difference_of, setting
 from sdar.report.sweep.heatmap import heatmap
-from sdar.report.tables import difference_text, markdown_table, p_text, points, rate_text
 
 
 def compare_sweep(config: ExperimentConfig, layout: Layout) -> None:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdar.policy.batches import pad_batch, padding_share, plan_micro_batches, split_evenly
+from sdar.policy.micro_batches import pad_batch, padding_share, plan_micro_batches, split_evenly
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=80)
 
