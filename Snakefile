@@ -1,4 +1,4 @@
-# The pipeline: games -> demonstrations -> warm start -> training -> evaluation -> comparison.
+# The pipeline: tasks -> demonstrations -> warm start -> training -> evaluation -> comparison.
 #   snakemake --profile profiles/local all
 #   snakemake --profile profiles/local --configfile config/experiments/NAME.yaml -- all
 # The ablation of `sweep`: the same with the target `sweep` (see `sdar sweep list`).

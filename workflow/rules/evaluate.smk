@@ -1,4 +1,4 @@
-# Every game of each panel once per sampling seed, for the trained policies and the untrained ones.
+# Every task of each panel once per sampling seed, for the trained policies and the untrained ones.
 rule evaluate:
     input:
         LAYOUT.tasks,

@@ -59,7 +59,7 @@ def play(
 ) -> None:
     """Play a task in the terminal, as a person or watching the expert.
 
-    Reads data/EXPERIMENT/tasks (make them with `sdar tasks`). Ctrl-D or q ends the game.
+    Reads data/EXPERIMENT/tasks (make them with `sdar tasks`). Ctrl-D or q ends the episode.
 
     Example: sdar play --task valid_seen/look_at --expert
     """

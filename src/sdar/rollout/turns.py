@@ -63,7 +63,7 @@ def fit_prompt(
             return messages, prompt_ids, dropped
     raise SdarError(
         f"{limit_key}: task {task.id}, turn {index + 1} needs {len(prompt_ids)} tokens without any "
-        f"history, the limit is {limit}: raise {limit_key}, or shorten the skill or the games"
+        f"history, the limit is {limit}: raise {limit_key}, or shorten the skill or the tasks"
     )
 
 

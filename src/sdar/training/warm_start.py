@@ -243,7 +243,7 @@ def play_and_relabel(
     tokenizer: Any,
     step: int,
 ) -> list[Demonstration]:
-    """Let the policy act in every game, at training temperature; the expert labels each state."""
+    """Let the policy act in every task, at training temperature; the expert labels each state."""
     model.eval()
     engine = TransformersEngine(model, tokenizer)
     parser = environment_package(config.environment.name).parser

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sdar.environments.searchqa.lines import json_lines
 from sdar.errors import SdarError
 
 DATA_SOURCES = ("nq", "triviaqa", "popqa", "hotpotqa", "2wikimultihopqa", "musique", "bamboogle")
@@ -159,34 +160,6 @@ def _search_r1_row(number: int, question: Question) -> dict[str, Any]:
 def _json_rows(path: Path) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
     for number, row in json_lines(path, "a question"):
         yield f"{path}, line {number}", number - 1, row
-
-
-def json_lines(path: Path, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number from 1, object) of each line that is not blank; `what` a line should hold.
-
-    Raises `SdarError` with the line number for bytes that are not UTF-8 and lines that are not a
-    JSON object.
-    """
-    try:
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line.decode("utf-8"))
-                except ValueError as error:
-                    raise SdarError(
-                        f"{path}, line {number}: not {what} as JSON ({error}): mend or remove the "
-                        "line"
-                    ) from error
-                if not isinstance(row, dict):
-                    raise SdarError(
-                        f"{path}, line {number}: expected {what} as a JSON object, found a "
-                        f"{type(row).__name__}: mend or remove the line"
-                    )
-                yield number, row
-    except OSError as error:
-        raise SdarError(f"{path} cannot be read ({error.strerror}): correct the path") from error
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, int, Mapping[str, Any]]]:

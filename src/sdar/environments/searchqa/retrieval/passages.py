@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from sdar.environments.searchqa.engine.data import json_lines
+from sdar.environments.searchqa.lines import json_lines
 from sdar.errors import SdarError
 from sdar.files.digest import file_digest
 
