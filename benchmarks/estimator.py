@@ -34,7 +34,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from sdar.algorithms.gates import gap_gate
-from sdar.records.names import colour
+from sdar.methods.roles import colour
 from sdar.report.style import new_figure
 
 BETA = 5.0

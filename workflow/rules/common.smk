@@ -20,6 +20,7 @@ from sdar.config.launch import (
 from sdar.config.load import merge_values, read_values
 from sdar.config.variants import sweep_seeds, sweep_variants, variant_config
 from sdar.errors import SdarError
+from sdar.methods.roles import trained_among, untrained_beside
 
 try:
     # Snakemake lays an experiment over the default key by key, also where it is about another
@@ -50,9 +51,9 @@ PER_RUN = LAYOUT.run("{method}", "{seed}")
 LOGS = f"logs/{CONFIG.experiment}"
 BENCHMARKS = f"logs/{CONFIG.experiment}/benchmarks"
 
-# The starting policy without and with the skill: evaluated once, never trained.
-UNTRAINED = ("warm_start", "skill_prompt")
-TRAINED = [method for method in CONFIG.methods if method not in UNTRAINED]
+# The untrained ones are the starting policy: evaluated once, whatever the seeds.
+UNTRAINED = untrained_beside(CONFIG.methods)
+TRAINED = trained_among(CONFIG.methods)
 TRAINED_RUNS = [(method, seed) for method in TRAINED for seed in CONFIG.seeds]
 ALL_RUNS = [(method, 0) for method in UNTRAINED] + TRAINED_RUNS
 EVALUATION_FILES = ("summary.json", "episodes.parquet", "tokens.parquet")

@@ -7,14 +7,14 @@ has the gap gate alone; the adaptive gate is this project's. See docs/methods.md
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from sdar.algorithms.aggregation import clean, response_tokens
 from sdar.errors import SdarError
-from sdar.methods.gates import GATES
+from sdar.methods.gates import GATES, RUN_GATES
 
 QUANTILES: tuple[float, ...] = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -29,12 +29,12 @@ def gap_gate(gap: Tensor, *, beta: float) -> Tensor:
     return torch.sigmoid(beta * gap.detach())
 
 
-def entropy_gate(entropy: Tensor, *, beta: float) -> Tensor:
+def entropy_gate(_gap: Tensor, *, entropy: Tensor, beta: float) -> Tensor:
     """sigmoid(beta * h), h the student's entropy at the token in nats: in [0.5, 1)."""
     return torch.sigmoid(beta * entropy.detach())
 
 
-def soft_or_gate(gap: Tensor, entropy: Tensor, *, beta: float) -> Tensor:
+def soft_or_gate(gap: Tensor, *, entropy: Tensor, beta: float) -> Tensor:
     """sigmoid(beta * [1 - (1 - h)(1 - D)]): open where the student is unsure or the gap is wide."""
     return torch.sigmoid(beta * (1 - (1 - entropy.detach()) * (1 - gap.detach())))
 
@@ -49,6 +49,17 @@ def adaptive_gate(gap: Tensor, *, centre: float, scale: float) -> Tensor:
     return torch.tanh((gap.detach() - centre) / scale).clamp(min=0)
 
 
+FORMULAS: dict[str, Callable[..., Tensor]] = {
+    "gap": gap_gate,
+    "entropy": entropy_gate,
+    "soft_or": soft_or_gate,
+    "none": constant_gate,
+    "adaptive": adaptive_gate,
+}
+"""By the names of `sdar.methods.gates`. A formula is called with the gap and with what its
+declaration says it uses: `entropy`, `beta`, or the step's `centre` and `scale`."""
+
+
 def compute_gate(
     kind: str,
     gap: Tensor,
@@ -61,33 +72,33 @@ def compute_gate(
     """The gate named `kind`, shaped like `gap`, without gradient.
 
     Args:
-        kind: one of `GATES`, or `adaptive`.
+        kind: one of `sdar.methods.gates.GATES`.
         beta: sharpness of the sigmoid gates.
-        entropy: the student's, for `entropy` and `soft_or`.
+        entropy: the student's, for the gates that read it.
         centre, scale: of the adaptive gate, in nats; see `context.StepContext`.
 
     Raises:
         SdarError: unknown kind, or a kind that needs the entropy without it.
     """
-    if kind == "adaptive":
-        return adaptive_gate(gap, centre=centre, scale=scale)
-    if kind not in GATES:
+    declared = GATES.get(kind)
+    if declared is None:
         raise SdarError(
-            f"gate is {kind!r}, expected one of {', '.join(GATES)}: "
+            f"gate is {kind!r}, expected one of {', '.join(RUN_GATES)}: "
             "correct training.distillation.gate"
         )
-    if kind == "gap":
-        return gap_gate(gap, beta=beta)
-    if kind == "none":
-        return constant_gate(gap)
-    if entropy is None:
-        raise SdarError(
-            f"gate {kind!r} needs the student's entropy per token and got none: pass `entropy`, "
-            "or set training.distillation.gate to gap"
-        )
-    if kind == "entropy":
-        return entropy_gate(entropy, beta=beta)
-    return soft_or_gate(gap, entropy, beta=beta)
+    used: dict[str, Tensor | float] = {}
+    if declared.reads_entropy:
+        if entropy is None:
+            raise SdarError(
+                f"gate {kind!r} needs the student's entropy per token and got none: pass "
+                "`entropy`, or set training.distillation.gate to gap"
+            )
+        used["entropy"] = entropy
+    if declared.uses_beta:
+        used["beta"] = beta
+    if declared.uses_step:
+        used |= {"centre": centre, "scale": scale}
+    return FORMULAS[kind](gap, **used)
 
 
 def quantile(sorted_N: Tensor, q: float) -> float:

@@ -12,16 +12,16 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar, get_args
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
 from sdar import interruption
 from sdar.config import ExperimentConfig, Layout, load_config
 from sdar.config.checks import check_files
-from sdar.config.models import MethodName
 from sdar.config.variants import find_variant, variant_config
 from sdar.errors import SdarError
+from sdar.methods.roles import TRAINED, UNTRAINED
 from sdar.ranks.rendezvous import rank
 
 ConfigOption = Annotated[
@@ -38,9 +38,6 @@ VariantOption = Annotated[
     typer.Option("--variant", help="A variant of the sweep instead of a method: sdar sweep list."),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of the run.")]
-
-UNTRAINED = ("warm_start", "skill_prompt")
-"""Evaluated like a method, never trained: the starting policy without and with the skill."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -96,9 +93,7 @@ def _check_method(method: str, training: bool) -> None:
             f"--method {method}: nothing to train; evaluate it with `sdar evaluate --method "
             f"{method}`"
         )
-    known = [name for name in get_args(MethodName) if not (training and name in UNTRAINED)]
-    if not training:
-        known = list(dict.fromkeys([*UNTRAINED, *known]))
+    known = TRAINED if training else (*UNTRAINED, *TRAINED)
     if method not in known:
         raise SdarError(f"--method {method}: no such method; give one of {', '.join(known)}")
 

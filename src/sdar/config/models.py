@@ -16,30 +16,15 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from sdar.config.cluster import ClusterConfig
 from sdar.config.execution import ExecutionConfig, LoraConfig
 from sdar.config.rollout import RolloutConfig
-from sdar.config.sweep import GateKind, RetrievalKind, SweepConfig
+from sdar.config.sweep import RetrievalKind, SweepConfig
 from sdar.environments.packages import DEFAULT, environment_sections
 from sdar.environments.section import EnvironmentSection
+from sdar.methods.declarations import get_method
+from sdar.methods.gates import RunGate
+from sdar.methods.roles import MethodName
 from sdar.section import Fraction, NonNegative, Section
 
 log = logging.getLogger("sdar.config")
-MethodName = Literal[
-    "grpo",
-    "sdar",
-    "opsd",
-    "grpo_opsd",
-    "skill_prompt",
-    "skill_grpo",
-    "skill_sd",
-    "rlsd",
-    "gigpo",
-    "sdar_gigpo",
-    "reverse_kl",
-    "agent_opsd",
-    "reverse_kl_full",
-    "sdar_centred",
-    "sdar_adaptive",
-    "sdar_objective",
-]
 SECTIONS = environment_sections()
 if TYPE_CHECKING:
     EnvironmentConfig = EnvironmentSection
@@ -160,7 +145,7 @@ class DistillationConfig(Section):
     coefficient: NonNegative = 0.1
     """Lambda."""
     beta: NonNegative = 5.0
-    gate: GateKind = "gap"
+    gate: RunGate = "gap"
     scored_by: Literal["trainer", "engine"] = "trainer"
     """Who computes the teacher's log-probs: the trainer's own pass, or the rollout engine, which
     may share the prefill of equal prompts (prefix cache)."""
@@ -248,6 +233,8 @@ class ExperimentConfig(Section):
 
     experiment: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")] = "alfworld-tiny"
     methods: Annotated[tuple[MethodName, ...], Field(min_length=1)] = ("grpo", "sdar")
+    """What is trained and compared. The untrained `warm_start` and `skill_prompt` are always
+    evaluated, whether listed or not."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1)
     environment: EnvironmentConfig = SECTIONS[DEFAULT].model_validate({})
     skills: SkillsConfig = SkillsConfig()
@@ -342,8 +329,9 @@ class ExperimentConfig(Section):
                 f"{key}: an engine scores at temperature 1 and the trainer at rollout.temperature "
                 f"({self.rollout.temperature:g}): set that to 1, or scored_by to trainer"
             )
-        if "reverse_kl_full" in self.methods:
+        whole = [name for name in self.methods if get_method(name).needs_teacher_distribution]
+        if whole:
             raise ValueError(
-                f"{key}, but reverse_kl_full needs the teacher's whole distribution, which an "
+                f"{key}, but {whole[0]} needs the teacher's whole distribution, which an "
                 "engine does not give: set scored_by to trainer, or drop the method"
             )

@@ -4,9 +4,10 @@ from typing import Literal
 
 from pydantic import PositiveInt, field_validator
 
+from sdar.methods.gates import RunGate
+from sdar.methods.roles import SweptMethod
 from sdar.section import NonNegative, Section
 
-GateKind = Literal["gap", "entropy", "soft_or", "none"]
 RetrievalKind = Literal["type", "keyword", "all", "random", "none"]
 
 
@@ -15,12 +16,12 @@ class SweepConfig(Section):
     `sweep`. An empty list stands for the experiment's own value; all four empty: no sweep. See
     `sdar sweep list`."""
 
-    gates: tuple[GateKind, ...] = ()
+    gates: tuple[RunGate, ...] = ()
     betas: tuple[NonNegative, ...] = ()
     coefficients: tuple[NonNegative, ...] = ()
     """Lambdas. 0 is always among them: it is the baseline."""
     retrievals: tuple[RetrievalKind, ...] = ()
-    method: Literal["sdar", "sdar_gigpo"] = "sdar"
+    method: SweptMethod = "sdar"
     """What is varied. Its baseline is the same method at lambda = 0: grpo, or gigpo."""
     seeds: tuple[int, ...] = ()
     """Empty: the experiment's seeds."""

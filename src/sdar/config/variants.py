@@ -14,16 +14,16 @@ from itertools import product
 from typing import NamedTuple
 
 from sdar.config.models import ExperimentConfig
-from sdar.config.sweep import GateKind, RetrievalKind, SweepConfig
+from sdar.config.sweep import RetrievalKind, SweepConfig
 from sdar.errors import SdarError
-
-BASELINES = {"sdar": "grpo", "sdar_gigpo": "gigpo"}
+from sdar.methods.declarations import get_method
+from sdar.methods.gates import CONSTANT, GATES, RunGate
 
 
 class Cell(NamedTuple):
     """One combination of the sweep's lists."""
 
-    gate: GateKind
+    gate: RunGate
     beta: float
     coefficient: float
     retrieval: RetrievalKind
@@ -40,7 +40,8 @@ class SweepVariant:
 
 def baseline(sweep: SweepConfig) -> SweepVariant:
     """The sweep's method at lambda = 0."""
-    return SweepVariant(BASELINES[sweep.method], BASELINES[sweep.method], None)
+    name = get_method(sweep.method).without_distillation or sweep.method
+    return SweepVariant(name, name, None)
 
 
 def sweep_cells(config: ExperimentConfig) -> dict[Cell, SweepVariant]:
@@ -114,12 +115,12 @@ def _variant(cell: Cell, config: ExperimentConfig) -> SweepVariant:
     method, usual = config.sweep.method, config.training.distillation
     if cell.coefficient == 0:
         return baseline(config.sweep)
-    weight = f"lambda{_number(cell.coefficient)}"
-    if cell.gate == "none" or cell.beta == 0:
-        same = Cell("none", usual.beta, cell.coefficient, "type")
-        return SweepVariant(f"none-{weight}", method, same)
+    weight, gate = f"lambda{_number(cell.coefficient)}", GATES[cell.gate]
+    if gate == CONSTANT or (gate.uses_beta and cell.beta == 0):
+        same = Cell(CONSTANT.name, usual.beta, cell.coefficient, "type")
+        return SweepVariant(f"{CONSTANT.name}-{weight}", method, same)
     name = f"{cell.gate}-beta{_number(cell.beta)}-{weight}"
-    if cell.gate == "entropy":
+    if not gate.reads_teacher:
         return SweepVariant(name, method, cell._replace(retrieval="type"))
     return SweepVariant(f"{name}-{cell.retrieval}", method, cell)
 

@@ -10,6 +10,7 @@ from sdar.config import ExperimentConfig
 from sdar.environments.packages import environment_package
 from sdar.evaluation.second_opinions import expert_actions, greedy_actions
 from sdar.evaluation.token_rows import ScoredTurn
+from sdar.methods.gates import GATES
 from sdar.policy.loading import token_pieces
 from sdar.policy.log_probs import PolicyScorer, score_responses
 from sdar.records.tables import skill_in
@@ -47,7 +48,7 @@ def score_episode(
     teacher = [prompt.prompt_ids for prompt in told]
     responses = [turn.response_ids for turn in episode.turns]
     distillation = config.training.distillation
-    needs_entropy = distillation.gate in ("entropy", "soft_or")
+    needs_entropy = GATES[distillation.gate].reads_entropy
     scorer = PolicyScorer(model)
     of_student = score_responses(scorer, student, responses, entropy=needs_entropy, device=device)
     of_teacher = score_responses(scorer, teacher, responses, device=device)

@@ -35,16 +35,13 @@ class Subject:
 def subject_of(config: ExperimentConfig, layout: Layout, method: str, seed: int) -> Subject:
     """The subject that `method` and `seed` name.
 
-    `warm_start` is the policy training starts from, `skill_prompt` the same with the skill in its
-    prompt. Raises SdarError when the policy is not there yet.
+    An untrained method is the policy that training starts from. Raises SdarError for an unknown
+    method, and when the policy is not there yet.
     """
-    prompts: tuple[bool, ...] = (False,)
-    trained = False
-    if method != "warm_start":
-        declared = get_method(method)
-        trained, usual = declared.trained, declared.evaluate_with_skill
-        prompts = (usual, not usual) if declared.evaluate_both_prompts else (usual,)
-    if trained:
+    declared = get_method(method)
+    usual = declared.evaluate_with_skill
+    prompts = (usual, not usual) if declared.evaluate_both_prompts else (usual,)
+    if declared.trained:
         what = f"--variant {layout.variant}" if layout.variant else f"--method {method}"
         path, stage = layout.run(method, seed) / "policy", f"train {what} --seed {seed}"
     elif config.warm_start.enabled:

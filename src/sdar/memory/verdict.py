@@ -11,6 +11,7 @@ from sdar.errors import SdarError
 from sdar.memory.advice import KeyChange, key_changes
 from sdar.memory.estimate import GIB, MemoryEstimate, worst_case
 from sdar.methods.declarations import Method, get_method
+from sdar.methods.roles import trained_among
 from sdar.policy.shape import ModelShape, shape_of_policy
 
 log = logging.getLogger("sdar.memory")
@@ -104,7 +105,7 @@ def judge(
 def judge_experiment(config: ExperimentConfig) -> Verdict | None:
     """Of all methods an experiment trains; None where the model's shape is not known here."""
     shape = shape_of_policy(config)
-    methods = [method for name in config.methods if (method := get_method(name)).trained]
+    methods = [get_method(name) for name in trained_among(config.methods)]
     if shape is None or not methods:
         return None
     on_gpu, capacity = _machine(config)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sdar.errors import SdarError
-from sdar.methods.gates import MethodGate
+from sdar.methods.gates import GATES
 
 AdvantageName = Literal["grpo", "gigpo"]
 TokenCredit = Literal["uniform", "rlsd", "agent_opsd"]
@@ -41,10 +41,16 @@ class Method:
     """What distinguishes one method from another, and nothing else."""
 
     name: str
+    label: str
+    """The name people know it by: in tables, figures and pages."""
+    colour: str
+    """Its colour in every figure."""
     summary: str
     source: str = "SDAR, arXiv 2605.15155"
     trained: bool = True
-    """False: the warm-started policy is evaluated as it is."""
+    """False: the policy that training starts from is evaluated as it is."""
+    always_evaluated: bool = False
+    """Of an untrained method: every experiment evaluates it, whether `methods` lists it or not."""
     rollout_with_skill: bool = False
     """The skill is in the student's own prompt while training (then it is no privilege)."""
     evaluate_with_skill: bool = False
@@ -63,12 +69,15 @@ class Method:
     distillation: DistillationName = "none"
     distillation_coefficient: float | None = None
     """None: the run's lambda, `training.distillation.coefficient`."""
-    gate: MethodGate | None = None
-    """For the gated term. None: the run's `training.distillation.gate` (the paper's is `gap`)."""
+    gate: str | None = None
+    """For the gated term, one of `gates.GATES`. None: the run's `training.distillation.gate` (the
+    paper's is `gap`)."""
     gate_baseline: GateBaseline = "none"
     """Subtracted from the gate: the mean gate of the step's response tokens, or nothing."""
     kept_tokens: KeptTokens = "all"
     """`unopposed`: no weight where raising the sampled token opposes the reward."""
+    without_distillation: str | None = None
+    """The method that this one is at lambda = 0: a sweep varies the methods that name one."""
 
     @property
     def needs_teacher(self) -> bool:
@@ -84,7 +93,9 @@ class Method:
     @property
     def needs_step_context(self) -> bool:
         """The loss uses statistics of the whole step (`context.StepContext`)."""
-        return self.gate == "adaptive" or (self.gate_baseline, self.kept_tokens) != ("none", "all")
+        if self.gate is not None and GATES[self.gate].uses_step:
+            return True
+        return (self.gate_baseline, self.kept_tokens) != ("none", "all")
 
     @property
     def needs_anchor_observation(self) -> bool:
@@ -99,7 +110,8 @@ class Method:
 
     def needs_entropy_gate(self, configured: str) -> bool:
         """The gate in force reads the student's entropy."""
-        return self.gate_kind(configured) in ("entropy", "soft_or")
+        kind = self.gate_kind(configured)
+        return kind is not None and GATES[kind].reads_entropy
 
     def needs_old_entropy(self, configured: str) -> bool:
         """The entropy under the policy at the step's start is used, for the gates' mean."""
@@ -114,30 +126,55 @@ class Method:
         return self.distillation_coefficient
 
 
+# Okabe & Ito's colour-blind-safe colours, then others that can be told from them.
 _DECLARATIONS = (
-    Method("grpo", "GRPO alone", source="GRPO, arXiv 2402.03300"),
-    Method("sdar", "GRPO and gap-gated self-distillation", distillation="gated"),
+    Method("grpo", "GRPO", "#0072B2", "GRPO alone", source="GRPO, arXiv 2402.03300"),
+    Method(
+        "sdar",
+        "SDAR",
+        "#D55E00",
+        "GRPO and gap-gated self-distillation",
+        distillation="gated",
+        without_distillation="grpo",
+    ),
     Method(
         "opsd",
+        "OPSD",
+        "#CC79A7",
         "Gap-gated self-distillation without the policy term",
         policy_coefficient=0.0,
         distillation="gated",
     ),
     Method(
         "grpo_opsd",
+        "GRPO+OPSD",
+        "#E69F00",
         "GRPO and self-distillation behind a constant gate of one half",
         distillation="gated",
         gate="none",
     ),
     Method(
+        "warm_start",
+        "warm start",
+        "#767676",
+        "The untrained policy, which every method starts from",
+        trained=False,
+        always_evaluated=True,
+    ),
+    Method(
         "skill_prompt",
+        "warm start + skill",
+        "#222222",
         "The untrained policy with the skill in its prompt",
         trained=False,
+        always_evaluated=True,
         rollout_with_skill=True,
         evaluate_with_skill=True,
     ),
     Method(
         "skill_grpo",
+        "Skill-GRPO",
+        "#009E73",
         "GRPO with the skill in the prompt",
         rollout_with_skill=True,
         evaluate_with_skill=True,
@@ -145,42 +182,67 @@ _DECLARATIONS = (
     ),
     Method(
         "skill_sd",
+        "Skill-SD",
+        "#56B4E9",
         "GRPO and importance-weighted k3 toward the teacher",
         distillation="skill_sd",
         distillation_coefficient=0.001,
     ),
     Method(
         "rlsd",
+        "RLSD",
+        "#8C6D31",
         "GRPO with the advantage redistributed over tokens by the teacher",
         token_credit="rlsd",
         token_mix=LinearSchedule(0.5, 0.0, 100),
     ),
     Method(
         "gigpo",
+        "GiGPO",
+        "#3B4BA3",
         "Episode and turn advantages",
         source="GiGPO, arXiv 2505.10978",
         advantage="gigpo",
     ),
     Method(
         "sdar_gigpo",
+        "SDAR+GiGPO",
+        "#A32A2A",
         "GiGPO advantages and gap-gated self-distillation",
         advantage="gigpo",
         distillation="gated",
+        without_distillation="gigpo",
     ),
     Method(
         "reverse_kl",
+        "reverse KL",
+        "#6A3D9A",
         "GRPO and the sampled reverse-KL policy gradient toward the teacher",
         source="the correction of the reference code's issue 16",
         distillation="reverse_kl",
     ),
     Method(
+        "agent_opsd",
+        "AgentOPSD",
+        "#2F7F7A",
+        "GRPO with the advantage redistributed over turns by the teacher's evidence",
+        source="AgentOPSD, arXiv 2608.05987",
+        token_credit="agent_opsd",
+        token_mix=LinearSchedule(0.5, 0.5, 1),
+        clip_high=0.24,
+    ),
+    Method(
         "reverse_kl_full",
+        "full reverse KL",
+        "#B07AD9",
         "GRPO and the reverse KL toward the teacher over the whole vocabulary",
         source="the divergence itself, as in SDPO, arXiv 2601.20802",
         distillation="reverse_kl_full",
     ),
     Method(
         "sdar_centred",
+        "centred SDAR",
+        "#7A9A01",
         "SDAR with the step's mean gate subtracted from every gate",
         source="this project",
         distillation="gated",
@@ -188,6 +250,8 @@ _DECLARATIONS = (
     ),
     Method(
         "sdar_adaptive",
+        "adaptive SDAR",
+        "#F08A6B",
         "SDAR with a gate that follows where the gaps lie, and is shut without information",
         source="this project, on the future work that SDAR names",
         distillation="gated",
@@ -195,18 +259,12 @@ _DECLARATIONS = (
     ),
     Method(
         "sdar_objective",
+        "objective-consistent SDAR",
+        "#5C4033",
         "SDAR on the tokens whose raising does not oppose the reward",
         source="this project; compare ICSD, arXiv 2608.14945",
         distillation="gated",
         kept_tokens="unopposed",
-    ),
-    Method(
-        "agent_opsd",
-        "GRPO with the advantage redistributed over turns by the teacher's evidence",
-        source="AgentOPSD, arXiv 2608.05987",
-        token_credit="agent_opsd",
-        token_mix=LinearSchedule(0.5, 0.5, 1),
-        clip_high=0.24,
     ),
 )
 

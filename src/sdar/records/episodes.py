@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdar.config import ExperimentConfig, Layout
-from sdar.records.names import label
+from sdar.methods.roles import label
 from sdar.records.runs import evaluations, trained_methods
 from sdar.records.token_files import read_token_file, training_files
 

@@ -14,9 +14,10 @@ import jinja2
 
 from sdar.config import ExperimentConfig
 from sdar.files.whole import write_text
+from sdar.methods.roles import label
 from sdar.records import colours
 from sdar.records.episodes import NUMBERS, TokenEpisode, episodes_of_rows
-from sdar.records.names import label, type_label
+from sdar.records.names import type_label
 from sdar.records.token_classes import CLASSES
 
 MAX_TOKENS = 200_000

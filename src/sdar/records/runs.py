@@ -9,11 +9,8 @@ import polars as pl
 from sdar.config import ExperimentConfig, Layout
 from sdar.errors import SdarError
 from sdar.files import lines
-from sdar.methods.declarations import get_method
+from sdar.methods.roles import trained_among, untrained_beside
 from sdar.records.tables import EPISODES
-
-BASELINES = ("warm_start", "skill_prompt")
-"""The weights training starts from, without and with the skill in the prompt."""
 
 # What is drawn, and the key it has in metrics.jsonl.
 SERIES = {
@@ -41,17 +38,17 @@ class Run:
 
 def trained_methods(config: ExperimentConfig) -> list[str]:
     """The methods of the experiment that train, in the configuration's order."""
-    return [method for method in config.methods if get_method(method).trained]
+    return trained_among(config.methods)
 
 
 def evaluations(config: ExperimentConfig, layout: Layout) -> list[tuple[str, int]]:
-    """(method, seed) of every evaluation of the experiment, baselines first.
+    """(method, seed) of every evaluation of the experiment, untrained methods first.
 
-    The two baselines are one set of weights, whatever the run seed: one evaluation of each is
-    read, that of seed 0 (or, where it is absent, of a seed of the experiment).
+    Those are one set of weights, whatever the run seed: one evaluation of each is read, that of
+    seed 0 (or, where it is absent, of a seed of the experiment).
     """
     found = []
-    for method in BASELINES:
+    for method in untrained_beside(config.methods):
         seeds = [0, *config.seeds]
         there = (s for s in seeds if (layout.evaluation(method, s) / "episodes.parquet").is_file())
         found.append((method, next(there, seeds[0])))

@@ -24,14 +24,13 @@ from sdar.evaluation.statistics import (
     rate_by,
 )
 from sdar.methods.declarations import METHODS
-from sdar.records.names import label, order_types
-from sdar.records.runs import BASELINES, Run
+from sdar.methods.roles import REFERENCE, START, START_WITH_SKILL, UNTRAINED, label
+from sdar.records.names import order_types
+from sdar.records.runs import Run
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 BOOTSTRAP_SEED = 0
-REFERENCE = "grpo"
-"""What the other trained methods are compared with."""
 
 
 @dataclass(frozen=True)
@@ -161,14 +160,14 @@ def build_comparison(
         for panel in panels
         for variant in variants
     }
-    warm, skilled = Variant("warm_start", False), Variant("skill_prompt", True)
+    warm, skilled = Variant(START, False), Variant(START_WITH_SKILL, True)
     results = [
         _panel_result(episodes, variant, panel, None if variant == warm else warm, tables)
         for panel in panels
         for variant in variants
     ]
     reference = Variant(REFERENCE, False)
-    contenders = [v for v in variants if v.method not in BASELINES and v.method != REFERENCE]
+    contenders = [v for v in variants if v.method not in UNTRAINED and v.method != REFERENCE]
     return Comparison(
         experiment=experiment,
         panels=panels,
@@ -191,8 +190,8 @@ _Tables = dict[tuple[Variant, str], tuple[list[str], NDArray[np.float64]]]
 
 
 def _variants(episodes: pl.DataFrame, runs: Sequence[Run]) -> list[Variant]:
-    """Warm start, warm start with the skill, then the methods in the configuration's order."""
-    order = [*BASELINES, *dict.fromkeys(run.method for run in runs)]
+    """The untrained ones, then the methods in the configuration's order."""
+    order = [*UNTRAINED, *dict.fromkeys(run.method for run in runs)]
     found = {Variant(*row) for row in episodes.select("method", "with_skill").unique().rows()}
     return sorted(found, key=lambda v: (order.index(v.method), not v.usual))
 

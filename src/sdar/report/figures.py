@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sdar.records.names import colour, label, type_label
+from sdar.methods.roles import START, START_WITH_SKILL, colour, label
+from sdar.records.names import type_label
 from sdar.records.runs import Run
 from sdar.report.comparison import Comparison, Variant
 from sdar.report.style import new_figure
@@ -154,9 +155,9 @@ def _lines(axis: Axes, runs: Sequence[Run], series: str, *, scale: float) -> boo
 
 def _bar_look(variant: Variant) -> dict[str, Any]:
     """The untrained policies are pale, so that the trained ones and all intervals stand out."""
-    if variant.method == "warm_start":
+    if variant.method == START:
         return {"color": "#c9c9c9"}
-    if variant.method == "skill_prompt":
+    if variant.method == START_WITH_SKILL:
         return {"color": "#ffffff", "edgecolor": "#777777", "hatch": "////", "linewidth": 0.8}
     return {"color": colour(variant.method), "alpha": 0.85}
 
@@ -174,8 +175,8 @@ def _ceiling(top: float) -> float:
 
 def _before_after(axis: Axes, comparison: Comparison) -> None:
     """Warm start, then every trained method, with intervals; one group a panel."""
-    shown = [v for v in comparison.variants if v.usual and v.method != "skill_prompt"]
-    skilled = Variant("skill_prompt", True)
+    shown = [v for v in comparison.variants if v.usual and v.method != START_WITH_SKILL]
+    skilled = Variant(START_WITH_SKILL, True)
     gap = 1.0
     ticks, names = [], []
     for group, panel in enumerate(comparison.panels):
@@ -199,7 +200,7 @@ def _before_after(axis: Axes, comparison: Comparison) -> None:
             level,
             start - 0.4,
             start + len(shown) - 0.6,
-            color=colour("skill_prompt"),
+            color=colour(START_WITH_SKILL),
             linestyle=(0, (4, 3)),
             linewidth=1.3,
             label=skilled.label if group == 0 else "_repeated",

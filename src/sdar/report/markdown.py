@@ -1,6 +1,7 @@
 """comparison.md: the numbers of a comparison as a person reads them. Pure text."""
 
-from sdar.records.names import label, type_label
+from sdar.methods.roles import START, START_WITH_SKILL, label
+from sdar.records.names import type_label
 from sdar.report.comparison import CONFIDENCE, RESAMPLES, Comparison, Variant
 from sdar.report.formatting import (
     difference_text,
@@ -33,8 +34,8 @@ def comparison_markdown(comparison: Comparison) -> str:
 def _privilege(comparison: Comparison) -> str:
     rows = []
     for panel in comparison.panels:
-        student = comparison.result(Variant("warm_start", False), panel)
-        skilled = comparison.result(Variant("skill_prompt", True), panel)
+        student = comparison.result(Variant(START, False), panel)
+        skilled = comparison.result(Variant(START_WITH_SKILL, True), panel)
         gap = comparison.privilege[panel]
         rows.append(
             [

@@ -25,8 +25,8 @@ from sdar.algorithms import (
     training_loss,
     vocabulary_reverse_kl,
 )
-from sdar.algorithms.gates import GATES
 from sdar.errors import SdarError
+from sdar.methods.gates import RUN_GATES
 
 some = settings(max_examples=25, deadline=None)
 TOKEN_MEAN = Aggregation("token-mean")
@@ -97,7 +97,7 @@ def make_step(seed: int, samples: int, tokens: int) -> Step:
 steps = st.builds(
     make_step, st.integers(0, 2**31), samples=st.integers(1, 6), tokens=st.integers(1, 7)
 )
-gates = st.sampled_from(GATES)
+gates = st.sampled_from(RUN_GATES)
 NO_RUN = LossSettings(
     clip_low=0.2,
     clip_high=0.2,

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdar.algorithms import compute_gate, gate_by_position, gate_statistics, teacher_gap
-from sdar.algorithms.gates import GATES, QUANTILES
+from sdar.algorithms.gates import QUANTILES
+from sdar.methods.gates import RUN_GATES
 
 some = settings(max_examples=40, deadline=None)
 
@@ -27,7 +28,7 @@ def test_entropy_and_soft_or_gates() -> None:
 @some
 @given(
     gaps=st.lists(st.floats(-30, 30), min_size=1, max_size=9),
-    kind=st.sampled_from(GATES),
+    kind=st.sampled_from(RUN_GATES),
     beta=st.floats(0, 10),
 )
 def test_a_gate_is_a_weight_without_gradient(gaps: list[float], kind: str, beta: float) -> None:

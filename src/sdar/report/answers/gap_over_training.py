@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sdar.records.names import colour, label
+from sdar.methods.roles import START, colour, label
 from sdar.records.runs import Run
 from sdar.report.answers.resampling import (
     Estimate,
@@ -30,7 +30,6 @@ from sdar.report.style import new_figure
 BANDS = (("gap_q05", "gap_q95", 0.10), ("gap_q25", "gap_q75", 0.20))
 WINDOW = 0.2
 """Share of the steps that counts as the beginning, and as the end."""
-START = "warm_start"
 
 
 @dataclass(frozen=True)

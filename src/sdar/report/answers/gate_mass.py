@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sdar.environments.packages import type_labels
-from sdar.records.names import colour, label, order_types, type_label
+from sdar.methods.roles import colour, label
+from sdar.records.names import order_types, type_label
 from sdar.records.token_classes import CLASSES
 from sdar.report.answers.resampling import Estimate, ratio
 from sdar.report.style import new_figure

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sdar.evaluation.statistics import sign_flip_p_value
-from sdar.records.names import label
+from sdar.methods.roles import label
 from sdar.records.token_classes import ACTION_CLASSES
 from sdar.report.answers.resampling import Estimate, Proportion, proportion, ranking_quality
 from sdar.report.style import new_figure

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sdar.records.names import label
+from sdar.methods.roles import label
 from sdar.records.runs import Run
 from sdar.report.answers.resampling import Estimate, ratio
 from sdar.report.phases import order_phases, phase_colours, phase_name

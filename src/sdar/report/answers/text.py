@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sdar.records.names import label
+from sdar.methods.roles import label
 from sdar.report.answers.data import Answers
 from sdar.report.answers.gap_over_training import EvaluatedGap, GapCourse
 from sdar.report.answers.gate_mass import GateMass, Part, common_parts

@@ -20,7 +20,7 @@ from sdar.config.variants import (
 from sdar.errors import SdarError
 from sdar.evaluation.statistics import Rate, paired_bootstrap, rate_over_tasks
 from sdar.files.whole import write_json, write_text
-from sdar.records.names import label
+from sdar.methods.roles import label
 from sdar.report.comparison import BOOTSTRAP_SEED, CONFIDENCE, RESAMPLES
 from sdar.report.formatting import difference_text, markdown_table, p_text, points, rate_text
 from sdar.report.style import save

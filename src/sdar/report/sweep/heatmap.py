@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from sdar.config.variants import Cell
-from sdar.records.names import label
+from sdar.methods.gates import GATES
+from sdar.methods.roles import label
 from sdar.report.formatting import percent, points
 from sdar.report.style import ink, new_figure
 from sdar.report.sweep.data import SweepComparison, SweepResult, setting
@@ -104,11 +105,11 @@ def _ignores_beta(comparison: SweepComparison, gate: str) -> bool:
     for cell, variant in comparison.cells.items():
         if cell.gate == gate:
             found.setdefault((cell.coefficient, cell.retrieval), set()).add(variant.name)
-    return gate == "none" and all(len(names) == 1 for names in found.values())
+    return not GATES[gate].uses_beta and all(len(names) == 1 for names in found.values())
 
 
 def _note(comparison: SweepComparison, gate: str, retrieval: str) -> str:
     """Says so where a facet repeats the runs of another row."""
     first = next(cell.retrieval for cell in comparison.cells)
-    repeats = gate in ("none", "entropy") and retrieval != first
+    repeats = not GATES[gate].reads_teacher and retrieval != first
     return " (same runs)" if repeats else ""

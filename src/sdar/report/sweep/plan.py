@@ -15,6 +15,7 @@ from sdar.config.variants import (
 )
 from sdar.files import lines
 from sdar.files.whole import read_json
+from sdar.methods.gates import GATES
 from sdar.report.formatting import duration, markdown_table
 
 
@@ -39,8 +40,8 @@ def plan_text(config: ExperimentConfig, layout: Layout) -> str:
         if what is None:
             values = ["", "", "0", ""]
         else:
-            beta = "any" if what.gate == "none" else f"{what.beta:g}"
-            told = "any" if what.gate in ("none", "entropy") else what.retrieval
+            beta = f"{what.beta:g}" if GATES[what.gate].uses_beta else "any"
+            told = what.retrieval if GATES[what.gate].reads_teacher else "any"
             values = [what.gate, beta, f"{what.coefficient:g}", told]
         rows.append([variant.name, variant.method, *values, str(filled), f"{done} of {len(seeds)}"])
     header = ["variant", "method", "gate", "beta", "lambda", "retrieval", "cells", "trained"]
