@@ -3,20 +3,18 @@
 Generated games lie in `json_2.1.1/` of the tasks' folder, and `home.json` says whose they are.
 """
 
-import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sdar.environments.alfworld.config import GAMES_FOLDER, AlfworldConfig
+from sdar.environments.alfworld.engine.loader import load_tasks
 from sdar.environments.alfworld.world.generator import SPLITS, Request, make_games
 from sdar.environments.alfworld.world.home import Home
 from sdar.environments.base import Task
 from sdar.errors import SdarError
 
 HOME_FILE = "home.json"
-_SENTENCE = re.compile(r"Your task is to: (.*?)(?:\\n|\"|\n)")
 
 
 def make_tasks(
@@ -56,51 +54,23 @@ def requests(environment: AlfworldConfig, home: Home, folder: Path) -> list[Requ
 
 
 def find_tasks(
-    data: Path, task_types: Iterable[str], splits: Iterable[str] = SPLITS
+    data: Path, task_types: Sequence[str], splits: Iterable[str] = SPLITS
 ) -> Iterator[Task]:
     """The games of these splits in a folder as `alfworld-download` leaves it.
 
-    As in ALFWorld itself, unsolvable games and paths with `movable` or `Sliced` are left out.
     Raises SdarError naming the folder or file when something is missing or unreadable.
     """
-    wanted = set(task_types)
-    root = data.expanduser().resolve() / GAMES_FOLDER
+    data = data.expanduser().resolve()
     splits = tuple(splits)
     for split in splits:
-        if not (root / split).is_dir():
+        if not (data / GAMES_FOLDER / split).is_dir():
             raise SdarError(
-                f"environment.data: {root / split} does not exist; run `alfworld-download` and "
-                "set environment.data to the folder it fills (it contains json_2.1.1/), or to null "
-                "to generate games"
+                f"environment.data: {data / GAMES_FOLDER / split} does not exist; run "
+                "`alfworld-download` and set environment.data to the folder it fills (it contains "
+                "json_2.1.1/), or to null to generate games"
             )
     for split in splits:
-        paths = sorted((root / split).glob("*/*/game.tw-pddl"))
-        found = 0
-        for path in paths:
-            name = path.parent.relative_to(root).as_posix()
-            if "movable" in name or "Sliced" in name:
-                continue
-            try:
-                game = json.loads(path.read_text())
-                task_type = json.loads(path.with_name("traj_data.json").read_text())["task_type"]
-                sentence = _SENTENCE.search(game["grammar"])
-                solvable = game.get("solvable", False)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise SdarError(
-                    f"{path.parent} is not a readable ALFWorld game ({error!r}): fetch it again "
-                    "with `alfworld-download --force`"
-                ) from error
-            if not solvable or task_type not in wanted:
-                continue
-            if sentence is None:
-                raise SdarError(f"{path}: the grammar names no task; fetch the game again")
-            found += 1
-            yield Task(name, split, task_type, sentence.group(1).strip(), str(path))
-        if not found:
-            raise SdarError(
-                f"{root / split} holds no solvable game of the types in environment.task_types: "
-                "check environment.data and environment.task_types"
-            )
+        yield from load_tasks(data, split, task_types)
 
 
 def read_home(folder: Path) -> Home | None:

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from sdar.environments.alfworld.config import GAMES_FOLDER
 from sdar.environments.base import Task
 from sdar.errors import SdarError
 
-FOLDER = "json_2.1.1"
 GAME_FILE = "game.tw-pddl"
 SENTENCE = "Your task is to: "
 _TASK_TYPE = re.compile(rb'"task_type":\s*"([a-z_]+)"')
@@ -29,7 +29,7 @@ def load_tasks(data: Path, split: str, task_types: Sequence[str] | None = None) 
     `data` contains `json_2.1.1/` (it is `$ALFWORLD_DATA`). Raises SdarError when the folder is
     missing, when a game cannot be read, or when no game is left.
     """
-    folder = Path(data) / FOLDER / split
+    folder = data / GAMES_FOLDER / split
     if not folder.is_dir():
         raise SdarError(
             f"environment.data: no folder {folder}: run alfworld-download, "
@@ -47,13 +47,13 @@ def load_tasks(data: Path, split: str, task_types: Sequence[str] | None = None) 
             f"environment.data: no solvable game{kinds} in {folder}: run alfworld-download, "
             "or set environment.data to null to generate games"
         )
-    return sorted(tasks, key=lambda task: task.id)
+    return sorted(tasks, key=lambda task: task.id.split("/"))
 
 
 def _trials(folder: Path) -> Iterator[Path]:
     """The folders of games, without those ALFWorld's text environment does not support."""
     for root, _, files in os.walk(folder):
-        if GAME_FILE in files and "traj_data.json" in files:
+        if GAME_FILE in files:
             path = Path(root)
             relative = path.relative_to(folder).as_posix()
             if "movable" not in relative and "Sliced" not in relative:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from sdar.environments.alfworld.config import GAMES_FOLDER
 from sdar.environments.alfworld.world import scenes
 from sdar.environments.alfworld.world.abstract import Game, mangle
 from sdar.environments.alfworld.world.scenes import Location
@@ -108,7 +109,7 @@ def trajectory_data(game: Game) -> dict[str, object]:
 
 def write_game(game: Game, walkthrough: list[str], data: Path) -> Path:
     """Write the game's folder under `data/json_2.1.1` and return the path of `game.tw-pddl`."""
-    folder = data / "json_2.1.1" / game.id
+    folder = data / GAMES_FOLDER / game.id
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "traj_data.json").write_text(json.dumps(trajectory_data(game)))
     path = folder / "game.tw-pddl"
