@@ -105,8 +105,8 @@ def built_folder(
     """A new folder to fill, which then takes the place of `target`; after an error it is gone.
 
     Any number of processes may build one target at once: where `is_whole(target)`, another was
-    first and its folder stays, otherwise the last one's does. Errors come as they are; nothing is
-    forced to disk.
+    first and its folder stays, otherwise the last one's does. Nothing is forced to disk. Raises
+    `SdarError` where the target cannot be replaced, else what was raised inside.
     """
     building = _beside(target)
     building.mkdir(parents=True)
@@ -125,15 +125,17 @@ def _put(building: Path, target: Path, is_whole: Callable[[Path], bool], tries: 
         if target.exists():
             if is_whole(target):
                 return
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 target.rename(aside)
         try:
             building.rename(target)
-        except OSError:
-            if aside.exists() and not target.exists():
+        except OSError as error:
+            with contextlib.suppress(OSError):
                 aside.rename(target)
             if not left:
-                raise
+                raise SdarError(
+                    f"{target} cannot be replaced ({_reason(error)}): remove it and run again"
+                ) from error
         else:
             break
         finally:
@@ -153,5 +155,8 @@ def _force_to_disk(path: Path) -> None:
 
 
 def _unwritten(path: Path, error: Exception, remedy: str) -> SdarError:
-    reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
-    return SdarError(f"{path}: cannot be written ({reason}); {remedy}")
+    return SdarError(f"{path}: cannot be written ({_reason(error)}); {remedy}")
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(getattr(error, "strerror", None) or error).split())[:200]

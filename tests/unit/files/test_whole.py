@@ -134,7 +134,9 @@ def test_a_folder_whose_last_step_fails_comes_back(
         return rename(path, to)
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(SdarError, match="Permission denied"):
+    with pytest.raises(
+        SdarError, match=r"policy cannot be replaced \(Permission denied\): remove it"
+    ):
         write_folder(target, fill_with("new"))
     assert (target / "a").read_text() == "old"
     assert names(tmp_path) == ["policy"]

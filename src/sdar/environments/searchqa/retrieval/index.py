@@ -12,7 +12,6 @@ import json
 import mmap
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from sdar.environments.searchqa.retrieval.passages import passages_digest, read_passages
 from sdar.errors import SdarError
 from sdar.files.digest import text_digest
+from sdar.files.whole import built_folder
 
 COMPLETE = "complete.json"
 ABANDONED_SECONDS = 24 * 3600
@@ -43,16 +43,15 @@ def open_index(passages: Path, home: Path, kind: str, parameters: str, build: Bu
     folder = home / "index" / f"{kind}-{key}"
     if _is_complete(folder):
         return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder)
-        building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise SdarError(
-            f"{folder.parent}: the index of {passages} cannot be written there ({error.strerror}); "
-            "make the folder writable or give another"
-        ) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            _remove_abandoned(folder)
+            building = stack.enter_context(built_folder(folder, is_whole=_is_complete))
+        except OSError as error:
+            raise SdarError(
+                f"{folder.parent}: the index of {passages} cannot be written there "
+                f"({error.strerror}); make the folder writable or give another"
+            ) from error
         pairs = sorted(read_passages(passages))
         _write_texts(building, pairs)
         build(building, [contents for _, contents in pairs])
@@ -60,10 +59,6 @@ def open_index(passages: Path, home: Path, kind: str, parameters: str, build: Bu
             raise SdarError(f"{passages} changed while it was read: run again once it is complete")
         sizes = {path.name: path.stat().st_size for path in sorted(building.iterdir())}
         (building / COMPLETE).write_text(json.dumps(sizes), encoding="utf-8")
-        building.chmod(0o755)  # mkdtemp's is private
-        _publish(building, folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return folder
 
 
@@ -73,21 +68,6 @@ def _remove_abandoned(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
                 shutil.rmtree(left)
-
-
-def _publish(building: Path, folder: Path) -> None:
-    for _ in range(3):
-        with contextlib.suppress(OSError):
-            building.rename(folder)
-            return
-        if _is_complete(folder):
-            return  # another process was first; its index is the same
-        # A broken index is in the way: move it aside, which only one process can do.
-        aside = building.with_name(f"{building.name}.broken")
-        with contextlib.suppress(OSError):
-            folder.rename(aside)
-            shutil.rmtree(aside, ignore_errors=True)
-    raise SdarError(f"{folder} cannot be replaced: remove that folder and run again")
 
 
 def _is_complete(folder: Path) -> bool:
