@@ -137,14 +137,14 @@ def flops(shape: ModelShape, done: StepResult) -> dict[str, float]:
     found: dict[str, float] = defaultdict(float)
     known: set[tuple[int, ...]] = set()
     for turn, taught in zip(done.batch.turns, done.teacher, strict=True):
-        prompt, response = len(turn.prompt_ids), len(turn.response_ids)
-        key = (turn.index, *turn.prompt_ids)
+        prompt, response = len(turn.prompt.token_ids), len(turn.response_ids)
+        key = (turn.moment.index, *turn.prompt.token_ids)
         found["generation"] += generation_flops(shape, prompt, response, shared=key in known)
         known.add(key)
         forward = scoring_flops(shape, prompt, response)
         found["old"] += forward
         found["reference"] += forward
-        found["teacher"] += scoring_flops(shape, len(taught.prompt_ids), response)
+        found["teacher"] += scoring_flops(shape, len(taught.prompt.token_ids), response)
         found["update"] += TRAINING * forward
     return found
 
@@ -205,7 +205,7 @@ def work(config: ExperimentConfig, done: StepResult) -> dict[str, Any]:
         "samples": samples,
         "prompt_tokens_mean": round(sum(map(len, done.batch.prompts)) / samples, 1),
         "teacher_prompt_tokens_mean": round(
-            sum(len(prompt.prompt_ids) for prompt in done.teacher) / samples, 1
+            sum(len(entry.prompt.token_ids) for entry in done.teacher) / samples, 1
         ),
         "response_tokens_mean": round(sum(map(len, done.batch.responses)) / samples, 1),
         "minibatch": config.training.minibatch,

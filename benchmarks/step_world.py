@@ -11,10 +11,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from sdar.environments.alfworld.config import ALFWORLD_TASK_TYPES
-from sdar.environments.base import Observation, Task
+from sdar.environments.alfworld.package import PACKAGE
+from sdar.environments.base import Moment, Observation, Task
 from sdar.policy.loading import render_prompt
 from sdar.policy.tokenizer import train_tokenizer
-from sdar.rollout.turns import chat_of_turn
 from sdar.skills import Skill
 
 WORDS = ("shelf", "drawer", "cabinet", "table", "sink", "fridge", "lamp", "apple", "knife", "mug")
@@ -87,7 +87,7 @@ def make_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
 
 
 def chat(observation: str, skill: str | None = None) -> list[dict[str, str]]:
-    return chat_of_turn("alfworld", tasks(1)[0], (), observation, ACTIONS, 0, skill)
+    return PACKAGE.build_messages(Moment(tasks(1)[0], (), observation, ACTIONS, 0), skill)
 
 
 def lengths(tokenizer: Any, prompt: int, skill: int) -> tuple[int, int]:

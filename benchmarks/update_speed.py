@@ -20,7 +20,8 @@ import torch
 from transformers import PretrainedConfig, Qwen3Config, Qwen3ForCausalLM
 
 from sdar.config import ExperimentConfig, load_config
-from sdar.rollout.episode import Turn
+from sdar.environments.base import Moment, Task
+from sdar.rollout.episode import Prompt, Turn
 from sdar.training.batches import StepBatch
 from sdar.training.learner import Learner
 from sdar.training.run import make_accelerator, trained_method
@@ -56,14 +57,17 @@ def random_batch(samples: int, vocabulary: int) -> tuple[StepBatch, list[list[in
     def tokens(count: int) -> list[int]:
         return rng.integers(3, vocabulary, size=count).tolist()
 
+    moment = Moment(Task("", "", "", "", ""), (), "", (), 0)
     turns = [
-        Turn(0, [], tokens(rng.integers(*PROMPT_TOKENS)), tokens(rng.integers(*RESPONSE_TOKENS)),
-             [], "", "", True, "", "", True)
+        Turn(
+            Prompt(moment, [], tokens(rng.integers(*PROMPT_TOKENS))),
+            tokens(rng.integers(*RESPONSE_TOKENS)),
+        )
         for _ in range(samples)
-    ]  # fmt: skip
+    ]
     lengths = torch.tensor([len(turn.response_ids) for turn in turns])
     mask_SR = torch.arange(int(lengths.max())) < lengths[:, None]
-    teacher = [tokens(SKILL_TOKENS) + turn.prompt_ids for turn in turns]
+    teacher = [tokens(SKILL_TOKENS) + turn.prompt.token_ids for turn in turns]
     return StepBatch([], [], turns, mask_SR), teacher
 
 

@@ -9,11 +9,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from sdar.environments.base import Observation, Task
+from sdar.environments.packages import environment_package
 from sdar.environments.pools import SentActions
 from sdar.rollout.settings import RolloutSettings
 
 SETTINGS = RolloutSettings(
-    environment="alfworld",
+    package=environment_package("alfworld"),
     max_turns=5,
     history=2,
     max_prompt_tokens=600,

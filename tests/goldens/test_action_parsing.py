@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from sdar.cli.replay import replay
-from sdar.environments.parsing import ParsedAction, parse_action
+from sdar.environments.packages import environment_package
+from sdar.environments.parsing import ParsedAction
+
+PARSE = {
+    case: environment_package(name).parse
+    for case, name in (("alfworld", "alfworld"), ("webshop", "webshop"), ("search", "searchqa"))
+}
 
 
 @pytest.mark.parametrize("environment", ["alfworld", "webshop", "search"])
@@ -14,7 +20,7 @@ def test_golden_cases(shared: Path, environment: str) -> None:
     cases = json.loads((shared / "goldens" / "action_parsing.json").read_text())[environment]
     assert len(cases) == 10
     for case in cases:
-        assert parse_action(case["response"], environment) == (case["action"], case["valid"])
+        assert PARSE[environment](case["response"]) == (case["action"], case["valid"])
 
 
 @pytest.mark.parametrize("environment", ["alfworld", "webshop", "searchqa"])
@@ -25,16 +31,16 @@ def test_replay_recognises_parsing_cases(shared: Path, environment: str) -> None
 
 def test_a_closing_tag_before_the_opening_one_leaves_nothing() -> None:
     response = "<think>a</think></action>go to desk 1<action>"
-    assert parse_action(response, "alfworld") == ParsedAction("", True)
+    assert PARSE["alfworld"](response) == ParsedAction("", True)
 
 
 def test_the_tail_stands_for_a_missing_action() -> None:
     response = "<think>x</think> I would GO to the big Drawer number 12"
-    assert parse_action(response, "alfworld") == (response.lower()[-30:], False)
-    assert parse_action(response, "webshop") == (response.lower()[-20:], False)
+    assert PARSE["alfworld"](response) == (response.lower()[-30:], False)
+    assert PARSE["webshop"](response) == (response.lower()[-20:], False)
 
 
 def test_search_ignores_what_follows_the_first_closing_tag() -> None:
     response = "<answer>b</answer><search>a</search>"
-    assert parse_action(response, "search") == ("<search>a</search>", False)
-    assert parse_action("</search><answer>b</answer>", "search") == ("", False)
+    assert PARSE["search"](response) == ("<search>a</search>", False)
+    assert PARSE["search"]("</search><answer>b</answer>") == ("", False)

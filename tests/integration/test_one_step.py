@@ -28,6 +28,7 @@ from double_precision import in_double, precision
 from slow_reference import TWINS, Sample
 
 from sdar.config import ExperimentConfig, Layout
+from sdar.environments.packages import environment_package
 from sdar.files import lines
 from sdar.methods.declarations import METHODS
 from sdar.policy.reproducible import make_reproducible
@@ -136,27 +137,25 @@ def redraw_outcomes(episodes: list[Episode], step: int, config: ExperimentConfig
 def to_samples(parts: Parts, config: ExperimentConfig, episodes: list[Episode]) -> list[Sample]:
     """Turns as the slow trainer takes them. The teacher's prompts are data here: the real ones."""
     limit = config.policy.max_teacher_prompt_tokens
-    environment = config.environment.name
-    taught = teacher_prompts(
-        parts.tokenizer, episodes, parts.skills, environment=environment, limit=limit
-    )
+    package = environment_package(config.environment.name)
+    taught = teacher_prompts(parts.tokenizer, episodes, parts.skills, package=package, limit=limit)
     turns = [(episode, turn) for episode in episodes for turn in episode.turns]
     return [
         Sample(
-            prompt=list(turn.prompt_ids),
+            prompt=list(turn.prompt.token_ids),
             response=list(turn.response_ids),
-            teacher_prompt=list(prompt.prompt_ids),
+            teacher_prompt=list(teacher.prompt.token_ids),
             group=episode.group,
             episode=episode.slot,
-            turn=turn.index,
-            last=turn.index == len(episode.turns) - 1,
+            turn=turn.moment.index,
+            last=turn.moment.index == len(episode.turns) - 1,
             episode_return=episode.episode_return,
             penalty=turn.penalty,
             valid=turn.valid,
             won=episode.won,
-            observation=turn.observation,
+            observation=turn.moment.observation,
         )
-        for (episode, turn), prompt in zip(turns, taught, strict=True)
+        for (episode, turn), teacher in zip(turns, taught, strict=True)
     ]
 
 

@@ -11,7 +11,7 @@ import trainer_world
 from sdar.config import ExperimentConfig
 from sdar.environments.alfworld.package import PACKAGE
 from sdar.environments.alfworld.practice import practice
-from sdar.environments.base import Observation
+from sdar.environments.base import Moment, Observation, Task
 from sdar.evaluation.scoring import score_episode
 from sdar.evaluation.second_opinions import expert_actions, greedy_actions
 from sdar.evaluation.token_rows import token_rows
@@ -20,26 +20,22 @@ from sdar.records.tables import TOKENS, tokens_frame
 from sdar.rollout.collector import collect
 from sdar.rollout.engines.base import Generation
 from sdar.rollout.engines.transformers import TransformersEngine
-from sdar.rollout.episode import Episode, Turn
+from sdar.rollout.episode import Episode, Prompt, Turn
 from sdar.rollout.settings import RolloutSettings
 from sdar.skills.library import SkillLibrary
 from sdar.tracking.recorder import RunRecorder
 
 
-def turn(index: int, seen: Observation, action: str, after: Observation) -> Turn:
+def turn(task: Task, index: int, seen: Observation, action: str, after: Observation) -> Turn:
+    moment = Moment(task, (), seen.text, seen.admissible_actions, index)
     return Turn(
-        index=index,
-        messages=[],
-        prompt_ids=[1],
+        Prompt(moment, [], [1]),
         response_ids=[2],
         log_probs=[0.0],
-        response="",
         action=action,
         valid=True,
-        observation=seen.text,
         next_observation=after.text,
         admissible=True,
-        admissible_actions=seen.admissible_actions,
     )
 
 
@@ -53,7 +49,7 @@ def test_the_expert_is_shown_the_episode_as_it_went():
         seen, (_, action) = game.observation, game.expert_turn()
         after = game.step(action)
         actions.append(action)
-        episode.turns.append(turn(index, seen, action, after))
+        episode.turns.append(turn(game.task, index, seen, action, after))
         if after.won:
             break
     assert len(actions) > 2
@@ -61,7 +57,7 @@ def test_the_expert_is_shown_the_episode_as_it_went():
 
     other = game.knowledge and PACKAGE.expert(game.task, first, game.knowledge)
     inert = Episode(game.task, 0, 0)
-    inert.turns = [turn(index, first, "look", first) for index in range(3)]
+    inert.turns = [turn(game.task, index, first, "look", first) for index in range(3)]
     assert expert_actions(PACKAGE, inert, game.knowledge) == [other.act()[1]] * 3
 
 
@@ -83,7 +79,7 @@ def test_an_expert_that_fails_is_silent_from_there_on():
 
     seen = Observation("", (), won=False, done=False)
     episode = Episode(scripted.tasks(1)[0], 0, 0)
-    episode.turns = [turn(index, seen, "x", seen) for index in range(4)]
+    episode.turns = [turn(episode.task, index, seen, "x", seen) for index in range(4)]
     assert expert_actions(Package(), episode, None) == ["action 0", "action 1", None, None]
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from sdar.environments.packages import NAMES, environment_package
-from sdar.environments.parsing import parse_action
 from sdar.environments.recorded import ReplayReport, read_cases
 from sdar.errors import SdarError
 
@@ -88,7 +87,7 @@ def _replay_parsing(file: Path, cases: dict[str, Any], environment: str) -> Repl
     if package.parsing_cases not in cases:
         raise SdarError(f"{file} has no parsing cases for {environment}; it has {', '.join(cases)}")
     for number, case in enumerate(cases[package.parsing_cases]):
-        parsed = parse_action(case["response"], package.parser)
+        parsed = package.parse(case["response"])
         report.compare(
             f"case {number}, response {case['response']!r}",
             (case["action"], case["valid"]),

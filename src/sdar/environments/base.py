@@ -5,10 +5,12 @@ of it at a time. Both are plain data and plain text: no model, no tokens.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from sdar.environments.chat import Message
+from sdar.environments.parsing import ParsedAction
 from sdar.environments.recorded import RecordedFormat
 
 
@@ -56,6 +58,34 @@ class PastTurn:
 
     observation: str
     action: str
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What there is to see at one turn: all that the prompts of student and teacher are made from.
+
+    `history` is the window shown of the turns before, oldest first; `observation` and
+    `admissible_actions` are the environment's last words. `index` counts the turns taken so far,
+    so the first turn is 0.
+    """
+
+    task: Task
+    history: tuple[PastTurn, ...]
+    observation: str
+    admissible_actions: tuple[str, ...]
+    index: int
+
+    @classmethod
+    def after(
+        cls, past: Sequence[PastTurn], task: Task, observation: Observation, *, window: int
+    ) -> "Moment":
+        """After all turns so far, `past`, of which at most the last `window` are shown."""
+        history = tuple(past[max(0, len(past) - window) :])
+        return cls(task, history, observation.text, observation.admissible_actions, len(past))
+
+    def without_oldest(self, count: int) -> "Moment":
+        """The same turn with that many entries fewer in its history."""
+        return replace(self, history=self.history[count:])
 
 
 class TextEnvironment(Protocol):
@@ -155,11 +185,6 @@ class EnvironmentPackage(Protocol):
     def name(self) -> str: ...
 
     @property
-    def parser(self) -> Literal["alfworld", "webshop", "search"]:
-        """The rules of `parsing.parse_action` that responses follow."""
-        ...
-
-    @property
     def parsing_cases(self) -> str | None:
         """The key of its cases in a file of recorded responses and actions; None: it has none."""
         ...
@@ -190,20 +215,16 @@ class EnvironmentPackage(Protocol):
         """The environment for many episodes; `environment` is its section of the configuration."""
         ...
 
-    def build_messages(
-        self,
-        instruction: str,
-        history: Sequence[PastTurn],
-        observation: str,
-        admissible_actions: Sequence[str],
-        turn: int,
-        skill: str | None = None,
-    ) -> list[dict[str, str]]:
-        """The chat of one turn: `turn` counts from 0, `skill` becomes the system message."""
+    def build_messages(self, moment: Moment, skill: str | None = None) -> list[Message]:
+        """The chat of one turn; the skill, unless None or empty, is the system message."""
+        ...
+
+    def parse(self, response: str) -> ParsedAction:
+        """The action in a response, and whether the response has the required form."""
         ...
 
     def response(self, thought: str, action: str) -> str:
-        """The response that says this, in the form `parser` reads."""
+        """The response that says this, in the form that `parse` reads."""
         ...
 
     def is_admissible(self, action: str, admissible_actions: Sequence[str]) -> bool:

@@ -2,9 +2,10 @@
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Literal
 
-from sdar.environments.base import Knowledge, PastTurn
+from sdar.environments.base import Knowledge, Moment
+from sdar.environments.chat import Message, chat
+from sdar.environments.parsing import ParsedAction, parse_action_block
 from sdar.environments.recorded import RecordedFormat
 
 
@@ -14,33 +15,26 @@ class ActionListPackage:
     parsing_cases: str | None = None
     recorded: Sequence[RecordedFormat] = ()
     world_file: str | None = None
-    parser: Literal["alfworld", "webshop", "search"] = "alfworld"
+    fallback_characters = 30
+    """Without an action block, so many characters at a response's end stand for the action."""
 
     def knowledge(self, folder: Path) -> Knowledge | None:
         """Nothing beyond what the skills say."""
         return None
 
-    def build_messages(
-        self,
-        instruction: str,
-        history: Sequence[PastTurn],
-        observation: str,
-        admissible_actions: Sequence[str],
-        turn: int,
-        skill: str | None = None,
-    ) -> list[dict[str, str]]:
-        lines = [f"{instruction} You have taken {turn} actions."]
-        lines += [f"You saw: {past.observation} You did: {past.action}" for past in history]
+    def build_messages(self, moment: Moment, skill: str | None = None) -> list[Message]:
+        lines = [f"{moment.task.instruction} You have taken {moment.index} actions."]
+        lines += [f"You saw: {past.observation} You did: {past.action}" for past in moment.history]
         lines += [
-            f"Now you see: {observation}",
-            "You can: " + ", ".join(f"'{action}'" for action in admissible_actions),
+            f"Now you see: {moment.observation}",
+            "You can: " + ", ".join(f"'{action}'" for action in moment.admissible_actions),
             "First reason inside <think></think>, then give one of these actions inside "
             "<action></action>.",
         ]
-        messages = [{"role": "user", "content": "\n".join(lines)}]
-        if skill:
-            messages.insert(0, {"role": "system", "content": skill})
-        return messages
+        return chat("\n".join(lines), skill)
+
+    def parse(self, response: str) -> ParsedAction:
+        return parse_action_block(response, self.fallback_characters)
 
     def names(self) -> Collection[str]:
         """None: what is copied is numbered, or copied as a whole action."""

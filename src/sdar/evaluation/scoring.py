@@ -7,6 +7,7 @@ import torch
 
 from sdar.algorithms.gates import compute_gate
 from sdar.config import ExperimentConfig
+from sdar.environments.base import EnvironmentPackage
 from sdar.environments.packages import environment_package
 from sdar.evaluation.second_opinions import expert_actions, greedy_actions
 from sdar.evaluation.token_rows import ScoredTurn
@@ -40,12 +41,10 @@ def score_episode(
     (`skills.knowledge`).
     """
     package = environment_package(config.environment.name)
-    student = _student_prompts(tokenizer, episode, config)
+    student = _student_prompts(tokenizer, package, episode, config.policy.max_prompt_tokens)
     limit = config.policy.max_teacher_prompt_tokens
-    told = teacher_prompts(
-        tokenizer, [episode], skills, environment=config.environment.name, limit=limit
-    )
-    teacher = [prompt.prompt_ids for prompt in told]
+    told = teacher_prompts(tokenizer, [episode], skills, package=package, limit=limit)
+    teacher = [entry.prompt.token_ids for entry in told]
     responses = [turn.response_ids for turn in episode.turns]
     distillation = config.training.distillation
     needs_entropy = GATES[distillation.gate].reads_entropy
@@ -80,7 +79,7 @@ def score_episode(
             teacher_prompt=tokenizer.decode(teacher[row]),
             skill=told[row].skill,
             skill_digest=told[row].digest,
-            skill_text=skill_in(told[row].messages) or "",
+            skill_text=skill_in(told[row].prompt.messages) or "",
             expert_action=expert[row],
             student_greedy_action=student_greedy[row],
             teacher_greedy_action=teacher_greedy[row],
@@ -89,21 +88,11 @@ def score_episode(
     ]
 
 
-def _student_prompts(tokenizer: Any, episode: Episode, config: ExperimentConfig) -> list[list[int]]:
+def _student_prompts(
+    tokenizer: Any, package: EnvironmentPackage, episode: Episode, limit: int
+) -> list[list[int]]:
     if episode.skill is None:
-        return [turn.prompt_ids for turn in episode.turns]
+        return [turn.prompt.token_ids for turn in episode.turns]
     return [
-        fit_prompt(
-            tokenizer,
-            config.environment.name,
-            episode.task,
-            turn.history,
-            turn.observation,
-            turn.admissible_actions,
-            turn.index,
-            None,
-            limit=config.policy.max_prompt_tokens,
-            limit_key="policy.max_prompt_tokens",
-        )[1]
-        for turn in episode.turns
+        fit_prompt(tokenizer, package, turn.moment, None, limit).token_ids for turn in episode.turns
     ]

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from sdar.environments.base import EnvironmentPackage, Knowledge, Observation
-from sdar.environments.parsing import parse_action
 from sdar.errors import SdarError
 from sdar.rollout.engines.base import RolloutEngine
 from sdar.rollout.episode import Episode
@@ -21,7 +20,7 @@ def expert_actions(
     """
     turns = episode.turns
     seen = [
-        Observation(turn.observation, turn.admissible_actions, won=False, done=False)
+        Observation(turn.moment.observation, turn.moment.admissible_actions, won=False, done=False)
         for turn in turns
     ]
     actions: list[str | None] = []
@@ -58,5 +57,5 @@ def greedy_actions(
         )
         for generation in generations:
             text = tokenizer.decode(generation.token_ids, skip_special_tokens=True)
-            actions.append(parse_action(text, package.parser).action)
+            actions.append(package.parse(text).action)
     return actions

@@ -106,7 +106,7 @@ def episode_row(schema: pl.Schema, episode: Episode, **identity: Any) -> dict[st
         "turns": len(turns),
         "invalid_share": sum(not turn.valid for turn in turns) / count,
         "inadmissible_share": sum(not turn.admissible for turn in turns) / count,
-        "prompt_tokens": sum(len(turn.prompt_ids) for turn in turns),
+        "prompt_tokens": sum(len(turn.prompt.token_ids) for turn in turns),
         "response_tokens": sum(len(turn.response_ids) for turn in turns),
         "skill_digest": episode.skill_digest,
     }
@@ -119,11 +119,11 @@ def turn_columns(episode: Episode, turn: Turn) -> dict[str, Any]:
         "task_id": episode.task.id,
         "task_type": episode.task.task_type,
         "success": episode.won,
-        "turn": turn.index,
+        "turn": turn.moment.index,
         "action": turn.action,
         "valid": turn.valid,
         "admissible": turn.admissible,
-        "observation": turn.observation,
+        "observation": turn.moment.observation,
         "next_observation": turn.next_observation,
     }
 

@@ -5,35 +5,43 @@ Sampled token ids are kept as they were sampled; nothing here is ever re-tokenis
 
 from dataclasses import dataclass, field
 
-from sdar.environments.base import PastTurn, Task
+from sdar.environments.base import Moment, Task
+from sdar.environments.chat import Message
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The chat of one turn and its tokens, made from `moment`, whose history is as short as the
+    prompt limit needed: `dropped_history` counts the entries left out."""
+
+    moment: Moment
+    messages: list[Message]
+    token_ids: list[int]
+    dropped_history: int = 0
 
 
 @dataclass
 class Turn:
-    """One model call: the prompt shown and the response sampled for it.
+    """One model call: the student's prompt and the response sampled for it.
 
-    `messages` is the student's chat (list of {"role", "content"}) and `prompt_ids` its tokens;
-    `history` and `admissible_actions` are what it was made from, so that the teacher's prompt can
-    be made from the same. `log_probs` are those of the sampled tokens (nats, temperature 1) as the
-    engine saw them. `penalty` is subtracted from the episode's return for this turn (METHOD 3).
-    `dropped_history` counts the history entries left out to meet the prompt limit.
+    `log_probs` are those of the sampled tokens (nats, temperature 1) as the engine saw them.
+    `penalty` is subtracted from the episode's return for this turn.
     """
 
-    index: int
-    messages: list[dict[str, str]]
-    prompt_ids: list[int]
-    response_ids: list[int]
-    log_probs: list[float]
-    response: str
-    action: str
-    valid: bool
-    observation: str
-    next_observation: str
-    admissible: bool
-    dropped_history: int = 0
+    prompt: Prompt
+    response_ids: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    response: str = ""
+    action: str = ""
+    valid: bool = False
+    admissible: bool = False
     penalty: float = 0.0
-    history: tuple[PastTurn, ...] = ()
-    admissible_actions: tuple[str, ...] = ()
+    next_observation: str = ""
+
+    @property
+    def moment(self) -> Moment:
+        """What the student saw; the teacher's prompt is made from the same."""
+        return self.prompt.moment
 
 
 @dataclass

@@ -4,18 +4,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sdar.config import ExperimentConfig
+from sdar.environments.base import EnvironmentPackage
+from sdar.environments.packages import environment_package
 
 
 @dataclass(frozen=True)
 class RolloutSettings:
-    """Limits and rewards of a rollout; `from_config` takes them from the configuration.
+    """Environment, limits and rewards of a rollout; `from_config` reads the configuration.
 
     `temperature` 0 is greedy; `batch` is the most responses that the engine generates at once; the
-    penalty is subtracted for each turn whose response does not parse (METHOD 3). `schedule` and
+    penalty is subtracted for each turn whose response does not parse. `schedule` and
     `answer_after`: see `config.rollout`.
     """
 
-    environment: str
+    package: EnvironmentPackage
     max_turns: int
     history: int
     max_prompt_tokens: int
@@ -36,7 +38,7 @@ class RolloutSettings:
         policy, environment = config.policy, config.environment
         limit = policy.max_teacher_prompt_tokens if skill else policy.max_prompt_tokens
         return cls(
-            environment=environment.name,
+            package=environment_package(environment.name),
             max_turns=environment.max_turns,
             history=environment.history,
             max_prompt_tokens=limit,

@@ -44,10 +44,11 @@ class Rollout:
     def open_turn(self, slot: int) -> tuple[list[int], Key]:
         """Begin the episode's next turn: its prompt, and the key of its response."""
         episode = self.episodes[slot]
-        index, skill = len(episode.turns), self.skills[slot]
-        turn = open_turn(episode, self.current[slot], index, skill, self.tokenizer, self.settings)
+        skill = self.skills[slot]
+        text = None if skill is None else skill.text
+        turn = open_turn(episode, self.current[slot], text, self.tokenizer, self.settings)
         episode.turns.append(turn)
-        return turn.prompt_ids, (self.seed, self.step, slot, index)
+        return turn.prompt.token_ids, (self.seed, self.step, slot, turn.moment.index)
 
     def close_turn(self, slot: int, generation: Generation) -> None:
         close_turn(self.episodes[slot].turns[-1], generation, self.tokenizer, self.settings)

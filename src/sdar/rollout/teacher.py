@@ -2,14 +2,15 @@
 
 The teacher is the student's own weights. It reads its prompt and then the *sampled token ids*:
 nothing is decoded and tokenised again. The prompt has its own limit; what goes when it is reached
-is history, never the skill, and it is counted (METHOD 10, defects 1-3).
+is history, never the skill, and it is counted.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sdar.rollout.episode import Episode
+from sdar.environments.base import EnvironmentPackage
+from sdar.rollout.episode import Episode, Prompt
 from sdar.rollout.turns import fit_prompt
 
 if TYPE_CHECKING:
@@ -18,13 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TeacherPrompt:
-    """What the teacher reads before a turn's response, and which skill is in it."""
+    """What the teacher reads before a turn's response, and name and digest of the skill in it."""
 
-    messages: list[dict[str, str]]
-    prompt_ids: list[int]
+    prompt: Prompt
     skill: str
     digest: str
-    dropped_history: int
 
 
 def teacher_prompts(
@@ -32,10 +31,10 @@ def teacher_prompts(
     episodes: Sequence[Episode],
     skills: "SkillLibrary",
     *,
-    environment: str,
+    package: EnvironmentPackage,
     limit: int,
 ) -> list[TeacherPrompt]:
-    """One prompt a turn, in the order of episodes and turns; `limit` in tokens.
+    """One prompt per turn, in the order of episodes and turns; `limit` in tokens.
 
     The skill is what the library tells for the task (`skills.retrieval`). Raises `SdarError` when
     its type is unknown, or when a prompt is over the limit without any history.
@@ -44,17 +43,6 @@ def teacher_prompts(
     for episode in episodes:
         skill = skills.for_task(episode.task)
         for turn in episode.turns:
-            messages, prompt_ids, dropped = fit_prompt(
-                tokenizer,
-                environment,
-                episode.task,
-                turn.history,
-                turn.observation,
-                turn.admissible_actions,
-                turn.index,
-                skill.text,
-                limit=limit,
-                limit_key="policy.max_teacher_prompt_tokens",
-            )
-            prompts.append(TeacherPrompt(messages, prompt_ids, skill.name, skill.digest, dropped))
+            prompt = fit_prompt(tokenizer, package, turn.moment, skill.text, limit)
+            prompts.append(TeacherPrompt(prompt, skill.name, skill.digest))
     return prompts

@@ -1,113 +1,48 @@
-"""One turn of an episode: the prompt out of the observation, the action out of the response."""
+"""One turn of an episode: the prompt out of its moment, the action out of the response."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sdar.environments.base import Observation, PastTurn, Task
-from sdar.environments.packages import environment_package
-from sdar.environments.parsing import parse_action
+from sdar.environments.base import EnvironmentPackage, Moment, Observation, PastTurn
 from sdar.errors import SdarError
 from sdar.policy.loading import render_prompt
 from sdar.rollout.engines.base import Generation
-from sdar.rollout.episode import Episode, Turn
+from sdar.rollout.episode import Episode, Prompt, Turn
 from sdar.rollout.settings import RolloutSettings
-
-if TYPE_CHECKING:
-    from sdar.skills.library import Skill
-
-
-def chat_of_turn(
-    environment: str,
-    task: Task,
-    history: Sequence[PastTurn],
-    observation: str,
-    admissible_actions: Sequence[str],
-    index: int,
-    skill_text: str | None,
-) -> list[dict[str, str]]:
-    """The environment's chat for one turn; the skill, if any, is the system message."""
-    return environment_package(environment).build_messages(
-        task.instruction,
-        list(history),
-        observation,
-        list(admissible_actions),
-        index,
-        skill_text or None,
-    )
 
 
 def fit_prompt(
-    tokenizer: Any,
-    environment: str,
-    task: Task,
-    history: Sequence[PastTurn],
-    observation: str,
-    admissible_actions: Sequence[str],
-    index: int,
-    skill_text: str | None,
-    *,
-    limit: int,
-    limit_key: str,
-) -> tuple[list[dict[str, str]], list[int], int]:
-    """Chat, its tokens, and how many history entries had to go to stay within `limit` tokens.
+    tokenizer: Any, package: EnvironmentPackage, moment: Moment, skill: str | None, limit: int
+) -> Prompt:
+    """The prompt of a turn, within `limit` tokens; `skill` is the text told, None for a student.
 
-    History goes oldest first; nothing else ever does (METHOD 10.1). Raises `SdarError` naming
-    `limit_key` when the prompt is too long without any.
+    History goes oldest first; nothing else ever does. Raises `SdarError` naming the configuration
+    key of the limit, which is the teacher's where there is a skill, when the prompt is too long
+    without any history.
     """
-    for dropped in range(len(history) + 1):
-        messages = chat_of_turn(
-            environment, task, history[dropped:], observation, admissible_actions, index, skill_text
-        )
-        prompt_ids = render_prompt(tokenizer, messages)
-        if len(prompt_ids) <= limit:
-            return messages, prompt_ids, dropped
+    for dropped in range(len(moment.history) + 1):
+        shown = moment.without_oldest(dropped)
+        messages = package.build_messages(shown, skill)
+        token_ids = render_prompt(tokenizer, messages)
+        if len(token_ids) <= limit:
+            return Prompt(shown, messages, token_ids, dropped)
+    key = "policy.max_prompt_tokens" if skill is None else "policy.max_teacher_prompt_tokens"
     raise SdarError(
-        f"{limit_key}: task {task.id}, turn {index + 1} needs {len(prompt_ids)} tokens without any "
-        f"history, the limit is {limit}: raise {limit_key}, or shorten the skill or the tasks"
+        f"{key}: task {moment.task.id}, turn {moment.index + 1} needs {len(token_ids)} tokens "
+        f"without any history, the limit is {limit}: raise {key}, or shorten the skill or the tasks"
     )
 
 
 def open_turn(
     episode: Episode,
     observation: Observation,
-    index: int,
-    skill: "Skill | None",
+    skill: str | None,
     tokenizer: Any,
     settings: RolloutSettings,
 ) -> Turn:
-    """The episode's next turn, number `index`, up to its response."""
-    window = episode.turns[-settings.history :] if settings.history else []
-    history = tuple(PastTurn(past.observation, past.action) for past in window)
-    messages, prompt_ids, dropped = fit_prompt(
-        tokenizer,
-        settings.environment,
-        episode.task,
-        history,
-        observation.text,
-        observation.admissible_actions,
-        index,
-        None if skill is None else skill.text,
-        limit=settings.max_prompt_tokens,
-        limit_key="policy.max_prompt_tokens"
-        if skill is None
-        else "policy.max_teacher_prompt_tokens",
-    )
-    return Turn(
-        index=index,
-        messages=messages,
-        prompt_ids=prompt_ids,
-        response_ids=[],
-        log_probs=[],
-        response="",
-        action="",
-        valid=False,
-        observation=observation.text,
-        next_observation="",
-        admissible=False,
-        dropped_history=dropped,
-        history=history[dropped:],
-        admissible_actions=tuple(observation.admissible_actions),
-    )
+    """The episode's next turn up to its response; `skill` as in `fit_prompt`."""
+    past = [PastTurn(turn.moment.observation, turn.action) for turn in episode.turns]
+    moment = Moment.after(past, episode.task, observation, window=settings.history)
+    return Turn(fit_prompt(tokenizer, settings.package, moment, skill, settings.max_prompt_tokens))
 
 
 def close_turn(
@@ -117,8 +52,7 @@ def close_turn(
     turn.response_ids = generation.token_ids
     turn.log_probs = generation.log_probs
     turn.response = tokenizer.decode(generation.token_ids, skip_special_tokens=True)
-    package = environment_package(settings.environment)
-    parsed = parse_action(turn.response, package.parser)
+    parsed = settings.package.parse(turn.response)
     turn.action, turn.valid = parsed.action, parsed.valid
     turn.penalty = 0.0 if parsed.valid else settings.invalid_action_penalty
-    turn.admissible = package.is_admissible(parsed.action, turn.admissible_actions)
+    turn.admissible = settings.package.is_admissible(parsed.action, turn.moment.admissible_actions)

@@ -19,12 +19,12 @@ def episode_record(
     turns = []
     for number, turn in enumerate(episode.turns):
         record: dict[str, Any] = {
-            "messages": turn.messages,
+            "messages": turn.prompt.messages,
             "response": turn.response,
             "action": turn.action,
             "valid": turn.valid,
             "observation": turn.next_observation,
-            "prompt_tokens": len(turn.prompt_ids),
+            "prompt_tokens": len(turn.prompt.token_ids),
             "response_tokens": len(turn.response_ids),
         }
         for name, values in (("gap", gaps), ("gate", gates)):

@@ -58,7 +58,7 @@ class StepBatch:
 
     @property
     def prompts(self) -> list[list[int]]:
-        return [turn.prompt_ids for turn in self.turns]
+        return [turn.prompt.token_ids for turn in self.turns]
 
     @property
     def responses(self) -> list[list[int]]:
@@ -74,7 +74,7 @@ class StepBatch:
 
     def lengths(self) -> list[int]:
         """Tokens of prompt and response."""
-        return [len(turn.prompt_ids) + len(turn.response_ids) for turn in self.turns]
+        return [len(turn.prompt.token_ids) + len(turn.response_ids) for turn in self.turns]
 
     def samples(
         self,
@@ -93,9 +93,9 @@ class StepBatch:
             step_reward=torch.tensor(earned) - torch.tensor([t.penalty for t in self.turns]),
             group=[episode.group for episode in self.owners],
             episode=[episode.slot for episode in self.owners],
-            turn=[turn.index for turn in self.turns],
+            turn=[turn.moment.index for turn in self.turns],
             success=torch.tensor([float(episode.won) for episode in self.owners]),
-            anchor_observation=[turn.observation for turn in self.turns],
+            anchor_observation=[turn.moment.observation for turn in self.turns],
             valid=torch.tensor([turn.valid for turn in self.turns]),
             response_mask=self.response_mask_SR,
             old_log_probs=old_log_probs_SR,

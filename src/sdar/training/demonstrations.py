@@ -13,14 +13,14 @@ from typing import Any
 import polars as pl
 
 from sdar.config import ExperimentConfig, Layout
-from sdar.environments.base import EnvironmentPackage, Knowledge, PastTurn, Practice
+from sdar.environments.base import EnvironmentPackage, Knowledge, Moment, PastTurn, Practice
+from sdar.environments.chat import Message, chat
 from sdar.environments.packages import environment_package
 from sdar.errors import SdarError
 from sdar.files.whole import write_parquet
 from sdar.progress import Progress
 from sdar.skills.library import SkillLibrary
 
-Message = dict[str, str]
 Libraries = Callable[[Knowledge | None], SkillLibrary]
 # Openings are numbered from here in the file, after all episodes.
 FIRST_OPENING = 100_000_000
@@ -47,32 +47,25 @@ class Player:
     ) -> None:
         self.package: EnvironmentPackage = environment_package(config.environment.name)
         self.episode = FIRST_OPENING + index if opening else index
-        self.history_length = config.environment.history
+        self.window = config.environment.history
         self.practice: Practice = self.package.practice(config, index, opening=opening)
         task_type = self.practice.task.task_type
         self.skill: str | None = None
         if self.practice.hinted:
             self.skill = libraries(self.practice.knowledge).lookup(task_type).text
-        self.history: list[PastTurn] = []
+        self.past: list[PastTurn] = []
 
     def messages(self) -> list[Message]:
-        window = self.history[-self.history_length :] if self.history_length else []
-        observation = self.practice.observation
-        return self.package.build_messages(
-            self.practice.task.instruction,
-            window,
-            observation.text,
-            observation.admissible_actions,
-            len(self.history),
-            self.skill,
-        )
+        practice = self.practice
+        moment = Moment.after(self.past, practice.task, practice.observation, window=self.window)
+        return self.package.build_messages(moment, self.skill)
 
     def demonstrate(self) -> tuple[Demonstration, str]:
         """The expert's turn here, and the action in it."""
         thought, action = self.practice.expert_turn()
         turn = Demonstration(
             episode=self.episode,
-            turn=len(self.history),
+            turn=len(self.past),
             task_type=self.practice.task.task_type,
             hinted=self.practice.hinted,
             messages=tuple(self.messages()),
@@ -84,7 +77,7 @@ class Player:
         """Act; true when the episode is over."""
         before = self.practice.observation
         after = self.practice.step(action)
-        self.history.append(PastTurn(before.text, action))
+        self.past.append(PastTurn(before.text, action))
         return after.won or after.done
 
 
@@ -180,16 +173,13 @@ def read_demonstrations(
         raise SdarError(f"{path} cannot be read ({reason}): {remedy}") from None
     turns = []
     for row in rows:
-        messages = [{"role": "user", "content": row["user"]}]
-        if row["system"] is not None:
-            messages.insert(0, {"role": "system", "content": row["system"]})
         turns.append(
             Demonstration(
                 row["episode"],
                 row["turn"],
                 row["task_type"],
                 row["hinted"],
-                tuple(messages),
+                tuple(chat(row["user"], row["system"])),
                 row["response"],
             )
         )

@@ -37,12 +37,12 @@ def rollout_measures(batch: StepBatch, max_response_tokens: int) -> Metrics:
         "train/samples": len(turns),
         "train/invalid_share": _mean(invalid),
         "train/inadmissible_share": _mean([not turn.admissible for turn in turns]),
-        "train/prompt_tokens": _mean([len(turn.prompt_ids) for turn in turns]),
+        "train/prompt_tokens": _mean([len(turn.prompt.token_ids) for turn in turns]),
         "train/response_tokens": _mean([len(turn.response_ids) for turn in turns]),
         "train/response_limit_share": _mean(
             [len(turn.response_ids) >= max_response_tokens for turn in turns]
         ),
-        "train/dropped_history": sum(turn.dropped_history for turn in turns),
+        "train/dropped_history": sum(turn.prompt.dropped_history for turn in turns),
     }
     by_type: dict[str, list[bool]] = defaultdict(list)
     for episode in episodes:
@@ -56,8 +56,8 @@ def rollout_measures(batch: StepBatch, max_response_tokens: int) -> Metrics:
 def teacher_measures(batch: StepBatch, prompts: Sequence[TeacherPrompt]) -> Metrics:
     """Which skill each task type's samples were taught with, and how long the prompts were."""
     found: Metrics = {
-        "teacher/prompt_tokens": _mean([len(prompt.prompt_ids) for prompt in prompts]),
-        "teacher/dropped_history": sum(prompt.dropped_history for prompt in prompts),
+        "teacher/prompt_tokens": _mean([len(entry.prompt.token_ids) for entry in prompts]),
+        "teacher/dropped_history": sum(entry.prompt.dropped_history for entry in prompts),
     }
     for owner, prompt in zip(batch.owners, prompts, strict=True):
         key = f"skill_samples/{owner.task.task_type}"

@@ -38,7 +38,7 @@ class StepResult:
         whole = sum(seconds.values())
         tokens = sum(self.batch.lengths())
         played = seconds["environment"] + seconds["generation"]
-        teacher_tokens = sum(len(prompt.prompt_ids) for prompt in self.teacher)
+        teacher_tokens = sum(len(entry.prompt.token_ids) for entry in self.teacher)
         return {
             **{f"{phase}_s": round(value, 4) for phase, value in seconds.items()},
             "total_s": round(whole, 4),

@@ -81,11 +81,11 @@ def _token_rows(done: StepResult, learner: Learner, sample: int) -> Iterator[dic
         "panel": "train",
         "step": done.step,
         "episode": f"step-{done.step:05d}/slot-{episode.slot}",
-        "student_prompt": tokenizer.decode(turn.prompt_ids),
-        "teacher_prompt": tokenizer.decode(teacher.prompt_ids) if teacher else None,
+        "student_prompt": tokenizer.decode(turn.prompt.token_ids),
+        "teacher_prompt": tokenizer.decode(teacher.prompt.token_ids) if teacher else None,
         "skill": teacher.skill if teacher else episode.skill,
         "skill_digest": teacher.digest if teacher else episode.skill_digest,
-        "skill_text": skill_in(teacher.messages if teacher else turn.messages),
+        "skill_text": skill_in((teacher or turn).prompt.messages),
         "return": float(episode.episode_return),
     }
     columns = {

@@ -21,6 +21,7 @@ from sdar.algorithms.policy_loss import importance_weights
 from sdar.algorithms.step import step_advantages
 from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig, Layout
+from sdar.environments.packages import environment_package
 from sdar.interruption import Stopped, between_steps, stop_requested
 from sdar.memory.verdict import require_memory
 from sdar.policy.log_probs import TeacherDistribution
@@ -168,10 +169,10 @@ def training_step(learner: Learner, step: int, bar: Any = None) -> StepResult:
                 learner.parts.tokenizer,
                 batch.episodes,
                 learner.parts.skills,
-                environment=config.environment.name,
+                package=environment_package(config.environment.name),
                 limit=config.policy.max_teacher_prompt_tokens,
             )
-            taught = [prompt.prompt_ids for prompt in teacher]
+            taught = [entry.prompt.token_ids for entry in teacher]
             teacher_SR, distribution = learner.score_teacher(batch, taught)
         metrics |= teacher_measures(batch, teacher)
 

@@ -18,7 +18,6 @@ import torch
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.environments.packages import environment_package
-from sdar.environments.parsing import parse_action
 from sdar.errors import SdarError
 from sdar.files.digest import json_digest
 from sdar.interruption import Stopped, between_steps, stop_requested
@@ -246,7 +245,7 @@ def play_and_relabel(
     """Let the policy act in every task, at training temperature; the expert labels each state."""
     model.eval()
     engine = TransformersEngine(model, tokenizer)
-    parser = environment_package(config.environment.name).parser
+    package = environment_package(config.environment.name)
     turns: list[Demonstration] = []
     live = list(range(len(players)))
     for index in range(config.environment.max_turns):
@@ -262,7 +261,7 @@ def play_and_relabel(
             )
             for slot, generation in zip(slots, generations, strict=True):
                 text = tokenizer.decode(generation.token_ids, skip_special_tokens=True)
-                action = parse_action(text, parser).action
+                action = package.parse(text).action
                 if not players[slot].step(action):
                     still.append(slot)
         live = still

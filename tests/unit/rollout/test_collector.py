@@ -77,7 +77,7 @@ def test_finished_episodes_are_dropped_and_rewarded():
     assert [len(keys) for keys in engine.asked] == [4, 4, 3, 3, 3]
     assert (seen[-1].turn, seen[-1].live, seen[-1].finished, seen[-1].won) == (5, 3, 1, 1)
     turn = episodes[1].turns[1]
-    assert turn.observation == episodes[1].turns[0].next_observation
+    assert turn.moment.observation == episodes[1].turns[0].next_observation
     assert turn.next_observation == "You found it."
     assert turn.valid
     assert not turn.admissible
@@ -96,20 +96,21 @@ def test_invalid_responses_are_penalised_and_kept_as_sampled():
 def test_history_window_and_prompt():
     episode = play(Speaker(lambda slot, turn: say_action(f"look {turn}")), count=1)[0]
     turn = episode.turns[3]
-    assert [past.action for past in turn.history] == ["look 1", "look 2"]
-    assert "You did: look 2" in turn.messages[-1]["content"]
-    assert "You did: look 0" not in turn.messages[-1]["content"]
-    assert turn.prompt_ids == render_prompt(scripted.tokenizer(), turn.messages)
+    assert [past.action for past in turn.moment.history] == ["look 1", "look 2"]
+    assert "You did: look 2" in turn.prompt.messages[-1]["content"]
+    assert "You did: look 0" not in turn.prompt.messages[-1]["content"]
+    assert turn.prompt.token_ids == render_prompt(scripted.tokenizer(), turn.prompt.messages)
 
 
 def test_long_prompts_lose_history_oldest_first_and_count_it():
     engine = Speaker(lambda slot, turn: say_action("look"))
     full = play(engine, count=1)[0].turns[4]
-    limit = len(full.prompt_ids) - 1
+    limit = len(full.prompt.token_ids) - 1
     cut = play(engine, count=1, settings=replace(SETTINGS, max_prompt_tokens=limit))[0].turns[4]
-    assert cut.dropped_history == 1
-    assert cut.history == full.history[1:]
-    assert len(cut.prompt_ids) <= limit
+    assert cut.prompt.dropped_history == 1
+    assert cut.moment == full.moment.without_oldest(1)
+    assert cut.moment.history == full.moment.history[1:]
+    assert len(cut.prompt.token_ids) <= limit
 
 
 def test_prompt_too_long_without_history_names_the_key():
@@ -138,7 +139,7 @@ def test_student_with_skill_has_it_in_the_system_message():
 
     episode = play(Speaker(lambda slot, turn: say_action("look")), count=1, skills=Library())[0]
     assert (episode.skill, episode.skill_digest) == ("pick_and_place_simple", "d")
-    assert episode.turns[0].messages[0] == {"role": "system", "content": "Try the fridge."}
+    assert episode.turns[0].prompt.messages[0] == {"role": "system", "content": "Try the fridge."}
 
 
 def _words(episodes):

@@ -3,10 +3,11 @@
 import pytest
 import scripted
 
-from sdar.environments.base import PastTurn
+from sdar.environments.base import Moment, PastTurn
+from sdar.environments.packages import environment_package
 from sdar.errors import SdarError
 from sdar.policy.loading import render_prompt, token_pieces
-from sdar.rollout.episode import Episode, Turn
+from sdar.rollout.episode import Episode, Prompt, Turn
 from sdar.rollout.teacher import teacher_prompts
 from sdar.training.batches import StepBatch, tasks_of_step
 
@@ -23,45 +24,44 @@ def episode(index=0, turns=1, won=False):
     history = (PastTurn("You saw the shelf.", "look"), PastTurn("You saw the desk.", "wait"))
     made = Episode(task, slot=index, group=0, won=won, episode_return=10.0 * won)
     for number in range(turns):
+        moment = Moment(task, history, "You see a fridge.", ("look", "wait"), number)
         made.turns.append(
             Turn(
-                index=number,
-                messages=[{"role": "user", "content": "hello"}],
-                prompt_ids=[1, 2],
+                Prompt(moment, [{"role": "user", "content": "hello"}], [1, 2]),
                 response_ids=[7, 8, 9][: number + 1],
                 log_probs=[-1.0] * (number + 1),
-                response="",
                 action="look",
                 valid=number == 0,
-                observation="You see a fridge.",
-                next_observation="",
                 admissible=True,
                 penalty=0.0 if number == 0 else 0.1,
-                history=history,
-                admissible_actions=("look", "wait"),
             )
         )
     return made
 
 
 def make(episodes, limit=1000):
-    return teacher_prompts(
-        scripted.tokenizer(), episodes, Skills(), environment="alfworld", limit=limit
-    )
+    package = environment_package("alfworld")
+    return teacher_prompts(scripted.tokenizer(), episodes, Skills(), package=package, limit=limit)
 
 
 def test_skill_is_the_system_message_of_each_type():
     first, second = make([episode(0), episode(1)])
-    assert first.messages[0] == {"role": "system", "content": "Skill of pick_and_place_simple."}
-    assert second.messages[0] == {"role": "system", "content": "Skill of look_at_obj_in_light."}
+    assert first.prompt.messages[0] == {
+        "role": "system",
+        "content": "Skill of pick_and_place_simple.",
+    }
+    assert second.prompt.messages[0] == {
+        "role": "system",
+        "content": "Skill of look_at_obj_in_light.",
+    }
     assert (second.skill, second.digest) == ("look_at_obj_in_light", "look")
-    assert "You see a fridge." in first.messages[1]["content"]
-    assert first.prompt_ids == render_prompt(scripted.tokenizer(), first.messages)
+    assert "You see a fridge." in first.prompt.messages[1]["content"]
+    assert first.prompt.token_ids == render_prompt(scripted.tokenizer(), first.prompt.messages)
 
 
 def test_over_the_limit_history_goes_and_the_skill_stays():
-    full = make([episode()])[0]
-    cut = make([episode()], limit=len(full.prompt_ids) - 1)[0]
+    full = make([episode()])[0].prompt
+    cut = make([episode()], limit=len(full.token_ids) - 1)[0].prompt
     assert (full.dropped_history, cut.dropped_history) == (0, 1)
     assert cut.messages[0] == full.messages[0]
     assert "shelf" not in cut.messages[1]["content"]

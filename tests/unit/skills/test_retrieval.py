@@ -6,7 +6,7 @@ import pytest
 
 from sdar.config import parse_config
 from sdar.environments.alfworld.config import ALFWORLD_TASK_TYPES
-from sdar.environments.base import Task
+from sdar.environments.base import Moment, Task
 from sdar.environments.packages import environment_package
 from sdar.errors import SdarError
 from sdar.skills import open_skills
@@ -194,17 +194,11 @@ def test_type_refuses_an_unknown_type_and_the_other_kinds_need_none(folder: Path
 @pytest.mark.parametrize("environment", ["alfworld", "searchqa"])
 def test_none_is_the_students_own_prompt(environment: str, folder: Path) -> None:
     """With equal prompts the teacher is the student: the gap is 0 and every gate one half."""
-    from sdar.rollout.turns import chat_of_turn
-
     skill = SkillLibrary(folder, Told(), retrieval="none").for_task(task())
     assert (skill.name, skill.text) == ("none", "")
-    prompts = [
-        chat_of_turn(environment, task(), [], "A room.", ["look"], 0, text)
-        for text in (skill.text, None)
-    ]
-    assert prompts[0] == prompts[1]
+    moment = Moment(task(), (), "A room.", ("look",), 0)
     build = environment_package(environment).build_messages
-    assert prompts[1] == build(task().instruction, [], "A room.", ["look"], 0, None)
+    assert build(moment, skill.text) == build(moment, None) == build(moment)
 
 
 def test_digests_tell_assignments_apart(folder: Path) -> None:

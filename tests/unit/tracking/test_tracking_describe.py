@@ -8,8 +8,8 @@ from typing import get_args
 import yaml
 
 from sdar.config import Layout, parse_config
-from sdar.environments.base import Task
-from sdar.rollout.episode import Episode, Turn
+from sdar.environments.base import Moment, Task
+from sdar.rollout.episode import Episode, Prompt, Turn
 from sdar.tracking import describe, write_provenance
 from sdar.tracking.provenance import git_state
 from sdar.tracking.traces import episode_record
@@ -85,20 +85,18 @@ def test_data_sets_have_digest_and_split_sizes(tmp_path: Path) -> None:
 
 
 def test_an_episode_becomes_plain_values() -> None:
+    task = Task("id", "train", "look_at_obj_in_light", "look at the mug", "game.tw-pddl")
+    moment = Moment(task, (), "before", (), 0)
     turn = Turn(
-        index=0,
-        messages=[{"role": "user", "content": "go"}],
-        prompt_ids=[1, 2],
+        Prompt(moment, [{"role": "user", "content": "go"}], [1, 2]),
         response_ids=[3, 4],
         log_probs=[-1.0, -2.0],
         response="<action>look</action>",
         action="look",
         valid=True,
-        observation="before",
         next_observation="after",
         admissible=True,
     )
-    task = Task("id", "train", "look_at_obj_in_light", "look at the mug", "game.tw-pddl")
     episode = Episode(task=task, slot=5, group=0, turns=[turn], won=True, episode_return=10.0)
     found = episode_record(episode, gaps=[[0.0, 1.0]], gates=[[0.25, 0.75]])
     assert json.loads(json.dumps(found)) == found

@@ -1,15 +1,12 @@
-"""The ALFWorld prompt: one user message a turn, with the history as a window inside the text.
+"""The ALFWorld prompt: one user message per turn, with the history as a window inside the text.
 
-Fields as in METHOD section 5 (the reference's ALFWorld setting): task, number of turns taken,
-window of (observation, action) pairs, current turn, current observation, admissible actions. The
-skill, where there is one, is the system message: inside a role, before everything else.
+Its fields are those of the reference's ALFWorld setting: task, number of turns taken, window of
+(observation, action) pairs, current turn, current observation, admissible actions. The skill, where
+there is one, is the system message: inside a role, before everything else.
 """
 
-from collections.abc import Sequence
-
-from sdar.environments.base import PastTurn
-
-Message = dict[str, str]
+from sdar.environments.base import Moment
+from sdar.environments.chat import Message, chat
 
 
 def room_description(first_observation: str) -> str:
@@ -19,34 +16,19 @@ def room_description(first_observation: str) -> str:
     return " ".join(kept)
 
 
-def build_messages(
-    instruction: str,
-    history: Sequence[PastTurn],
-    observation: str,
-    admissible_actions: Sequence[str],
-    turn: int,
-    skill: str | None = None,
-) -> list[Message]:
-    """The chat of one turn.
-
-    `turn` counts from 0 (turns taken so far); `history` is the window, oldest first, already cut
-    to its length; `skill` becomes the system message (the teacher's prompt, or a student that is
-    allowed skills).
-    """
+def build_messages(moment: Moment, skill: str | None = None) -> list[Message]:
+    """The chat of one turn; `skill` is told to the teacher, or to a student allowed skills."""
     lines = [
-        f"You are an agent in a house. Your task is to: {instruction}",
-        f"You have taken {turn} actions.",
+        f"You are an agent in a house. Your task is to: {moment.task.instruction}",
+        f"You have taken {moment.index} actions.",
     ]
-    for past in history:
+    for past in moment.history:
         lines.append(f"You saw: {room_description(past.observation)} You did: {past.action}")
-    actions = ", ".join(f"'{action}'" for action in admissible_actions)
+    actions = ", ".join(f"'{action}'" for action in moment.admissible_actions)
     lines += [
-        f"Now, at turn {turn + 1}, you see: {room_description(observation)}",
+        f"Now, at turn {moment.index + 1}, you see: {room_description(moment.observation)}",
         f"You can: [{actions}]",
         "First reason inside <think></think>, then give one of these actions inside "
         "<action></action>.",
     ]
-    messages = [{"role": "user", "content": "\n".join(lines)}]
-    if skill:
-        messages.insert(0, {"role": "system", "content": skill})
-    return messages
+    return chat("\n".join(lines), skill)

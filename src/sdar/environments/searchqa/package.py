@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sdar.environments.base import (
     EnvironmentPackage,
@@ -15,6 +15,7 @@ from sdar.environments.base import (
 from sdar.environments.searchqa import prompt
 from sdar.environments.searchqa.engine import environment as engine
 from sdar.environments.searchqa.expert import ArchiveExpert
+from sdar.environments.searchqa.parsing import parse_action
 from sdar.environments.searchqa.practice import QuestionPractice, practice
 from sdar.environments.searchqa.replay import FORMATS
 from sdar.environments.searchqa.tasks import ARCHIVE, make_tasks, read_archive, stored_questions
@@ -30,7 +31,6 @@ class SearchqaPackage:
     parsing_cases = "search"
     recorded = FORMATS
     world_file = ARCHIVE
-    parser: Literal["search"] = "search"
 
     def make_tasks(
         self, environment: Any, panels: Sequence[str], folder: Path
@@ -54,10 +54,11 @@ class SearchqaPackage:
         )
 
     build_messages = staticmethod(prompt.build_messages)
+    parse = staticmethod(parse_action)
 
     def response(self, thought: str, action: str) -> str:
         """With a space after the opening tag: a word is then the token it is in a passage, and
-        the parser strips it."""
+        `parse` strips it."""
         spaced = _OPENING.sub(r"<\1> ", action)
         return f"<think>{thought}</think>{spaced}"
 

@@ -30,7 +30,7 @@ class WebshopPackage(ActionListPackage):
     parsing_cases = "webshop"
     recorded = FORMATS
     world_file = SHOP_FILE
-    parser = "webshop"
+    fallback_characters = 20
 
     def make_tasks(
         self, environment: Any, panels: Sequence[str], folder: Path

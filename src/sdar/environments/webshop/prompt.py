@@ -1,15 +1,12 @@
-"""The WebShop prompt: one user message a turn, with the last pages as a window inside it.
+"""The WebShop prompt: one user message per turn, with the last pages as a window inside it.
 
-Fields as in METHOD section 5: task, window of (page, action), current page, available actions. Of
-a page only what follows the instruction is shown, each part quoted. The skill, where there is one,
-is the system message.
+Its fields: task, window of (page, action), current page, available actions. Of a page only what
+follows the instruction is shown, each part quoted. The skill, where there is one, is the system
+message.
 """
 
-from collections.abc import Sequence
-
-from sdar.environments.base import PastTurn
-
-Message = dict[str, str]
+from sdar.environments.base import Moment
+from sdar.environments.chat import Message, chat
 
 LONGEST = 13_000
 """Characters of a user message; a longer one is written without its history."""
@@ -31,41 +28,23 @@ def page_parts(observation: str, instruction: str) -> list[str]:
     return clicked + parts[place + 1 :]
 
 
-def build_messages(
-    instruction: str,
-    history: Sequence[PastTurn],
-    observation: str,
-    admissible_actions: Sequence[str],
-    turn: int,
-    skill: str | None = None,
-) -> list[Message]:
-    """The chat of one turn.
-
-    `history` is the window, oldest first, already cut to its length; `turn` (turns taken so far)
-    is not told, as in the reference; `skill` becomes the system message.
-    """
-    text = _text(instruction, history, observation, admissible_actions)
+def build_messages(moment: Moment, skill: str | None = None) -> list[Message]:
+    """The chat of one turn; the number of turns taken is not told, as in the reference."""
+    text = _text(moment)
     if len(text) > LONGEST:
-        text = _text(instruction, (), observation, admissible_actions)
-    messages = [{"role": "user", "content": text}]
-    if skill:
-        messages.insert(0, {"role": "system", "content": skill})
-    return messages
+        text = _text(moment.without_oldest(len(moment.history)))
+    return chat(text, skill)
 
 
-def _text(
-    instruction: str,
-    history: Sequence[PastTurn],
-    observation: str,
-    admissible_actions: Sequence[str],
-) -> str:
+def _text(moment: Moment) -> str:
+    instruction = moment.task.instruction
     lines = [f"You are an agent in a shop. Your task is to: {instruction}"]
-    for past in history:
+    for past in moment.history:
         lines.append(f"You saw: {_quoted(past.observation, instruction)}")
         lines.append(f"You did: {past.action}")
-    actions = ", ".join(f"'{action}'" for action in admissible_actions)
+    actions = ", ".join(f"'{action}'" for action in moment.admissible_actions)
     lines += [
-        f"Now you see: {_quoted(observation, instruction)}",
+        f"Now you see: {_quoted(moment.observation, instruction)}",
         f"You can: [{actions}]",
         "First reason inside <think></think>, then give one of these actions inside "
         "<action></action>.",

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import pytest
 
 from sdar.environments.base import Task
-from sdar.environments.parsing import parse_action
 from sdar.environments.searchqa.engine.data import Question, by_id
 from sdar.environments.searchqa.engine.environment import (
     ANSWER_ACTION,
@@ -21,6 +20,7 @@ from sdar.environments.searchqa.engine.environment import (
     is_admissible,
     split_action,
 )
+from sdar.environments.searchqa.parsing import parse_action
 from sdar.environments.searchqa.retrieval.base import MAX_QUERY_CHARACTERS, Passage, clean_query
 from sdar.errors import SdarError
 
@@ -187,14 +187,14 @@ def test_look_alikes_are_not_the_same_answer() -> None:
 )
 def test_nested_tags_never_win_by_accident(response: str, query: str) -> None:
     environment, retriever = started()
-    seen = environment.step(parse_action(response, "search").action)
+    seen = environment.step(parse_action(response).action)
     assert not seen.won
     assert retriever.calls == [[query]]
 
 
 def test_an_answer_inside_an_answer_is_read_as_text() -> None:
     environment, _ = started()
-    action = parse_action("<answer>x<answer>Paris</answer></answer>", "search").action
+    action = parse_action("<answer>x<answer>Paris</answer></answer>").action
     assert action == "<answer>x<answer>Paris</answer>"
     assert not environment.step(action).won
 

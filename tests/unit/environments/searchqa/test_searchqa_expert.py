@@ -7,7 +7,6 @@ import pytest
 
 from sdar.config.models import ExperimentConfig
 from sdar.environments.base import Observation, Task
-from sdar.environments.parsing import parse_action
 from sdar.environments.searchqa.engine.environment import ANSWER_ACTION, SEARCH_ACTION, information
 from sdar.environments.searchqa.expert import ArchiveExpert
 from sdar.environments.searchqa.package import PACKAGE
@@ -198,7 +197,7 @@ def test_other_questions_have_no_expert():
 def test_responses_are_read_as_the_actions_they_say():
     for action in ("<search>seat peru</search>", "<answer>lima</answer>"):
         response = PACKAGE.response("need capital of peru, none", action)
-        assert parse_action(response, PACKAGE.parser) == (action, True)
+        assert PACKAGE.parse(response) == (action, True)
         assert "> " in response
 
 

@@ -1,20 +1,27 @@
 """The prompt of a turn: question, what was searched and found, and what may be done."""
 
-from sdar.environments.base import PastTurn
+from collections.abc import Sequence
+
+from sdar.environments.base import Moment, PastTurn, Task
 from sdar.environments.searchqa.engine.environment import ANSWER_ACTION, SEARCH_ACTION, information
 from sdar.environments.searchqa.prompt import MAY_SEARCH, MUST_ANSWER, build_messages
 
 BOTH = (SEARCH_ACTION, ANSWER_ACTION)
 
 
-def content(*args: object, **kwargs: object) -> str:
-    messages = build_messages(*args, **kwargs)  # type: ignore[arg-type]
+TASK = Task("1", "train", "direct", "Who?", "")
+
+
+def content(
+    history: Sequence[PastTurn], observation: str, actions: tuple[str, ...], index: int
+) -> str:
+    messages = build_messages(Moment(TASK, tuple(history), observation, actions, index))
     assert [message["role"] for message in messages] == ["user"]
     return messages[0]["content"]
 
 
 def test_the_first_turn() -> None:
-    assert content("Who?", [], "", BOTH, 0) == f"Question: Who?\n{MAY_SEARCH}"
+    assert content([], "", BOTH, 0) == f"Question: Who?\n{MAY_SEARCH}"
 
 
 def test_each_search_is_followed_by_what_it_found() -> None:
@@ -22,7 +29,7 @@ def test_each_search_is_followed_by_what_it_found() -> None:
         PastTurn("", "<search>first</search>"),
         PastTurn(information("Doc 1: one\n"), "<search>second</search>"),
     ]
-    lines = content("Who?", history, information("Doc 1: two\n"), BOTH, 2).split("\n")
+    lines = content(history, information("Doc 1: two\n"), BOTH, 2).split("\n")
     assert lines[1:5] == [
         "You searched: first",
         "Found: Doc 1: one",
@@ -35,32 +42,32 @@ def test_each_search_is_followed_by_what_it_found() -> None:
 def test_a_cut_window_keeps_pairs_together() -> None:
     # The first search has left the window: what it found goes with it.
     window = [PastTurn(information("old"), "<search>second</search>")]
-    text = content("Who?", window, information("new"), BOTH, 2)
+    text = content(window, information("new"), BOTH, 2)
     assert "old" not in text
     assert "You searched: second\nFound: new" in text
 
 
 def test_without_a_window_the_last_find_is_still_shown() -> None:
-    assert "Found: new" in content("Who?", [], information("new"), BOTH, 2)
+    assert "Found: new" in content([], information("new"), BOTH, 2)
 
 
 def test_the_last_turn_asks_for_an_answer() -> None:
-    text = content("Who?", [], information("x"), (ANSWER_ACTION,), 3)
+    text = content([], information("x"), (ANSWER_ACTION,), 3)
     assert text.endswith(MUST_ANSWER)
     assert "<search>" not in text
 
 
 def test_a_turn_without_a_search_is_told() -> None:
-    text = content("Who?", [PastTurn("", "")], information("Nothing was done."), BOTH, 1)
+    text = content([PastTurn("", "")], information("Nothing was done."), BOTH, 1)
     assert "You did not search.\nFound: Nothing was done." in text
 
 
 def test_found_text_is_unescaped() -> None:
     found = information('Doc 1: "São"\nDrei\\vier\n')
-    assert 'Found: Doc 1: "São"\nDrei\\vier' in content("Who?", [], found, BOTH, 1)
+    assert 'Found: Doc 1: "São"\nDrei\\vier' in content([], found, BOTH, 1)
 
 
 def test_the_skill_is_the_system_message() -> None:
-    messages = build_messages("Who?", [], "", BOTH, 0, "Search twice.")
+    messages = build_messages(Moment(TASK, (), "", BOTH, 0), "Search twice.")
     assert messages[0] == {"role": "system", "content": "Search twice."}
     assert messages[1]["content"].startswith("Question: Who?")

@@ -2,13 +2,14 @@
 
 import re
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from webshop_catalogue import INS, ITEMS, catalogue, options, product
 
-from sdar.environments.base import PastTurn
+from sdar.environments.base import Moment, PastTurn
 from sdar.environments.webshop.engine.actions import read_action
 from sdar.environments.webshop.engine.environment import (
     SEARCH_ACTION,
@@ -229,23 +230,23 @@ def test_prompt_quotes_what_follows_the_instruction() -> None:
     first = environment.reset(task)
     second = environment.step("search[cotton]")
     past = PastTurn(first.text, "search[cotton]")
-    (message,) = build_messages(task.instruction, [past], second.text, second.admissible_actions, 1)
+    (message,) = build_messages(Moment(task, (past,), second.text, second.admissible_actions, 1))
     text = message["content"]
     assert text.count(task.instruction) == 1
     assert "You saw: 'Search'\nYou did: search[cotton]\nNow you see: 'Back to Search', " in text
     assert "'click[next >]', 'click[b000000001]']" in text
-    with_skill = build_messages(task.instruction, [], "x", [], 0, skill="Look first.")
+    with_skill = build_messages(Moment(task, (), "x", (), 0), skill="Look first.")
     assert with_skill[0] == {"role": "system", "content": "Look first."}
 
 
 def test_a_long_prompt_is_written_without_its_history() -> None:
-    history = [PastTurn("Instruction: [SEP] buy [SEP] " + "x" * LONGEST, "search[x]")]
-    text = build_messages("buy", history, "Instruction: [SEP] buy [SEP] Search", [], 1)[0][
-        "content"
-    ]
+    task = replace(goal_task(GOAL, "train"), instruction="buy")
+    history = (PastTurn("Instruction: [SEP] buy [SEP] " + "x" * LONGEST, "search[x]"),)
+    moment = Moment(task, history, "Instruction: [SEP] buy [SEP] Search", (), 1)
+    text = build_messages(moment)[0]["content"]
     assert len(text) < 400
     assert "You saw" not in text
-    assert text == build_messages("buy", [], "buy [SEP] Search", [], 1)[0]["content"]
+    assert text == build_messages(Moment(task, (), "buy [SEP] Search", (), 1))[0]["content"]
 
 
 def test_page_parts_of_rich_pages_keep_what_was_clicked() -> None:

@@ -8,7 +8,6 @@ import pytest
 from sdar.config import ExperimentConfig
 from sdar.environments.base import Task
 from sdar.environments.packages import environment_package
-from sdar.environments.parsing import parse_action
 from sdar.environments.webshop.observed import parse_goal
 from sdar.environments.webshop.practice import FIRST_SHOP
 from sdar.environments.webshop.world.shop import Shop
@@ -101,7 +100,7 @@ def test_a_search_is_admissible_where_it_is_offered(package):
 
 def test_a_response_is_read_back(package):
     response = package.response("try quiet: aero", "search[fan aero metal red]")
-    assert parse_action(response, package.parser) == ("search[fan aero metal red]", True)
+    assert package.parse(response) == ("search[fan aero metal red]", True)
 
 
 def test_only_the_chosen_categories_are_sold(package, tmp_path):

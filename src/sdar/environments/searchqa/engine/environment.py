@@ -1,6 +1,6 @@
 """One episode of Search-QA: searches, then an answer (the Search-R1 protocol).
 
-An action is what `parsing.parse_action(..., "search")` gives: `<search>q</search>`,
+An action is what `parsing.parse_action` gives: `<search>q</search>`,
 `<answer>a</answer>`, or "" where the response had neither. The episode ends with an answer or at
 the turn limit; the last permitted turn searches nothing, since nobody would read the result.
 `SearchqaPool` plays many episodes and asks the retriever once a turn for all of them.

@@ -1,0 +1,125 @@
+"""Every environment's prompt, word for word: what a policy is shown may not change unnoticed."""
+
+import pytest
+
+from sdar.environments.alfworld.prompt import build_messages as alfworld
+from sdar.environments.base import Moment, Observation, PastTurn, Task
+from sdar.environments.common import ActionListPackage
+from sdar.environments.searchqa.engine.environment import ANSWER_ACTION, SEARCH_ACTION, information
+from sdar.environments.searchqa.prompt import build_messages as searchqa
+from sdar.environments.webshop.prompt import build_messages as webshop
+
+ROOM = (
+    "-= Welcome to TextWorld, ALFRED! =-\n\nYou are in the middle of a room. You see a desk 1.\n\n"
+    "Your task is to: put a mug in desk."
+)
+SHOP = "WebShop [SEP] Instruction: [SEP] red mug under $10 [SEP] Search"
+FORM = (
+    "First reason inside <think></think>, then give one of these actions inside <action></action>."
+)
+SEARCH_FORM = (
+    "First reason inside <think></think>, then either search with <search>query</search> or, once "
+    "you know it, give the answer alone with <answer>answer</answer>."
+)
+
+
+def moment(
+    instruction: str, past: list[tuple[str, str]], observation: str, actions: tuple[str, ...]
+) -> Moment:
+    task = Task("1", "train", "a type", instruction, "")
+    history = tuple(PastTurn(seen, done) for seen, done in past)
+    return Moment(task, history, observation, actions, len(history))
+
+
+CASES = {
+    "alfworld": (
+        alfworld,
+        moment(
+            "put a mug in desk.",
+            [(ROOM, "go to desk 1"), ("On the desk 1, you see a mug 1.", "take mug 1")],
+            "You pick up the mug 1.",
+            ("look", "put mug 1 in/on desk 1"),
+        ),
+        "You are an agent in a house. Your task is to: put a mug in desk.\n"
+        "You have taken 2 actions.\n"
+        "You saw: You are in the middle of a room. You see a desk 1. You did: go to desk 1\n"
+        "You saw: On the desk 1, you see a mug 1. You did: take mug 1\n"
+        "Now, at turn 3, you see: You pick up the mug 1.\n"
+        f"You can: ['look', 'put mug 1 in/on desk 1']\n{FORM}",
+    ),
+    "alfworld, first turn": (
+        alfworld,
+        moment("put a mug in desk.", [], ROOM, ("look", "go to desk 1")),
+        "You are an agent in a house. Your task is to: put a mug in desk.\n"
+        "You have taken 0 actions.\n"
+        "Now, at turn 1, you see: You are in the middle of a room. You see a desk 1.\n"
+        f"You can: ['look', 'go to desk 1']\n{FORM}",
+    ),
+    "webshop": (
+        webshop,
+        moment(
+            "red mug under $10",
+            [(SHOP, "search[red mug]")],
+            "Instruction: [SEP] red mug under $10 [SEP] Back to Search [SEP] B01 [SEP] A red mug",
+            ("click[back to search]", "click[b01]"),
+        ),
+        "You are an agent in a shop. Your task is to: red mug under $10\n"
+        "You saw: 'Search'\nYou did: search[red mug]\n"
+        "Now you see: 'Back to Search', 'B01', 'A red mug'\n"
+        f"You can: ['click[back to search]', 'click[b01]']\n{FORM}",
+    ),
+    "webshop, first turn": (
+        webshop,
+        moment("red mug under $10", [], SHOP, ("search[<your query>]",)),
+        "You are an agent in a shop. Your task is to: red mug under $10\n"
+        f"Now you see: 'Search'\nYou can: ['search[<your query>]']\n{FORM}",
+    ),
+    "searchqa": (
+        searchqa,
+        moment(
+            "Who?",
+            [("", "<search>first</search>"), (information("Doc 1: one\n"), "<search>2</search>")],
+            information("Doc 1: two\n"),
+            (SEARCH_ACTION, ANSWER_ACTION),
+        ),
+        "Question: Who?\nYou searched: first\nFound: Doc 1: one\n"
+        f"You searched: 2\nFound: Doc 1: two\n{SEARCH_FORM}",
+    ),
+    "searchqa, first turn": (
+        searchqa,
+        moment("Who?", [], "", (SEARCH_ACTION, ANSWER_ACTION)),
+        f"Question: Who?\n{SEARCH_FORM}",
+    ),
+    "any list of actions": (
+        ActionListPackage().build_messages,
+        moment(
+            "Your task is to cook.", [("A kitchen.", "look around")], "A stove.", ("cook", "eat")
+        ),
+        "Your task is to cook. You have taken 1 actions.\n"
+        "You saw: A kitchen. You did: look around\nNow you see: A stove.\n"
+        f"You can: 'cook', 'eat'\n{FORM}",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_moment_becomes_these_words(case: str) -> None:
+    build, shown, text = CASES[case]
+    student = [{"role": "user", "content": text}]
+    assert build(shown) == build(shown, "") == student
+    assert build(shown, "Look first.") == [{"role": "system", "content": "Look first."}, *student]
+
+
+def test_a_moment_shows_the_last_turns_and_counts_all() -> None:
+    task, last = (
+        Task("1", "train", "a type", "Go.", ""),
+        Observation("A door.", ("open",), False, False),
+    )
+    past = [PastTurn(f"Room {number}.", "go on") for number in range(5)]
+    seen = Moment.after(past, task, last, window=2)
+    assert (seen.index, seen.observation, seen.admissible_actions) == (5, "A door.", ("open",))
+    assert seen.history == tuple(past[3:])
+    assert seen.without_oldest(1).history == tuple(past[4:])
+    assert Moment.after(past, task, last, window=0).history == ()
+    assert Moment.after(past, task, last, window=9).history == tuple(past)
+    assert Moment.after([], task, last, window=2).history == ()
