@@ -91,8 +91,10 @@ def own_program(tree: Tree) -> Path:
     folder = tree.beside(".bin")
     folder.mkdir(exist_ok=True)
     program = folder / "sdar"
+    # Processes that it spawns import it again, and must not start it.
     program.write_text(
-        f"#!{sys.executable}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
+        f"#!{sys.executable}\nimport sys\nfrom {module} import {function}\n"
+        f'if __name__ == "__main__":\n    sys.exit({function}())\n'
     )
     program.chmod(0o755)
     return folder

@@ -220,6 +220,8 @@ def test_a_worktree_runs_its_own_program(tmp_path: Path) -> None:
     assert config_file("default") == Path("config/config.yaml")
     program = (tmp_path / "1a2b3c4.bin/sdar").read_text()
     assert "from sdar.there.main import start" in program
+    # A process that it spawns imports it again.
+    assert program.endswith('if __name__ == "__main__":\n    sys.exit(start())\n')
     assert str(tmp_path / "1a2b3c4.bin") in (tmp_path / "1a2b3c4.yaml").read_text()
 
 
