@@ -8,16 +8,16 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from sdar.config import Layout, parse_config
-from sdar.config.checks import check_files, library_digest
+from sdar.config.checks import check_files
 from sdar.config.cluster import job_resources
 from sdar.config.generate import resolved_yaml, write_if_changed
 from sdar.config.launch import (
     job_shell,
     needs_slurm,
     training_resources,
-    training_start,
 )
 from sdar.config.load import merge_values, read_values
+from sdar.config.stages import content_digests, fingerprint
 from sdar.config.variants import sweep_seeds, sweep_variants, variant_config
 from sdar.errors import SdarError
 from sdar.methods.roles import trained_among, untrained_beside
@@ -69,10 +69,9 @@ JOBS["train"] = training_resources(CONFIG)
 
 # Threads of a training job on one machine; on several ranks, each has its share.
 TRAINING_THREADS = CONFIG.execution.threads * CONFIG.execution.processes
-START_TRAINING = training_start(CONFIG.execution)
 
-# A changed skill text counts like a changed key.
-SKILLS_DIGEST = library_digest(CONFIG)
+# An edited skill text counts like a changed key.
+CONTENT = content_digests(CONFIG)
 
 # Jobs get the merged and validated configuration as one file. It is no input: what a rule depends
 # on is its `params`, so a key that does not concern it never reruns it.
@@ -92,44 +91,10 @@ wildcard_constraints:
     variant=r"[\w.+-]+",
 
 
-# Demonstrations and the warm start go by type, whatever `skills.retrieval` says.
-HINT_KEYS = ("skills.library", "skills.digest")
-# What training and evaluation depend on, of a method's run and of a variant's alike.
-TRAINING_KEYS = (
-    "environment",
-    "skills",
-    "policy",
-    "rollout",
-    "training",
-    "execution.threads",
-    "execution.device",
-    # Sums are rounded otherwise. A single process's runs need not know that there are others.
-    *(["execution.nodes", "execution.processes"] if CONFIG.execution.ranks > 1 else []),
-)
-EVALUATION_KEYS = (
-    "environment",
-    "skills",
-    "policy",
-    "evaluation",
-    "training.distillation",  # the gates that recorded episodes show
-    "rollout.batch",
-    "execution.threads",
-    "execution.device",
-)
-
-
-def keys(*names, of=CONFIG):
-    """The parts of the configuration a rule's result depends on, as one comparable text."""
-    values = of.model_dump(mode="json")
-    values["environment"].pop("workers")  # spreads the work, never changes it
-    values["skills"]["digest"] = SKILLS_DIGEST
-    chosen = {}
-    for name in names:
-        value = values
-        for part in name.split("."):
-            value = value[part]
-        chosen[name] = value
-    return json.dumps(chosen, sort_keys=True)
+def depends_on(stage, of=CONFIG):
+    """What a stage's result depends on (`sdar.config.stages`), as one comparable text: keys that
+    change no result, or only the rounding, are not in it and rerun nothing."""
+    return fingerprint(of, stage, CONTENT)
 
 
 def starting_policy(_wildcards=None):
@@ -165,9 +130,9 @@ SWEEP_RUNS = [
 SWEEP_RESULTS = LAYOUT.sweep_results
 
 
-def variant_keys(*names):
-    """`keys`, of the configuration that the wildcard's variant runs with."""
-    return lambda wildcards: keys(*names, of=VARIANT_CONFIGS[wildcards.variant])
+def variant_depends_on(stage):
+    """`depends_on`, of the configuration that the wildcard's variant runs with."""
+    return lambda wildcards: depends_on(stage, of=VARIANT_CONFIGS[wildcards.variant])
 
 
 def sweep_evaluations(_wildcards):

@@ -11,7 +11,7 @@ rule evaluate:
         f"{BENCHMARKS}/evaluate-{{method}}-{{seed}}.tsv"
     params:
         config=RESOLVED,
-        depends_on=keys(*EVALUATION_KEYS),
+        depends_on=depends_on("evaluate"),
     threads: CONFIG.execution.threads
     resources:
         **JOBS["evaluate"],

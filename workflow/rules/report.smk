@@ -18,7 +18,7 @@ rule compare:
         f"{BENCHMARKS}/compare.tsv"
     params:
         config=RESOLVED,
-        depends_on=keys("methods", "seeds", "evaluation.temperature"),
+        depends_on=depends_on("compare"),
     threads: 1
     resources:
         mem_mb=2000,
@@ -63,9 +63,7 @@ rule report:
         f"{BENCHMARKS}/report.tsv"
     params:
         config=RESOLVED,
-        depends_on=keys(
-            "methods", "seeds", "evaluation.recorded_episodes", "training.distillation"
-        ),
+        depends_on=depends_on("report"),
     threads: 1
     resources:
         mem_mb=2000,

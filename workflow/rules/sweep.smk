@@ -12,13 +12,12 @@ rule train_variant:
         f"{BENCHMARKS}/sweep/train-{{variant}}-{{seed}}.tsv"
     params:
         config=RESOLVED,
-        depends_on=variant_keys(*TRAINING_KEYS),
+        depends_on=variant_depends_on("train"),
     threads: TRAINING_THREADS
     resources:
         **JOBS["train"],
     shell:
-        START_TRAINING
-        + "sdar train --variant {wildcards.variant} --seed {wildcards.seed} "
+        "ranks sdar train --variant {wildcards.variant} --seed {wildcards.seed} "
         "--config {params.config} --root . 2>&1 | tee -i {log}"
 
 
@@ -34,7 +33,7 @@ rule evaluate_variant:
         f"{BENCHMARKS}/sweep/evaluate-{{variant}}-{{seed}}.tsv"
     params:
         config=RESOLVED,
-        depends_on=variant_keys(*EVALUATION_KEYS),
+        depends_on=variant_depends_on("evaluate"),
     threads: CONFIG.execution.threads
     resources:
         **JOBS["evaluate"],
@@ -66,7 +65,7 @@ rule compare_sweep:
         f"{BENCHMARKS}/sweep/compare.tsv"
     params:
         config=RESOLVED,
-        depends_on=keys("sweep", "seeds", "training.steps", "evaluation"),
+        depends_on=depends_on("compare_sweep"),
     threads: 1
     resources:
         mem_mb=2000,

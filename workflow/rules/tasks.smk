@@ -8,7 +8,7 @@ rule tasks:
         f"{BENCHMARKS}/tasks.tsv"
     params:
         config=RESOLVED,
-        depends_on=keys("environment"),
+        depends_on=depends_on("tasks"),
     threads: 2
     resources:
         **JOBS["small"],
@@ -27,9 +27,7 @@ rule demonstrations:
         f"{BENCHMARKS}/demonstrations.tsv"
     params:
         config=RESOLVED,
-        depends_on=keys(
-            "environment", *HINT_KEYS, "policy.tiny", "warm_start.demonstrations"
-        ),
+        depends_on=depends_on("demonstrations"),
     threads: 1
     resources:
         **JOBS["small"],

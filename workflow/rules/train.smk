@@ -12,13 +12,12 @@ rule train:
         f"{BENCHMARKS}/train-{{method}}-{{seed}}.tsv"
     params:
         config=RESOLVED,
-        depends_on=keys(*TRAINING_KEYS),
+        depends_on=depends_on("train"),
     threads: TRAINING_THREADS
     resources:
         **JOBS["train"],
     shell:
-        START_TRAINING
-        + "sdar train --method {wildcards.method} --seed {wildcards.seed} "
+        "ranks sdar train --method {wildcards.method} --seed {wildcards.seed} "
         "--config {params.config} --root . 2>&1 | tee -i {log}"
 
 

@@ -11,15 +11,7 @@ rule warm_start:
         f"{BENCHMARKS}/warm_start.tsv"
     params:
         config=RESOLVED,
-        depends_on=keys(
-            "environment",
-            *HINT_KEYS,
-            "policy",
-            "warm_start",
-            "rollout",
-            "execution.warm_start_threads",
-            "execution.device",
-        ),
+        depends_on=depends_on("warm_start"),
     threads: CONFIG.execution.warm_start_threads
     resources:
         **JOBS["warm_start"],

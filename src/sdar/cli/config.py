@@ -1,4 +1,4 @@
-"""`sdar config`: show, schema, check, write."""
+"""`sdar config`: show, schema, dvc, check, write."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,8 @@ import typer
 
 from sdar.cli.options import ConfigOption, friendly, prepare
 from sdar.config import load_config
-from sdar.config.generate import generated_files, resolved_yaml, schema_json, write_if_changed
+from sdar.config.dvc import dvc_yaml
+from sdar.config.generate import generated_files, schema_json, shown_yaml, write_if_changed
 
 config_app = typer.Typer(
     help="Show, check or regenerate the configuration.",
@@ -21,9 +22,12 @@ config_app = typer.Typer(
 def show(config: ConfigOption = Path("config/config.yaml")) -> None:
     """Print the whole configuration a file leads to: its values over the defaults, as YAML.
 
+    Behind a key whose change makes no other run it says so: "changes only the rounding", or
+    "changes no result". Those may be turned at any time, and what is under way goes on.
+
     Example: sdar config show --config config/experiments/minute.yaml
     """
-    typer.echo(resolved_yaml(load_config(config)), nl=False)
+    typer.echo(shown_yaml(load_config(config)), nl=False)
 
 
 @config_app.command()
@@ -34,6 +38,18 @@ def schema() -> None:
     Example: sdar config schema > schema.json
     """
     typer.echo(schema_json(), nl=False)
+
+
+@config_app.command()
+@friendly
+def dvc(config: ConfigOption = Path("config/config.yaml")) -> None:
+    """Print the stages of DVC for a configuration that lies at config/config.yaml.
+
+    For other methods, seeds or another environment than the default's: they are spelled out there.
+
+    Example: sdar config dvc > dvc.yaml
+    """
+    typer.echo(dvc_yaml(load_config(config)), nl=False)
 
 
 @config_app.command()
@@ -55,7 +71,7 @@ def check(config: ConfigOption = Path("config/config.yaml")) -> None:
 def write(
     repository: Annotated[Path, typer.Option(help="The checkout to write into.")] = Path(),
 ) -> None:
-    """Regenerate config/config.yaml and config/schema.json from the models.
+    """Regenerate config/config.yaml, config/schema.json and dvc.yaml from the models.
 
     Run it after every change of src/sdar/config/models.py.
     """

@@ -8,9 +8,8 @@ import re
 from pathlib import Path
 
 from sdar.config.models import ExperimentConfig
-from sdar.environments.packages import skills_folder
+from sdar.config.stages import skill_library
 from sdar.errors import SdarError
-from sdar.files.digest import parts_digest
 
 GENERAL_SKILL = "general"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -24,30 +23,15 @@ def check_files(config: ExperimentConfig) -> None:
         raise SdarError("\n".join(problems))
 
 
-def library_digest(config: ExperimentConfig) -> str:
-    """SHA-256 over names and texts of the skill library, so that an edited skill is noticed."""
-    library = config.skills.library
-    folder = skills_folder(config.environment.name) if library is None else library.expanduser()
-    parts = (
-        f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes() + b"\0"
-        for path in sorted(folder.rglob("*.md"))
-    )
-    return parts_digest(parts)[:16]
-
-
 def _skills(config: ExperimentConfig) -> list[str]:
     """A markdown file for each task type that is played, and the general one."""
-    library = config.skills.library
-    if library is None:
-        folder = skills_folder(config.environment.name)
-        source = "the library that comes with sdar"
-    else:
-        folder, source = library.expanduser(), str(library)
-        if not folder.is_dir():
-            return [
-                f"skills.library: no folder {library}; give a folder of markdown skills, or null "
-                "for the library that comes with sdar"
-            ]
+    library, folder = config.skills.library, skill_library(config)
+    source = "the library that comes with sdar" if library is None else str(library)
+    if not folder.is_dir():
+        return [
+            f"skills.library: no folder {library}; give a folder of markdown skills, or null "
+            "for the library that comes with sdar"
+        ]
     present = {path.stem for path in folder.rglob("*.md")}
     missing = [name for name in config.environment.task_types if name not in present]
     if GENERAL_SKILL not in present:

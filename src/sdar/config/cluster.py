@@ -1,11 +1,11 @@
 """Configuration of the cluster: what each job asks SLURM for. Used by `profiles/slurm` alone."""
 
 import shlex
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from sdar.section import Section
+from sdar.section import Changes, Section
 
 JobKind = Literal["small", "warm_start", "train", "evaluate"]
 
@@ -48,6 +48,8 @@ _TAKEN = {
 class JobConfig(Section):
     """What one kind of job asks for; null: what suits execution.device."""
 
+    unmarked: ClassVar[Changes] = "nothing"
+
     gpus: Annotated[int, Field(ge=0)] | None = None
     """On each node. Null: 1 where execution.device is cuda (a training job: one a rank), else 0."""
     memory_mb: PositiveInt | None = None
@@ -62,6 +64,7 @@ class ClusterConfig(Section):
     """What jobs ask SLURM for, and how they find their programs: see docs/cluster.md. Null leaves
     the choice to the cluster."""
 
+    unmarked: ClassVar[Changes] = "nothing"
     partition: str | None = None
     account: str | None = None
     qos: str | None = None

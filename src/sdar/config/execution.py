@@ -1,11 +1,11 @@
 """Configuration of how a job computes: device, ranks, and what saves memory."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from sdar.section import Section
+from sdar.section import NOTHING, ROUNDING, Section
 
 
 class LoraConfig(Section):
@@ -29,19 +29,19 @@ class LoraConfig(Section):
 class ExecutionConfig(Section):
     """What one job may use."""
 
-    threads: PositiveInt = 1
-    """CPU threads of a training or evaluation job; another count rounds otherwise."""
-    warm_start_threads: PositiveInt = 2
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    gpu_memory_gib: PositiveFloat | None = None
+    threads: Annotated[PositiveInt, ROUNDING] = 1
+    """CPU threads of a training or evaluation job."""
+    warm_start_threads: Annotated[PositiveInt, ROUNDING] = 2
+    device: Annotated[Literal["auto", "cpu", "cuda"], ROUNDING] = "auto"
+    gpu_memory_gib: Annotated[PositiveFloat | None, NOTHING] = None
     """Memory of the GPUs that training jobs get, for the estimate of what they need where there is
     no GPU to ask (`sdar doctor` on a login node): 79 for an 80 GB card."""
-    nodes: PositiveInt = 1
+    nodes: Annotated[PositiveInt, ROUNDING] = 1
     """Machines of one training job; more than one needs SLURM."""
-    processes: PositiveInt = 1
+    processes: Annotated[PositiveInt, ROUNDING] = 1
     """Ranks of one training job on each machine: on GPUs, one a GPU. Each plays its share of the
     episodes and computes its share of every pass; the update is that of one process."""
-    accelerate: Path | None = None
+    accelerate: Annotated[Path | None, ROUNDING] = None
     """Launch configuration of accelerate (config/accelerate/*.yaml). Null: config/accelerate's
     FSDP2 where ranks have GPUs, plain data parallelism on CPUs."""
 

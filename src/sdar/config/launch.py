@@ -66,14 +66,16 @@ def needs_slurm(execution: ExecutionConfig) -> str:
 
 
 def job_shell(config: ExperimentConfig, programs: Path, in_slurm: bool) -> str:
-    """Shell text before a job's own command: the environment it needs and, where training has
-    several ranks, the function `ranks`, which runs a command once a rank.
+    """Shell text before a job's own command: the environment it needs, and the function `ranks`,
+    which runs a command once per rank. Rules call it whatever their number: a rule's command is the
+    same text then, and other ranks do not rerun it.
 
     `programs` is the folder of `sdar` and of `torchrun` where `cluster.environment` names no other.
     """
     before = f'{_STRICT}{_DEAF}export PATH="{programs}:$PATH"; ' + activation(config.cluster)
+    threads = f"export OMP_NUM_THREADS={config.execution.threads}; "
     if config.execution.ranks == 1:
-        return before
+        return before + f'ranks() {{ {threads}"$@"; }}; '
     if config.execution.nodes > 1 and not in_slurm:
         said = shlex.quote("sdar: " + needs_slurm(config.execution))
         return before + f"ranks() {{ echo {said} >&2; return 2; }}; "
@@ -83,14 +85,7 @@ def job_shell(config: ExperimentConfig, programs: Path, in_slurm: bool) -> str:
         command = f"""{words} bash -c {shlex.quote(before + '"$@"')} ranks "$@\""""
     else:
         command = in_container(config.cluster, f'{words} "$@"')
-    return before + f"ranks() {{ {command}; }}; "
-
-
-def training_start(execution: ExecutionConfig) -> str:
-    """What stands before `sdar train` in a rule's shell command, in Snakemake's notation."""
-    if execution.ranks == 1:
-        return "export OMP_NUM_THREADS={threads}; "
-    return "export OMP_NUM_THREADS={resources.cpus_per_task}; ranks "
+    return before + f"ranks() {{ {threads}{command}; }}; "
 
 
 def training_resources(config: ExperimentConfig) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import logging
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -22,7 +22,7 @@ from sdar.environments.section import EnvironmentSection
 from sdar.methods.declarations import get_method
 from sdar.methods.gates import RunGate
 from sdar.methods.roles import MethodName
-from sdar.section import Fraction, NonNegative, Section
+from sdar.section import NOTHING, ROUNDING, Changes, Fraction, NonNegative, Section
 
 log = logging.getLogger("sdar.config")
 SECTIONS = environment_sections()
@@ -134,7 +134,7 @@ class WarmStartConfig(Section):
     """Muon's, for the hidden matrices."""
     weight_decay: NonNegative = 0.01
     warmup: PositiveInt = 50
-    checkpoint_every: PositiveInt = 250
+    checkpoint_every: Annotated[PositiveInt, NOTHING] = 250
     demonstrations: DemonstrationsConfig = DemonstrationsConfig()
     dagger: DaggerConfig = DaggerConfig()
 
@@ -159,8 +159,8 @@ class TrainingConfig(Section):
     group_size: PositiveInt = 8
     minibatch: PositiveInt = 256
     """Samples (turns) an optimizer step."""
-    micro_batch: PositiveInt = 64
-    """Samples a forward-backward pass; never changes the result, only the memory."""
+    micro_batch: Annotated[PositiveInt, ROUNDING] = 64
+    """Samples per forward-backward pass: fewer take less memory."""
     learning_rate: PositiveFloat = 5e-4
     warmup_ratio: Fraction = 0.0
     weight_decay: NonNegative = 0.01
@@ -179,17 +179,17 @@ class TrainingConfig(Section):
     distillation: DistillationConfig = DistillationConfig()
     lora: LoraConfig | None = None
     """Null: all weights are trained."""
-    activation_checkpointing: bool = False
+    activation_checkpointing: Annotated[bool, NOTHING] = False
     """Compute activations again in the backward pass: less memory, about a third more work."""
-    reference: Literal["device", "host"] = "device"
+    reference: Annotated[Literal["device", "host"], NOTHING] = "device"
     """Where the frozen reference policy lies between its passes: `host` frees the GPU's memory and
     costs two transfers a step. There is none at all where kl_coefficient is 0, or with LoRA."""
-    checkpoint_every: PositiveInt = 5
-    keep_checkpoints: PositiveInt = 2
-    record_tokens_every: PositiveInt = 5
+    checkpoint_every: Annotated[PositiveInt, NOTHING] = 5
+    keep_checkpoints: Annotated[PositiveInt, NOTHING] = 2
+    record_tokens_every: Annotated[PositiveInt, NOTHING] = 5
     """Per-token records (gap, gate, advantage, log-probs) are kept every so many steps."""
-    recorded_episodes: PositiveInt = 4
-    """Episodes recorded token by token in such a step."""
+    recorded_episodes: Annotated[PositiveInt, NOTHING] = 4
+    """Episodes recorded token by token in such a step. What is recorded already stays."""
 
     @model_validator(mode="after")
     def _possible(self) -> "TrainingConfig":
@@ -220,6 +220,8 @@ class EvaluationConfig(Section):
 
 class TrackingConfig(Section):
     """MLflow, written from metrics.jsonl."""
+
+    unmarked: ClassVar[Changes] = "nothing"
 
     enabled: bool = True
     uri: str = "sqlite:///mlflow.db"

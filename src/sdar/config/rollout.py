@@ -4,26 +4,26 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from sdar.section import NonNegative, Section
+from sdar.section import NOTHING, ROUNDING, NonNegative, Section
 
 
 class VllmConfig(Section):
     """What `rollout.engine: vllm` needs to know. It lives in an environment of its own
     (docs/vllm.md): vLLM pins its own torch and transformers."""
 
-    servers: tuple[str, ...] = ()
+    servers: Annotated[tuple[str, ...], NOTHING] = ()
     """URLs of vLLM servers on other GPUs, which see the root's file system; rank r asks server r
     modulo their number. Empty: an engine in each rank's own process."""
-    gpu_memory_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.4
+    gpu_memory_share: Annotated[float, Field(gt=0.0, le=1.0), NOTHING] = 0.4
     """Share of a GPU's memory that an engine in process may take for weights and cache."""
-    eager: bool = False
+    eager: Annotated[bool, ROUNDING] = False
     """No CUDA graphs: starts faster, generates slower."""
-    sleep: bool = True
+    sleep: Annotated[bool, NOTHING] = True
     """An engine in process gives its GPU memory back while the trainer computes."""
-    timeout: PositiveFloat = 600.0
+    timeout: Annotated[PositiveFloat, NOTHING] = 600.0
     """Seconds that a call of an engine (weights, generation) may take before the run ends with an
     error that names the rank."""
-    tolerance: NonNegative = 0.05
+    tolerance: Annotated[NonNegative, NOTHING] = 0.05
     """Mean difference of log-probs (nats a token) on the probe batch beyond which new weights
     count as wrong after their transfer, and the run ends."""
 
@@ -43,7 +43,7 @@ class RolloutConfig(Section):
     earlier: so the course of a rollout is a function of the run, not of the machine's mood. For a
     slow environment about the time of its answer divided by that of a step."""
     temperature: PositiveFloat = 1.0
-    batch: PositiveInt = 64
+    batch: Annotated[PositiveInt, ROUNDING] = 64
     """Most responses that the engine generates at once."""
     importance_cap: PositiveFloat | None = None
     """Truncated importance sampling for an engine whose log-probs differ from the trainer's: each

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from sdar.config import ExperimentConfig, Layout
+from sdar.config.stages import computed_with
 from sdar.environments.base import EnvironmentPool, Task
 from sdar.evaluation.panels import Chunk, plan_chunks, recorded_tasks
 from sdar.evaluation.partial import Partial
@@ -62,9 +63,7 @@ def evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -
 
     subject = subject_of(config, layout, method, seed)
     panels = {panel: read_tasks(layout, panel) for panel in config.evaluation.panels}
-    chunks = plan_chunks(
-        panels, config.evaluation.seeds, config.rollout.batch, prompts=subject.prompts
-    )
+    chunks = plan_chunks(panels, config.evaluation.seeds, prompts=subject.prompts)
     package = environment_package(config.environment.name)
     skills = open_skills(config, package.knowledge(layout.tasks))
     played = [task for tasks in panels.values() for task in tasks]
@@ -72,7 +71,10 @@ def evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -
     digests = skills.digests(played)
     folder = layout.evaluation(method, seed)
     partial = Partial(folder / ".partial", evaluation_key(subject, config, panels, digests))
-    write_provenance(folder, config, layout, policy=subject.digest, skills=digests)
+    spans = partial.computed_with(computed_with(config, "evaluate"))
+    write_provenance(
+        folder, config, layout, policy=subject.digest, skills=digests, computed_with=spans
+    )
 
     name = f"{method}/seed-{seed}"
     with RunRecorder(

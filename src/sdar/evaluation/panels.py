@@ -2,7 +2,8 @@
 
 A panel is a split of the data set (valid_seen, valid_unseen). Its tasks are sorted by id and cut
 into chunks; a chunk is what is played together, kept when an evaluation is interrupted, and not
-played again. Every task belongs to exactly one chunk for each evaluation seed.
+played again. Every task belongs to exactly one chunk for each evaluation seed. Chunks decide which
+random stream a task has, so their size is fixed: `rollout.batch` only cuts them again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,9 @@ from itertools import pairwise, product
 from sdar.environments.base import Task
 from sdar.errors import SdarError
 from sdar.files.digest import text_digest
+
+CHUNK_SIZE = 64
+"""Most tasks of a chunk."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Chunk:
 def plan_chunks(
     panels: Mapping[str, Sequence[Task]],
     seeds: Sequence[int],
-    size: int,
+    size: int = CHUNK_SIZE,
     prompts: Sequence[bool] = (False,),
 ) -> list[Chunk]:
     """Every task of every panel once for each evaluation seed, in chunks of at most `size`.

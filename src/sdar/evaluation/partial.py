@@ -29,6 +29,18 @@ class Partial:
         if not path.exists():
             write_text(path, text)
 
+    def computed_with(self, rounding: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """How the sums of the chunks are rounded: what earlier starts had, and `rounding` from the
+        chunks on that are not there yet (`from_chunk`: how many are)."""
+        path = self.folder / "computed_with.json"
+        spans: list[dict[str, Any]] = json.loads(path.read_text("utf-8")) if path.is_file() else []
+        done = len(list(self.folder.glob("*.episodes.parquet")))
+        if not spans or spans[-1] != {"from_chunk": spans[-1]["from_chunk"], **rounding}:
+            spans.append({"from_chunk": done, **rounding})
+            text = json.dumps(spans)
+            write_atomically(path, lambda target: target.write_text(text, "utf-8"))
+        return spans
+
     def has(self, name: str) -> bool:
         return self._episodes(name).is_file()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sdar.config import ExperimentConfig, Layout
+from sdar.config.stages import depends_on
 from sdar.environments.base import Task
 from sdar.errors import SdarError
 from sdar.files.digest import folder_digest, json_digest
@@ -61,9 +62,11 @@ def evaluation_key(
 ) -> dict[str, Any]:
     """All that the episodes are a function of: kept chunks are reused only when it is the same.
 
-    `skills` maps task types to digests. Workers are left out: they never change a result.
+    `skills` maps task types to digests. What only rounds otherwise is left out, like workers.
     """
     ids = [[panel, [task.id for task in tasks]] for panel, tasks in panels.items()]
+    named = ("environment.data", "skills.library")  # the digests say what lies there
+    settings = depends_on(config, "evaluate")
     return {
         "method": subject.method,
         "seed": subject.seed,
@@ -71,14 +74,6 @@ def evaluation_key(
         "policy": subject.digest,
         "skills": skills,
         "tasks": json_digest(ids),
-        "environment": config.environment.model_dump(mode="json", exclude={"workers"}),
-        "limits": config.policy.model_dump(mode="json"),
-        "gate": config.training.distillation.model_dump(mode="json"),
-        "evaluation": config.evaluation.model_dump(mode="json"),
-        "engine": config.rollout.engine,
-        "batch": config.rollout.batch,
-        "schedule": [config.rollout.chosen_schedule, config.rollout.answer_after],
-        "threads": config.execution.threads,
-        "device": config.execution.device,
+        "settings": {key: value for key, value in settings.items() if key not in named},
         "columns": list(TOKENS),
     }

@@ -32,7 +32,7 @@ class KeyChange:
 def key_changes(config: ExperimentConfig, peak: Peak, most: int) -> list[KeyChange]:
     """Keys to turn, one after the other, until the peak is at most `most` bytes.
 
-    Of those that change no result, each time the cheapest that suffices, else the one that helps
+    Of those that a run survives, each time the cheapest that suffices, else the one that helps
     most. Where all together are not enough: as few more GPUs as do, then adapters, with them. Empty
     where nothing is enough.
     """
@@ -55,7 +55,7 @@ def _harmless(config: ExperimentConfig, peak: Peak, most: int, harsh: bool) -> l
     while height > most:
         tried = [
             change
-            for candidate in _candidates(now, harsh)
+            for candidate in candidates(now, harsh)
             for change in _apply(now, [candidate], peak)
             if change.peak < height
         ]
@@ -68,8 +68,8 @@ def _harmless(config: ExperimentConfig, peak: Peak, most: int, harsh: bool) -> l
     return _apply(config, chosen.items(), peak)
 
 
-def _candidates(config: ExperimentConfig, harsh: bool) -> Iterator[tuple[str, Any]]:
-    """Cheapest first."""
+def candidates(config: ExperimentConfig, harsh: bool) -> Iterator[tuple[str, Any]]:
+    """What may be turned in the middle of a run, which goes on; cheapest first."""
     training, rollout = config.training, config.rollout
     if rollout.engine == "transformers":
         for rows in _halves(rollout.batch, 1 if harsh else USUAL_ROWS):

@@ -5,37 +5,22 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sdar.config import ExperimentConfig, Layout
+from sdar.config.stages import Stage, computed_with, depends_on
 from sdar.files.digest import file_digest
 
-Kind = Literal["tasks", "demonstrations", "warm_start", "train", "evaluate", "compare", "report"]
-
-# The sections of the configuration that decide the result of each kind of run.
-SECTIONS: dict[Kind, tuple[str, ...]] = {
-    "tasks": ("environment",),
-    "demonstrations": ("environment", "skills", "policy", "warm_start.demonstrations"),
-    "warm_start": ("environment", "skills", "policy", "warm_start", "execution"),
-    "train": ("environment", "skills", "policy", "rollout", "training", "execution"),
-    "evaluate": ("environment", "skills", "policy", "evaluation", "execution"),
-    "compare": ("methods", "seeds", "evaluation"),
-    "report": ("methods", "seeds", "evaluation"),
-}
 LONGEST_PARAMETER = 500
 
 
-def parameters(config: ExperimentConfig, kind: Kind) -> dict[str, str]:
-    """Flat `section.key` parameters of the resolved configuration, at most 500 characters each."""
-    values = config.model_dump(mode="json")
-    if config.policy.model != "tiny":
-        del values["policy"]["tiny"]
+def parameters(config: ExperimentConfig, kind: Stage) -> dict[str, str]:
+    """What a run depends on (`config.stages`) and what it was computed with, as flat parameters of
+    at most 500 characters each."""
     flat: dict[str, str] = {}
-    for section in SECTIONS[kind]:
-        part: Any = values
-        for key in section.split("."):
-            part = part[key]
-        flat.update(flatten(part, section))
+    for values in (depends_on(config, kind), computed_with(config, kind)):
+        for key, value in values.items():
+            flat.update(flatten(value, key))
     return flat
 
 
@@ -52,7 +37,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:
     return {prefix: text}
 
 
-def run_tags(config: ExperimentConfig, kind: Kind, name: str) -> dict[str, str]:
+def run_tags(config: ExperimentConfig, kind: Stage, name: str) -> dict[str, str]:
     """Tags to filter and group by: experiment, stage and, where the name tells, method and seed."""
     tags = {"experiment": config.experiment, "stage": kind}
     if match := re.match(r"(?P<method>[a-z_]+)/seed-(?P<seed>\d+)", name):
@@ -72,7 +57,7 @@ def run_name(layout: Layout, name: str) -> str:
     return f"sweep/{layout.variant}/{name.partition('/')[2]}"
 
 
-def datasets(kind: Kind, layout: Layout) -> list[dict[str, Any]]:
+def datasets(kind: Stage, layout: Layout) -> list[dict[str, Any]]:
     """The data a run reads: name, digest, path and split sizes. Absent files are left out."""
     found: list[dict[str, Any]] = []
     tasks = layout.tasks / "tasks.jsonl"

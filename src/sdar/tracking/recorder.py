@@ -31,12 +31,12 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from sdar.config import ExperimentConfig, Layout
+from sdar.config.stages import Stage
 from sdar.files import lines
 from sdar.files.digest import json_digest
 from sdar.files.whole import read_json, write_json
 from sdar.interruption import Stopped, held_back
 from sdar.tracking import describe, store
-from sdar.tracking.describe import Kind
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 FINISH_SECONDS = 120.0
@@ -67,7 +67,7 @@ class RunRecorder:
         *,
         config: ExperimentConfig,
         layout: Layout,
-        kind: Kind,
+        kind: Stage,
         name: str,
         parameters: Mapping[str, Any] | None = None,
         tags: Mapping[str, Any] | None = None,
@@ -199,7 +199,7 @@ class RunRecorder:
 def _spec(
     config: ExperimentConfig,
     layout: Layout,
-    kind: Kind,
+    kind: Stage,
     name: str,
     parameters: Mapping[str, Any],
     tags: Mapping[str, Any],

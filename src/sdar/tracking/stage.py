@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sdar.config import ExperimentConfig, Layout
-from sdar.tracking.describe import Kind
+from sdar.config.stages import Stage
 from sdar.tracking.provenance import write_provenance
 from sdar.tracking.recorder import RunRecorder
 
 
 @contextlib.contextmanager
 def recorded_stage(
-    config: ExperimentConfig, layout: Layout, kind: Kind, artifacts: tuple[Path, ...]
+    config: ExperimentConfig, layout: Layout, kind: Stage, artifacts: tuple[Path, ...]
 ) -> Iterator[None]:
     """Record what runs inside as a run in `layout.runs / kind`: how long it took, what it left.
 

@@ -21,7 +21,7 @@ from sdar.policy.loading import load_policy
 from sdar.policy.lora import has_adapters
 from sdar.policy.weights import further_names, is_sharded, named_full_weights, policy_digest, whole
 from sdar.ranks.ranks import PATIENCE
-from sdar.training.checkpoint import Checkpoint, latest_complete, write_checkpoint
+from sdar.training.checkpoint import write_checkpoint
 
 log = logging.getLogger("sdar.training")
 
@@ -110,49 +110,6 @@ def learning_rate_at(step: int, config: ExperimentConfig) -> float:
     training = config.training
     warmup = round(training.warmup_ratio * training.steps)
     return training.learning_rate * min(1.0, (step + 1) / warmup if warmup else 1.0)
-
-
-def run_identity(
-    config: ExperimentConfig, method: Method, seed: int, inputs: dict[str, str]
-) -> str:
-    """Digest of everything a step's result depends on: a checkpoint belongs to one of these."""
-    training = config.training.model_dump(mode="json")
-    for harmless in (
-        "checkpoint_every",
-        "keep_checkpoints",
-        "record_tokens_every",
-        "recorded_episodes",
-        "activation_checkpointing",
-        "reference",
-    ):
-        training.pop(harmless)
-    if config.training.warmup_ratio == 0:
-        training.pop("steps")
-    decisive = {
-        "method": method.name,
-        "seed": seed,
-        "training": training,
-        "environment": config.environment.model_dump(mode="json", exclude={"workers", "data"}),
-        "policy": config.policy.model_dump(mode="json"),
-        "rollout": config.rollout.model_dump(mode="json", exclude={"vllm"}),
-        "inputs": inputs,
-    }
-    return json_digest(decisive)[:16]
-
-
-def find_start(folder: Path, identity: str, steps: int) -> Checkpoint | None:
-    """The checkpoint to continue from, or None. Says so when one belongs to another run."""
-
-    def accept(checkpoint: Checkpoint) -> bool:
-        if checkpoint.state.get("identity") != identity:
-            log.warning(
-                "%s was made with another configuration or other data: it is not continued",
-                checkpoint.path,
-            )
-            return False
-        return checkpoint.step <= steps
-
-    return latest_complete(folder, accept) if folder.is_dir() else None
 
 
 def export_policy(folder: Path, model: Any, tokenizer: Any, writes: bool = True) -> None:

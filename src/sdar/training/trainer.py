@@ -36,6 +36,7 @@ from sdar.tracking.recorder import RunRecorder
 from sdar.training.batches import StepBatch
 from sdar.training.checkpoint import load_checkpoint, save_checkpoint
 from sdar.training.episode_log import EpisodeLog
+from sdar.training.identity import RunIdentity
 from sdar.training.learner import Learner
 from sdar.training.measures import (
     context_measures,
@@ -47,11 +48,9 @@ from sdar.training.measures import (
 from sdar.training.run import (
     Parts,
     export_policy,
-    find_start,
     learning_rate_at,
     make_accelerator,
     open_parts,
-    run_identity,
     trained_method,
 )
 from sdar.training.step import StepResult
@@ -92,19 +91,28 @@ def train_with(
     folder = layout.run(method.name, seed)
     ranks = Ranks.of(accelerator)
     learner = Learner.prepare(parts, config, method, seed, accelerator, ranks, folder)
-    identity = run_identity(config, method, seed, parts.inputs)
+    identity = RunIdentity.of_training(config, method, seed, parts.inputs)
 
     start = 0
-    found = find_start(folder / "checkpoints", identity, training.steps) if ranks.first else None
+    found = identity.find_start(folder / "checkpoints", training.steps) if ranks.first else None
     checkpoint = ranks.broadcast(found)
     if checkpoint is not None:
         load_checkpoint(checkpoint, parts.model, learner.optimizer)
         learner.restore(checkpoint.state)
         start = checkpoint.step
+    spans = identity.spans(checkpoint)
 
     # All ranks hold the same step; one of them writes.
     if ranks.first:
-        write_provenance(folder, config, layout, method=method.name, seed=seed, inputs=parts.inputs)
+        write_provenance(
+            folder,
+            config,
+            layout,
+            method=method.name,
+            seed=seed,
+            inputs=parts.inputs,
+            computed_with=spans,
+        )
         drop_tokens(folder / "tokens", start)
     episode_log = EpisodeLog(folder / "episodes.parquet", start)
     name = f"{method.name}/seed-{seed}"
@@ -133,8 +141,7 @@ def train_with(
                         step + 1,
                         model=parts.model,
                         optimizer=learner.optimizer,
-                        state={"identity": identity, "method": method.name, "seed": seed}
-                        | learner.state(),
+                        state=identity.state(spans) | learner.state(),
                         keep=training.keep_checkpoints,
                         writes=ranks.first,
                     )

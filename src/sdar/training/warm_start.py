@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from sdar.config import ExperimentConfig, Layout
+from sdar.config.stages import content_digests
 from sdar.environments.packages import environment_package
 from sdar.errors import SdarError
 from sdar.files.digest import json_digest
@@ -38,8 +39,9 @@ from sdar.training.demonstrations import (
     read_demonstrations,
     write_demonstrations,
 )
+from sdar.training.identity import RunIdentity
 from sdar.training.muon import MuonWithAdamW
-from sdar.training.run import export_policy, find_start
+from sdar.training.run import export_policy
 from sdar.training.sft import Sample, Schedule, fine_tune
 
 log = logging.getLogger("sdar.training")
@@ -85,7 +87,7 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
     done = 0
     identity = warm_start_identity(config, model, turns)
     last = settings.updates + settings.dagger.rounds * settings.dagger.updates
-    checkpoint = find_start(folder / "checkpoints", identity, last)
+    checkpoint = identity.find_start(folder / "checkpoints", last)
     if checkpoint is not None:
         load_checkpoint(checkpoint, model, optimizer)
         done = checkpoint.step
@@ -95,7 +97,8 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
     relabelled: list[Sample] = []
     plan = phases(config)
     total = plan[-1].first_update + plan[-1].schedule.updates
-    write_provenance(folder, config, layout)
+    spans = identity.spans(checkpoint)
+    write_provenance(folder, config, layout, computed_with=spans)
 
     with (
         RunRecorder(
@@ -130,7 +133,7 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
                     number,
                     model=model,
                     optimizer=optimizer,
-                    state={"identity": identity, "round": phase.round},
+                    state=identity.state(spans) | {"round": phase.round},
                     keep=2,
                 )
             if stopping and number < total:
@@ -173,14 +176,14 @@ def load_tokenizer(folder: Path) -> Any:
 
 def warm_start_identity(
     config: ExperimentConfig, model: torch.nn.Module, turns: Sequence[Demonstration]
-) -> str:
-    """Digest of all the warm start depends on; another one's checkpoint is not continued."""
-    told = [(turn.messages, turn.response) for turn in turns]
-    settings = config.warm_start.model_dump(mode="json", exclude={"checkpoint_every"})
-    environment = config.environment.model_dump(mode="json", exclude={"workers", "data"})
-    rollout = [config.rollout.temperature, config.policy.max_response_tokens]
-    decisive = [policy_digest(model), told, settings, environment, rollout]
-    return json_digest(decisive)[:16]
+) -> RunIdentity:
+    """What the warm start of these weights on these demonstrations depends on."""
+    inputs = {
+        "policy": policy_digest(model),
+        "demonstrations": json_digest([(turn.messages, turn.response) for turn in turns])[:16],
+        "skills": content_digests(config)["skills.library"],
+    }
+    return RunIdentity.of(config, "warm_start", inputs)
 
 
 def mixture(

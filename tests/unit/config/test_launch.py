@@ -9,7 +9,7 @@ import pytest
 
 from sdar.config import ExperimentConfig, parse_config
 from sdar.config.cluster import job_resources
-from sdar.config.launch import job_shell, launcher, training_resources, training_start
+from sdar.config.launch import job_shell, launcher, training_resources
 from sdar.errors import SdarError
 from sdar.ranks.rendezvous import first_node, join_ranks
 
@@ -19,16 +19,20 @@ def config(nodes: int, processes: int, device: str = "cpu", **cluster: object) -
     return parse_config({"execution": execution, "cluster": cluster})
 
 
-def test_a_single_process_is_started_as_it_always_was() -> None:
+def test_a_single_process_is_started_by_nobody() -> None:
     for device in ("cpu", "cuda"):
         one = config(1, 1, device)
         assert launcher(one.execution, in_slurm=True) == []
         assert launcher(one.execution, in_slurm=False) == []
-        # Text of the rules: another one would make Snakemake run finished trainings again.
-        assert training_start(one.execution) == "export OMP_NUM_THREADS={threads}; "
         usual = job_resources(one.cluster, "train", on_gpu=device == "cuda")
         assert training_resources(one) == usual
-        assert "ranks" not in job_shell(one, Path("/bin"), in_slurm=True)
+
+
+@pytest.mark.parametrize("in_slurm", [False, True])
+def test_a_single_process_has_its_threads(in_slurm: bool, tmp_path: Path) -> None:
+    command = "bash -c 'echo $OMP_NUM_THREADS'"
+    done = run_job(config(1, 1), tmp_path, in_slurm, command)
+    assert (done.stdout, done.returncode) == ("3\n", 0), done.stderr
 
 
 def test_several_machines_need_slurm() -> None:

@@ -9,7 +9,7 @@ from sdar.config import parse_config
 from sdar.errors import SdarError
 from sdar.methods.declarations import get_method
 from sdar.policy.sharding import wants_sharding
-from sdar.training.run import run_identity
+from sdar.training.identity import RunIdentity
 
 
 def decided(path=None, *, ranks=2, device="cpu"):
@@ -56,7 +56,8 @@ def test_a_file_that_says_nothing_is_one_sentence(text, tmp_path):
 
 def test_the_number_of_ranks_and_what_saves_memory_make_no_other_run(repository):
     def identity(**sections):
-        return run_identity(parse_config(sections), get_method("sdar"), 0, {"policy": "p"})
+        method, inputs = get_method("sdar"), {"policy": "p"}
+        return RunIdentity.of_training(parse_config(sections), method, 0, inputs).depends_on
 
     node = str(repository / "config/accelerate/fsdp2_node.yaml")
     many = {"nodes": 2, "processes": 4, "accelerate": node, "device": "cuda", "threads": 3}

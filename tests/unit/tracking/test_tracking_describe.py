@@ -3,11 +3,11 @@
 import json
 import time
 from pathlib import Path
-from typing import get_args
 
 import yaml
 
 from sdar.config import Layout, parse_config
+from sdar.config.stages import STAGES
 from sdar.environments.base import Moment, Task
 from sdar.rollout.episode import Episode, Prompt, Turn
 from sdar.tracking import describe, write_provenance
@@ -56,14 +56,16 @@ def test_git_state_names_a_commit(repository: Path) -> None:
 
 def test_each_kind_has_its_parameters() -> None:
     config = parse_config({})
-    for kind in get_args(describe.Kind):
+    for kind in STAGES:
         flat = describe.parameters(config, kind)
         assert flat
         assert max(map(len, flat.values())) <= 500
     train = describe.parameters(config, "train")
     assert train["training.distillation.beta"] == "5.0"
     assert train["policy.tiny.layers"] == "3"
-    assert not any(key.startswith(("evaluation", "warm_start")) for key in train)
+    assert not any(key.startswith(("evaluation", "warm_start.d", "cluster")) for key in train)
+    assert "training.checkpoint_every" not in train, "changes nothing"
+    assert train["training.micro_batch"] == "64"
 
 
 def test_long_values_are_cut() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from sdar.environments.section import EnvironmentSection
-from sdar.section import Fraction, NonNegative, Section
+from sdar.section import NOTHING, Fraction, NonNegative, Section
 
 AlfworldTaskType = Literal[
     "pick_and_place_simple",
@@ -70,7 +70,7 @@ class AlfworldConfig(EnvironmentSection):
     """Past (observation, action) pairs shown in the prompt."""
     success_reward: PositiveFloat = 10.0
     invalid_action_penalty: NonNegative = 0.1
-    workers: Annotated[int, Field(ge=0)] = 1
+    workers: Annotated[int, Field(ge=0), NOTHING] = 1
     """Processes that play games; 0 plays them in the trainer's own process."""
 
     @property

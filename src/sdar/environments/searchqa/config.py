@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from sdar.environments.section import EnvironmentSection
-from sdar.section import NonNegative, Section
+from sdar.section import NOTHING, NonNegative, Section
 
 QuestionType = Literal["one_hop", "two_hop", "comparison"]
 QUESTION_FILES = (".parquet", ".jsonl")
@@ -31,9 +31,9 @@ class RetrieverConfig(Section):
     questions."""
     urls: tuple[str, ...] = ()
     """`http`: servers that answer POST /retrieve as Search-R1's do."""
-    timeout: PositiveFloat = 60.0
+    timeout: Annotated[PositiveFloat, NOTHING] = 60.0
     """`http`: seconds for one request."""
-    retries: Annotated[int, Field(ge=0)] = 3
+    retries: Annotated[int, Field(ge=0), NOTHING] = 3
     """`http`: further attempts after a connection error or a server's error."""
     model: str = "sentence-transformers/all-MiniLM-L6-v2"
     """`dense`: the sentence-transformers model, by name or folder."""
@@ -73,7 +73,7 @@ class SearchqaConfig(EnvironmentSection):
     history: Annotated[int, Field(ge=0)] = 4
     success_reward: PositiveFloat = 1.0
     invalid_action_penalty: NonNegative = 0.01
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0), NOTHING] = 0
 
     @property
     def task_types(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from sdar.environments.section import EnvironmentSection
-from sdar.section import NonNegative, Section
+from sdar.section import NOTHING, NonNegative, Section
 
 ExpressGame = Literal[
     "cookingworld",
@@ -43,7 +43,7 @@ class TextworldExpressConfig(EnvironmentSection):
     history: Annotated[int, Field(ge=0)] = 2
     success_reward: PositiveFloat = 10.0
     invalid_action_penalty: NonNegative = 0.1
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0), NOTHING] = 0
     data: Path | None = None
     """Nothing to give: the engine makes its games from seeds."""
 

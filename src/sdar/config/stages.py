@@ -1,0 +1,180 @@
+"""What each stage's result depends on, said once.
+
+Snakemake, DVC, checkpoints, the warm start, evaluations, the sweep's variants and MLflow all ask
+here. Three kinds of keys (`section.Changes`): a change of one that changes the *result* makes
+another run; of one that changes only the *rounding*, what is finished stays, what is under way goes
+on, and `provenance.json` says what was computed with which; of one that changes *nothing*, nobody
+need know.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from sdar.config.models import ExperimentConfig
+from sdar.environments.packages import skills_folder
+from sdar.files.digest import parts_digest
+
+Stage = Literal[
+    "tasks",
+    "demonstrations",
+    "warm_start",
+    "train",
+    "evaluate",
+    "compare",
+    "report",
+    "compare_sweep",
+]
+
+# A section stands for all of its keys.
+STAGES: dict[Stage, tuple[str, ...]] = {
+    "tasks": ("environment",),
+    # Demonstrations and the warm start go by type, whatever `skills.retrieval` says.
+    "demonstrations": (
+        "environment",
+        "skills.library",
+        "policy.tiny",
+        "warm_start.demonstrations",
+    ),
+    "warm_start": (
+        "environment",
+        "skills.library",
+        "policy",
+        "warm_start",
+        "rollout.temperature",
+        "rollout.batch",
+        "execution.warm_start_threads",
+        "execution.device",
+    ),
+    "train": (
+        "environment",
+        "skills",
+        "policy",
+        "warm_start.enabled",
+        "rollout",
+        "training",
+        "execution.threads",
+        "execution.device",
+        "execution.nodes",
+        "execution.processes",
+        "execution.accelerate",
+    ),
+    "evaluate": (
+        "environment",
+        "skills",
+        "policy",
+        "warm_start.enabled",
+        "rollout.engine",
+        "rollout.schedule",
+        "rollout.answer_after",
+        "rollout.batch",
+        "rollout.vllm",
+        # The gates that recorded episodes show.
+        "training.distillation.gate",
+        "training.distillation.beta",
+        "evaluation",
+        "execution.threads",
+        "execution.device",
+    ),
+    "compare": ("methods", "seeds", "evaluation"),
+    "report": ("methods", "seeds", "evaluation", "training.distillation"),
+    "compare_sweep": ("sweep", "seeds", "training.steps", "evaluation"),
+}
+
+Content = Mapping[str, str]
+"""Digests of what a key names, to stand for the name: an edited skill counts like a changed key, a
+folder that has moved does not count."""
+
+
+def depends_on(
+    config: ExperimentConfig, stage: Stage, content: Content | None = None
+) -> dict[str, Any]:
+    """The keys that decide the result of `stage`, in dotted form, with their values.
+
+    Args:
+        content: digests that take the place of the values of these keys, where the stage has them.
+    """
+    decisive = _keys(config, stage, "result")
+    return {key: (content or {}).get(key, value) for key, value in decisive.items()}
+
+
+def computed_with(config: ExperimentConfig, stage: Stage) -> dict[str, Any]:
+    """The keys that decide how the sums of `stage` are rounded, with their values."""
+    return _keys(config, stage, "rounding")
+
+
+def fingerprint(config: ExperimentConfig, stage: Stage, content: Content | None = None) -> str:
+    """`depends_on` as one comparable text."""
+    return json.dumps(depends_on(config, stage, content), sort_keys=True)
+
+
+def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The keys that are not the same in both, sorted."""
+    return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """The keys that differ with both values, for people: `training.steps (30, now 40)`."""
+    return ", ".join(
+        f"{key} ({_shown(before, key)}, now {_shown(after, key)})"
+        for key in differing(before, after)
+    )
+
+
+def compact_keys(config: ExperimentConfig, stages: Iterable[Stage]) -> list[str]:
+    """The keys that decide the results of these stages, a section's name where all of its do."""
+    kinds = {key: kind for key, _, kind in config.leaves()}
+    decisive = {key for stage in stages for key in depends_on(config, stage)}
+
+    def fold(prefix: str) -> list[str]:
+        names = dict.fromkeys(
+            prefix + key.removeprefix(prefix).split(".")[0]
+            for key in kinds
+            if key.startswith(prefix)
+        )
+        folded = []
+        for name in names:
+            inside = {key for key in kinds if key == name or key.startswith(f"{name}.")}
+            if inside <= decisive:
+                folded.append(name)
+            elif inside & decisive:
+                folded += fold(f"{name}.")
+        return folded
+
+    return fold("")
+
+
+def skill_library(config: ExperimentConfig) -> Path:
+    """The folder of the skills: the configured one, or the one that comes with sdar."""
+    if config.skills.library is not None:
+        return config.skills.library.expanduser()
+    return skills_folder(config.environment.name)
+
+
+def content_digests(config: ExperimentConfig) -> dict[str, str]:
+    """What the files that a configuration names hold, for `depends_on`: the texts of the skills."""
+    folder = skill_library(config)
+    parts = (
+        f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes() + b"\0"
+        for path in sorted(folder.rglob("*.md"))
+    )
+    return {"skills.library": parts_digest(parts)[:16]}
+
+
+def _keys(config: ExperimentConfig, stage: Stage, kind: str) -> dict[str, Any]:
+    roots = STAGES[stage]
+    unread = () if config.policy.model == "tiny" else ("policy.tiny",)
+    return {
+        key: value
+        for key, value, changes in config.leaves()
+        if changes == kind and _below(key, roots) and not _below(key, unread)
+    }
+
+
+def _below(key: str, roots: Iterable[str]) -> bool:
+    return any(key == root or key.startswith(f"{root}.") for root in roots)
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    return json.dumps(values[key]) if key in values else "not set"

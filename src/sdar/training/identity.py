@@ -1,0 +1,106 @@
+"""Which run a checkpoint belongs to, and what it was computed with.
+
+A checkpoint is continued where nothing differs that decides the result (`config.stages`). What only
+rounds differently is let through, and kept on record: `provenance.json` lists which steps were
+computed with what.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdar.config import ExperimentConfig
+from sdar.config.stages import Stage, changed, computed_with, depends_on, differing
+from sdar.methods.declarations import Method
+from sdar.training.checkpoint import Checkpoint, latest_complete
+
+log = logging.getLogger("sdar.training")
+Span = dict[str, Any]
+"""Keys of rounding with their values, and under `from_step` the first step that had them."""
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What decides a run's result, in dotted keys, and how its sums are rounded."""
+
+    depends_on: Mapping[str, Any]
+    computed_with: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls, config: ExperimentConfig, stage: Stage, inputs: Mapping[str, str], **more: Any
+    ) -> "RunIdentity":
+        """Of a stage with the data it reads; `inputs` holds digests of all that is read, so that
+        the names of files and folders do not count. `more` are further decisive values."""
+        decisive = depends_on(config, stage)
+        for named in ("environment.data", "skills.library"):
+            decisive.pop(named, None)
+        read = {f"inputs.{name}": digest for name, digest in inputs.items()}
+        return cls(decisive | read | more, computed_with(config, stage))
+
+    @classmethod
+    def of_training(
+        cls, config: ExperimentConfig, method: Method, seed: int, inputs: Mapping[str, str]
+    ) -> "RunIdentity":
+        """Of a training run. Without a warm-up of the learning rate more steps only continue it."""
+        identity = cls.of(config, "train", inputs, method=method.name, seed=seed)
+        if config.training.warmup_ratio > 0:
+            return identity
+        shorter = {k: v for k, v in identity.depends_on.items() if k != "training.steps"}
+        return cls(shorter, identity.computed_with)
+
+    def find_start(self, folder: Path, steps: int) -> Checkpoint | None:
+        """The newest checkpoint in `folder` that is this run's, at most `steps` far, or None.
+
+        Says so, with the keys that differ, where one belongs to another run, and where this run
+        goes on with another rounding.
+        """
+        checkpoint = latest_complete(folder, lambda found: self._is_mine(found, steps))
+        if checkpoint is None:
+            return None
+        before = _last(checkpoint.state)
+        if before is not None and differing(before, self.computed_with):
+            log.warning(
+                "goes on at %d with %s: from here on sums are rounded otherwise, which "
+                "provenance.json says",
+                checkpoint.step,
+                changed(before, self.computed_with),
+            )
+        return checkpoint
+
+    def state(self, spans: list[Span]) -> dict[str, Any]:
+        """For the checkpoint: what `find_start` compares, and what was computed with which."""
+        return {"depends_on": dict(self.depends_on), "computed_with": spans}
+
+    def spans(self, checkpoint: Checkpoint | None) -> list[Span]:
+        """What was computed with which so far, and from the checkpoint's step on."""
+        if checkpoint is None:
+            return [{"from_step": 0, **self.computed_with}]
+        spans: list[Span] = list(checkpoint.state["computed_with"])
+        if differing(_last(checkpoint.state) or {}, self.computed_with):
+            spans.append({"from_step": checkpoint.step, **self.computed_with})
+        return spans
+
+    def _is_mine(self, checkpoint: Checkpoint, steps: int) -> bool:
+        before = checkpoint.state.get("depends_on")
+        if before is None:
+            log.warning("%s is of an earlier version of sdar: it is not continued", checkpoint.path)
+            return False
+        if differing(before, self.depends_on):
+            log.warning(
+                "%s was made with other settings or data: it is not continued; %s",
+                checkpoint.path,
+                changed(before, self.depends_on),
+            )
+            return False
+        return checkpoint.step <= steps
+
+
+def _last(state: Mapping[str, Any]) -> Span | None:
+    """The rounding of the newest span."""
+    spans = state.get("computed_with")
+    if not spans:
+        return None
+    return {key: value for key, value in spans[-1].items() if key != "from_step"}

@@ -1,0 +1,160 @@
+"""What a stage depends on is said once, and what a change of a key does is true."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sdar.config import ExperimentConfig, parse_config
+from sdar.config.dvc import dvc_stages, dvc_yaml
+from sdar.config.stages import (
+    STAGES,
+    Stage,
+    changed,
+    compact_keys,
+    computed_with,
+    content_digests,
+    depends_on,
+    fingerprint,
+)
+
+ENVIRONMENTS = ("alfworld", "webshop", "searchqa", "textworld_express")
+DVC_STAGES: dict[str, tuple[Stage, ...]] = {
+    "data": ("tasks", "demonstrations"),
+    "warm_start": ("warm_start",),
+    "train": ("train",),
+    "evaluate": ("evaluate",),
+    "report": ("compare", "report"),
+}
+
+
+def of(environment: str) -> ExperimentConfig:
+    return parse_config({"environment": {"name": environment}})
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_every_key_of_a_stage_is_there(environment: str) -> None:
+    keys = {key for key, _, _ in of(environment).leaves()}
+    for stage, roots in STAGES.items():
+        for root in roots:
+            there = any(key == root or key.startswith(f"{root}.") for key in keys)
+            assert there, f"{stage}: the configuration has no {root}"
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_every_key_that_changes_a_result_is_some_stage_s(environment: str) -> None:
+    config = of(environment)
+    decisive = {key for key, _, changes in config.leaves() if changes == "result"}
+    used = {key for stage in STAGES for key in depends_on(config, stage)}
+    assert decisive - used == {"experiment"}, "the name is in every path"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"environment": {"workers": 3}},
+        {"training": {"checkpoint_every": 1, "keep_checkpoints": 3}},
+        {"training": {"activation_checkpointing": True, "reference": "host"}},
+        {"training": {"record_tokens_every": 1, "recorded_episodes": 1}},
+        {"training": {"micro_batch": 8}, "rollout": {"batch": 16}},
+        {"execution": {"threads": 2, "warm_start_threads": 1, "processes": 2, "device": "cpu"}},
+        {"warm_start": {"checkpoint_every": 1}, "tracking": {"enabled": False}},
+        {"rollout": {"vllm": {"gpu_memory_share": 0.2, "timeout": 5.0, "eager": True}}},
+        {"cluster": {"partition": "gpu", "train": {"minutes": 5}}},
+    ],
+)
+def test_harmless_keys_are_in_no_fingerprint(values: dict[str, Any]) -> None:
+    plain, changed_config = ExperimentConfig(), parse_config(values)
+    for stage in STAGES:
+        assert fingerprint(plain, stage) == fingerprint(changed_config, stage), stage
+
+
+def test_rounding_is_known_where_it_matters() -> None:
+    turned = parse_config({"training": {"micro_batch": 8}, "execution": {"threads": 4}})
+    assert computed_with(turned, "train")["training.micro_batch"] == 8
+    assert computed_with(turned, "train")["execution.threads"] == 4
+    assert "training.micro_batch" not in computed_with(turned, "evaluate")
+    assert computed_with(turned, "tasks") == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "stages"),
+    [
+        ({"rollout": {"engine": "vllm"}}, {"train", "evaluate"}),
+        ({"rollout": {"temperature": 0.5}}, {"warm_start", "train"}),
+        ({"training": {"learning_rate": 1.0}}, {"train"}),
+        ({"training": {"distillation": {"beta": 1.0}}}, {"train", "evaluate", "report"}),
+        ({"training": {"distillation": {"coefficient": 1.0}}}, {"train", "report"}),
+        ({"skills": {"retrieval": "none"}}, {"train", "evaluate"}),
+        ({"evaluation": {"seeds": [1]}}, {"evaluate", "compare", "report", "compare_sweep"}),
+        (
+            {"policy": {"tiny": {"layers": 2}}},
+            {"demonstrations", "warm_start", "train", "evaluate"},
+        ),
+        ({"sweep": {"betas": [1.0]}}, {"compare_sweep"}),
+    ],
+)
+def test_a_key_concerns_the_stages_that_read_it(values: dict[str, Any], stages: set[str]) -> None:
+    plain, other = ExperimentConfig(), parse_config(values)
+    assert {s for s in STAGES if fingerprint(plain, s) != fingerprint(other, s)} == stages
+
+
+def test_an_edited_skill_counts_like_a_changed_key(tmp_path: Path) -> None:
+    (tmp_path / "general.md").write_text("Look first.")
+    config = parse_config({"skills": {"library": str(tmp_path)}})
+    before = {stage: fingerprint(config, stage, content_digests(config)) for stage in STAGES}
+    (tmp_path / "general.md").write_text("Look twice.")
+    after = {stage: fingerprint(config, stage, content_digests(config)) for stage in STAGES}
+    told = {"demonstrations", "warm_start", "train", "evaluate"}
+    assert {stage for stage in STAGES if before[stage] != after[stage]} == told
+
+
+def test_a_difference_names_keys_and_values() -> None:
+    before = {"training.steps": 30, "same": 1, "gone": None}
+    assert changed(before, {"training.steps": 40, "same": 1, "new": "a"}) == (
+        'new (not set, now "a"), training.steps (30, now 40)'
+    )
+
+
+def test_a_section_stands_for_its_keys_where_all_count() -> None:
+    keys = compact_keys(ExperimentConfig(), ["evaluate"])
+    assert "evaluation" in keys
+    assert "environment" not in keys, "workers change nothing"
+    assert "environment.games" in keys
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_dvc_depends_on_what_the_table_says(environment: str) -> None:
+    """No key that changes nothing or only the rounding, and no key missing, by DVC's own reading:
+    a name stands for all that lies below it."""
+    config = of(environment)
+    stages = dvc_stages(config)
+    for name, ours in DVC_STAGES.items():
+        named = stages[name]["params"][0]["config/config.yaml"]
+        below = {
+            key
+            for key, _, _ in config.leaves()
+            if any(key == root or key.startswith(f"{root}.") for root in named)
+        }
+        assert below == {key for stage in ours for key in depends_on(config, stage)}, name
+        reads = stages[name].get("deps", [])
+        library = f"src/sdar/skills/library/{environment}"
+        told = any("skills.library" in depends_on(config, stage) for stage in ours)
+        assert (library in reads) == told, name
+
+
+def test_a_pretrained_model_has_no_warm_start_stage() -> None:
+    config = parse_config({"policy": {"model": "a/b"}, "warm_start": {"enabled": False}})
+    stages = yaml.safe_load(dvc_yaml(config))["stages"]
+    assert "warm_start" not in stages
+    assert stages["data"]["outs"] == ["data/${experiment}/tasks"]
+    assert stages["train"]["deps"] == [
+        "data/${experiment}/tasks",
+        "src/sdar/skills/library/alfworld",
+    ]
+
+
+def test_a_library_of_one_s_own_is_what_dvc_watches() -> None:
+    stages = dvc_stages(parse_config({"skills": {"library": "my/skills"}}))
+    assert "my/skills" in stages["train"]["deps"]
