@@ -1,5 +1,7 @@
 """The plan, without running it: which jobs, which refusals, which lints."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -8,7 +10,7 @@ from typing import get_args
 
 import pytest
 import yaml
-from pipeline_runner import snakemake
+from pipeline_runner import run, snakemake
 
 from sdar.config import load_config
 from sdar.config.cluster import ClusterConfig, JobKind, job_resources
@@ -199,6 +201,10 @@ def test_every_rule_has_log_benchmark_threads_and_resources(repository: Path) ->
 
 @pytest.fixture
 def pretended(project: Path) -> Path:
+    return pretend(project)
+
+
+def pretend(project: Path) -> Path:
     """The project as after a whole run: every output is there, by Snakemake's own touch."""
     from sdar.config import Layout, load_config
 
@@ -239,7 +245,6 @@ def change(project: Path, section: str, **values: object) -> subprocess.Complete
 def test_only_what_depends_on_a_changed_key_runs_again(pretended: Path) -> None:
     done = snakemake(pretended, "--dry-run", "--", "all")
     assert "Nothing to be done" in done.stdout, done.stdout
-    assert "Nothing to be done" in change(pretended, "environment", workers=2).stdout
     plan = planned(change(pretended, "evaluation", recorded_episodes=3).stdout)
     assert "train" not in plan
     assert plan["evaluate"] == 6
@@ -250,5 +255,86 @@ def test_only_what_depends_on_a_changed_key_runs_again(pretended: Path) -> None:
     plan = planned(change(pretended, "skills", retrieval="none").stdout)
     assert (plan["train"], plan["evaluate"]) == (4, 6)
     assert {"tasks", "demonstrations", "warm_start"}.isdisjoint(plan)
+    # A baseline's evaluation is the engine's as much as a trained policy's.
+    plan = planned(change(pretended, "rollout", engine="vllm").stdout)
+    assert (plan["train"], plan["evaluate"]) == (4, 6)
     plan = planned(change(pretended, "environment", habit=0.5).stdout)
     assert plan["total"] == 16
+
+
+def test_keys_that_change_nothing_or_the_rounding_rerun_nothing(pretended: Path) -> None:
+    """Commands of rules are compared, too: other ranks must not make them other texts."""
+    changes: dict[str, dict[str, object]] = {
+        "environment": {"workers": 2},
+        "warm_start": {"checkpoint_every": 7},
+        "training": {
+            "micro_batch": 8,
+            "activation_checkpointing": True,
+            "reference": "host",
+            "checkpoint_every": 1,
+            "record_tokens_every": 1,
+        },
+        "rollout": {"batch": 16},
+        "execution": {"threads": 2, "warm_start_threads": 1, "processes": 2, "device": "cpu"},
+        "tracking": {"enabled": False},
+        "cluster": {"partition": "long"},
+    }
+    for section, values in changes.items():
+        done = change(pretended, section, **values)
+        assert "Nothing to be done" in done.stdout, f"{section}: {done.stdout}"
+
+
+@pytest.fixture
+def with_own_skills(repository: Path, project: Path) -> Path:
+    """The project with a skill library of its own, named in its configuration."""
+    library = repository / "src" / "sdar" / "skills" / "library" / "alfworld"
+    shutil.copytree(library, project / "skills")
+    path = project / "config" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["skills"]["library"] = "skills"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    return project
+
+
+def test_an_edited_skill_reruns_who_is_told_it(with_own_skills: Path) -> None:
+    project = pretend(with_own_skills)
+    assert "Nothing to be done" in snakemake(project, "--dry-run", "--", "all").stdout
+    with (project / "skills" / "general.md").open("a") as file:
+        file.write("Look twice.\n")
+    plan = planned(snakemake(project, "--dry-run", "--", "all").stdout)
+    assert (plan["demonstrations"], plan["train"], plan["evaluate"]) == (1, 4, 6)
+    assert "tasks" not in plan
+
+
+def test_dvc_reruns_what_snakemake_reruns(repository: Path, with_own_skills: Path) -> None:
+    """What DVC calls changed, after each kind of change; nothing is run."""
+    project = pretend(with_own_skills)
+    shutil.copytree(repository / ".dvc", project / ".dvc")
+    made = run(project, "sdar", "config", "dvc")
+    assert made.returncode == 0, made.stdout
+    (project / "dvc.yaml").write_text(made.stdout)
+    subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
+    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+
+    def changed() -> set[str]:
+        done = run(project, "dvc", "status", "--json", environment=environment)
+        assert done.returncode == 0, done.stdout
+        return set(json.loads(done.stdout[done.stdout.index("{") :]))
+
+    done = run(project, "dvc", "commit", "--force", "--quiet", environment=environment)
+    assert done.returncode == 0, done.stdout
+    assert changed() == set()
+    change(project, "environment", workers=2)
+    change(project, "execution", threads=2, processes=2)
+    change(project, "rollout", batch=16)
+    change(project, "training", micro_batch=8, reference="host", checkpoint_every=1)
+    assert changed() == set()
+    with (project / "skills" / "general.md").open("a") as file:
+        file.write("Look twice.\n")
+    assert changed() == {"data", "warm_start", "train", "evaluate"}
+    done = run(project, "dvc", "commit", "--force", "--quiet", environment=environment)
+    assert done.returncode == 0, done.stdout
+    change(project, "training", learning_rate=1e-4)
+    assert changed() == {"train"}
+    change(project, "rollout", engine="vllm")
+    assert changed() == {"train", "evaluate"}
