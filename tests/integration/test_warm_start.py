@@ -71,7 +71,7 @@ def mortal(*given, **options):
     return plain(*given, **options)
 
 setattr(owner, name, mortal)
-from sdar.cli.main import main
+from sdar.cli.app import main
 main()
 """
 

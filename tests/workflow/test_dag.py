@@ -162,7 +162,7 @@ def test_missing_skill_for_a_type_ends_before_the_dag_is_built(
     repository: Path, project: Path
 ) -> None:
     library = project / "skills"
-    shutil.copytree(repository / "src" / "sdar" / "skills" / "library", library)
+    shutil.copytree(repository / "src" / "sdar" / "environments" / "alfworld" / "skills", library)
     for file in library.rglob("look_at_obj_in_light.md"):
         file.unlink()
     path = experiment(project, "skills: {library: skills}")
@@ -287,7 +287,7 @@ def test_keys_that_change_nothing_or_the_rounding_rerun_nothing(pretended: Path)
 @pytest.fixture
 def with_own_skills(repository: Path, project: Path) -> Path:
     """The project with a skill library of its own, named in its configuration."""
-    library = repository / "src" / "sdar" / "skills" / "library" / "alfworld"
+    library = repository / "src" / "sdar" / "environments" / "alfworld" / "skills"
     shutil.copytree(library, project / "skills")
     path = project / "config" / "config.yaml"
     config = yaml.safe_load(path.read_text())

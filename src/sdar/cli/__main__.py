@@ -1,6 +1,6 @@
 """`python -m sdar.cli` is `sdar`."""
 
-from sdar.cli.main import main
+from sdar.cli import main
 
 if __name__ == "__main__":
     main()

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from sdar.files.whole import write_parquet, write_text
+from sdar.files.whole import write_json, write_parquet, write_text
 
 
 class Partial:
@@ -37,8 +37,7 @@ class Partial:
         done = len(list(self.folder.glob("*.episodes.parquet")))
         if not spans or spans[-1] != {"from_chunk": spans[-1]["from_chunk"], **rounding}:
             spans.append({"from_chunk": done, **rounding})
-            text = json.dumps(spans)
-            write_atomically(path, lambda target: target.write_text(text, "utf-8"))
+            write_json(path, spans)
         return spans
 
     def has(self, name: str) -> bool:

@@ -19,7 +19,7 @@ PEOPLE += ["config", "sweep"]
 # Runs the command line in this process and says how it ended and what it imported.
 PROBE = """
 import json, sys
-from sdar.cli.main import main
+from sdar.cli.app import main
 try:
     main()
     code = 0
@@ -38,14 +38,14 @@ def compare(config, layout):
     time.sleep(60)
 module.compare = compare
 sys.modules["sdar.report.stages"] = module
-from sdar.cli.main import main
+from sdar.cli.app import main
 sys.argv = ["sdar", "compare", "--root", "some where"]
 main()
 """
 
 # Ctrl-C in the midst of an import that makes a dataclass, which is an exec of a string.
 INTERRUPTED_IMPORT = """
-from sdar.cli.main import app, friendly, main
+from sdar.cli.app import app, friendly, main
 @app.command()
 @friendly
 def importing():

@@ -139,7 +139,7 @@ def test_dvc_depends_on_what_the_table_says(environment: str) -> None:
         }
         assert below == {key for stage in ours for key in depends_on(config, stage)}, name
         reads = stages[name].get("deps", [])
-        library = f"src/sdar/skills/library/{environment}"
+        library = f"src/sdar/environments/{environment}/skills"
         told = any("skills.library" in depends_on(config, stage) for stage in ours)
         assert (library in reads) == told, name
 
@@ -151,7 +151,7 @@ def test_a_pretrained_model_has_no_warm_start_stage() -> None:
     assert stages["data"]["outs"] == ["data/${experiment}/tasks"]
     assert stages["train"]["deps"] == [
         "data/${experiment}/tasks",
-        "src/sdar/skills/library/alfworld",
+        "src/sdar/environments/alfworld/skills",
     ]
 
 

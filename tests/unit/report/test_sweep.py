@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from sdar.cli.main import app
+from sdar.cli.app import app
 from sdar.cli.options import prepare_run
 from sdar.config import ExperimentConfig, Layout, load_config, parse_config
 from sdar.config.generate import resolved_yaml
