@@ -9,7 +9,7 @@ import yaml
 from sdar.config.models import ExperimentConfig
 from sdar.config.stages import Stage, compact_keys, depends_on
 from sdar.layout import Layout
-from sdar.methods.declarations import METHODS
+from sdar.methods.roles import trained_among, untrained_beside
 
 HEADER = """\
 # DVC over Snakemake, for the experiment in config/config.yaml: one stage per border of the DAG. A
@@ -21,7 +21,6 @@ HEADER = """\
 """
 PARAMETERS = "config/config.yaml"
 LIBRARY = "src/sdar/environments/{name}/skills"
-BASELINES = ("warm_start", "skill_prompt")
 RESULTS = (
     "comparison.json",
     "comparison.md",
@@ -44,12 +43,12 @@ def dvc_yaml(config: ExperimentConfig) -> str:
 def dvc_stages(config: ExperimentConfig) -> dict[str, Any]:
     """Of each stage what it runs, reads, depends on and makes."""
     layout = Layout(Path(), "${experiment}")
-    trained = [name for name in config.methods if METHODS[name].trained]
-    runs = [(method, seed) for method in trained for seed in config.seeds]
+    runs = [(name, seed) for name in trained_among(config.methods) for seed in config.seeds]
+    evaluated = [*((name, 0) for name in untrained_beside(config.methods)), *runs]
     tasks, demonstrations = layout.tasks, layout.demonstrations
     start = [layout.warm_start / "policy"] if config.warm_start.enabled else []
     policies = [layout.run(*run) / "policy" for run in runs]
-    evaluations = [layout.evaluation(*run) for run in [*((name, 0) for name in BASELINES), *runs]]
+    evaluations = [layout.evaluation(*run) for run in evaluated]
 
     def stage(
         what: str,
