@@ -1,4 +1,4 @@
-"""What a text game shares with other text games: one action a turn, chosen from a list."""
+"""What a text game shares with other text games: one action per turn, chosen from a list."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path

@@ -50,7 +50,7 @@ class SentActions:
 
 
 class InProcessPool:
-    """One environment a slot, made by `make` when the slot is first used."""
+    """One environment per slot, made by `make` when the slot is first used."""
 
     def __init__(self, make: Callable[[], TextEnvironment]) -> None:
         self._sent = SentActions()

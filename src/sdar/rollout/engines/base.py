@@ -25,7 +25,7 @@ class Generation:
 
 
 class RolloutEngine(Protocol):
-    """Samples one response a prompt."""
+    """Samples one response per prompt."""
 
     def generate(
         self,

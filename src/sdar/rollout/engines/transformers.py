@@ -2,7 +2,7 @@
 
 What makes it faster than `generate` for many short responses: identical prompts are prefilled
 once; prompts are prefilled in order of length in blocks small enough for the CPU's caches, padded
-on the right and so without a mask; the last layer computes one position a prompt; every row of
+on the right and so without a mask; the last layer computes one position per prompt; every row of
 the cache has its own length, so that nothing is padded on the left; rows leave when they are
 finished; sampling is one cumulative sum and one binary search.
 
