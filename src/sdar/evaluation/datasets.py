@@ -67,7 +67,7 @@ def dataset_rates(
         name: np.asarray([sum(won) / len(won) for won in plays[name].values()]) for name in names
     }
     low, high = _bootstrap(means, seed, resamples, confidence)
-    rate = sum(found.rate for found in by_set.values()) / len(by_set)
+    rate = sum(one.rate for one in by_set.values()) / len(by_set)
     return DatasetRates(
         by_set,
         rate_over_tasks(everything, confidence),

@@ -24,9 +24,9 @@ def summarise(episodes: pl.DataFrame, about: Mapping[str, Any]) -> dict[str, Any
         rows = frame.to_dicts()
         extra: dict[str, Any] = {}
         if any(row["data_set"] for row in rows):
-            found = dataset_rates(rows)
-            extra["by_data_set"] = {name: rate.as_dict() for name, rate in found.by_set.items()}
-            extra["mean_of_data_sets"] = asdict(found.mean_of_sets)
+            rates = dataset_rates(rows)
+            extra["by_data_set"] = {name: rate.as_dict() for name, rate in rates.by_set.items()}
+            extra["mean_of_data_sets"] = asdict(rates.mean_of_sets)
         if frame["score"].is_not_null().any():
             extra["score"] = float(sum(frame["score"].fill_null(0.0).to_list()) / len(rows))
         panels.append(

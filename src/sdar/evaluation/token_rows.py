@@ -11,7 +11,7 @@ from sdar.rollout.episode import Episode
 
 @dataclass(frozen=True)
 class ScoredTurn:
-    """A turn with what the report needs beside it; the lists have one entry a response token.
+    """A turn with what the report needs beside it; the lists have one entry per response token.
 
     `expert_action` is None where no expert can play the task.
     """

@@ -20,7 +20,7 @@ CLASS_COLOURS = {
     "tag": "#7d7d7d",
     "other": "#a8830a",
 }
-"""Of the lines under tokens, one a token class; legible on white and on black."""
+"""Of the lines under tokens, one per token class; legible on white and on black."""
 
 
 def of_gap(gap: float) -> tuple[int, int, int]:

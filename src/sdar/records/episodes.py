@@ -71,15 +71,15 @@ class TokenEpisode:
 
 def read_all(config: ExperimentConfig, layout: Layout) -> list[TokenEpisode]:
     """Every recorded episode of the experiment: evaluations first, then training steps."""
-    found: list[TokenEpisode] = []
+    episodes: list[TokenEpisode] = []
     for method, seed in evaluations(config, layout):
         path = layout.evaluation(method, seed) / "tokens.parquet"
-        found += read_tokens(path, source=_source(config, method, seed))
+        episodes += read_tokens(path, source=_source(config, method, seed))
     for method in trained_methods(config):
         for seed in config.seeds:
             for _, path in training_files(layout.run(method, seed)):
-                found += read_tokens(path, source=_source(config, method, seed))
-    return found
+                episodes += read_tokens(path, source=_source(config, method, seed))
+    return episodes
 
 
 def read_tokens(path: Path, *, source: str) -> list[TokenEpisode]:

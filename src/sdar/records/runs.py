@@ -24,7 +24,7 @@ SERIES = {
 
 @dataclass(frozen=True)
 class Run:
-    """One training run's records: series of (step, value), seconds a step by phase, and the lines
+    """One training run's records: series of (step, value), seconds per step by phase, and the lines
     of timings.jsonl."""
 
     method: str
@@ -47,12 +47,12 @@ def evaluations(config: ExperimentConfig, layout: Layout) -> list[tuple[str, int
     Those are one set of weights, whatever the run seed: one evaluation of each is read, that of
     seed 0 (or, where it is absent, of a seed of the experiment).
     """
-    found = []
+    listed = []
     for method in untrained_beside(config.methods):
         seeds = [0, *config.seeds]
         there = (s for s in seeds if (layout.evaluation(method, s) / "episodes.parquet").is_file())
-        found.append((method, next(there, seeds[0])))
-    return found + [(m, seed) for m in trained_methods(config) for seed in config.seeds]
+        listed.append((method, next(there, seeds[0])))
+    return listed + [(m, seed) for m in trained_methods(config) for seed in config.seeds]
 
 
 def read_episodes(config: ExperimentConfig, layout: Layout) -> pl.DataFrame:
@@ -102,7 +102,7 @@ def read_runs(config: ExperimentConfig, layout: Layout) -> list[Run]:
 
 
 def seconds_by_phase(timings: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean seconds a step of each `<phase>_s` key (a phase absent from a step cost nothing).
+    """Mean seconds per step of each `<phase>_s` key (a phase absent from a step cost nothing).
 
     `total_s` and `step_s` are the whole step: what the phases leave of it is `other`.
     """

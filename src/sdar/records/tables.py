@@ -1,4 +1,4 @@
-"""The tables of episodes and of response tokens: a row each. Pure.
+"""The tables of episodes and of response tokens: one row for each. Pure.
 
 Their schemas are the contract between those who play, in training or evaluation, and comparison,
 pages and report.

@@ -1,4 +1,5 @@
-"""Recorded tokens as one table: what every figure about gap and gate is computed from."""
+"""Files of recorded tokens, and all of them as one table, which every figure about gap and gate is
+computed from."""
 
 from pathlib import Path
 

@@ -80,18 +80,18 @@ def view(
 def _read(folder: Path) -> list[TokenEpisode]:
     if folder.is_file():
         return read_tokens(folder, source=folder.name)
-    found: list[TokenEpisode] = []
+    episodes: list[TokenEpisode] = []
     for path in (folder / "evaluation" / "tokens.parquet", folder / "tokens.parquet"):
         if path.is_file():
-            found += read_tokens(path, source="evaluation")
+            episodes += read_tokens(path, source="evaluation")
     for _, path in training_files(folder):
-        found += read_tokens(path, source="training")
-    if not found:
+        episodes += read_tokens(path, source="training")
+    if not episodes:
         raise SdarError(
             f"{folder}: no recorded episodes; give a run's folder, such as "
             "runs/EXPERIMENT/sdar/seed-0, after it is trained or evaluated"
         )
-    return found
+    return episodes
 
 
 def _choose(recorded: list[TokenEpisode], wanted: str, folder: Path) -> TokenEpisode:
@@ -99,13 +99,13 @@ def _choose(recorded: list[TokenEpisode], wanted: str, folder: Path) -> TokenEpi
         if 1 <= int(wanted) <= len(recorded):
             return recorded[int(wanted) - 1]
         raise SdarError(f"episode {wanted}: {folder} holds {len(recorded)}, numbered from 1")
-    found = [item for item in recorded if wanted in item.task_id]
-    if not found:
+    matching = [item for item in recorded if wanted in item.task_id]
+    if not matching:
         raise SdarError(
             f"episode {wanted!r}: no recorded task of {folder} has that in its id; "
             "`sdar view RUN` lists them"
         )
-    return found[0]
+    return matching[0]
 
 
 def _list(recorded: list[TokenEpisode], console: Console) -> None:

@@ -70,7 +70,7 @@ class PanelResult:
     invalid_share: float
     inadmissible_share: float
     response_tokens: float
-    """Means over episodes: turns, shares of turns, tokens an episode."""
+    """Means over episodes: turns, shares of turns, tokens per episode."""
 
 
 @dataclass(frozen=True)
@@ -192,8 +192,8 @@ _Tables = dict[tuple[Variant, str], tuple[list[str], NDArray[np.float64]]]
 def _variants(episodes: pl.DataFrame, runs: Sequence[Run]) -> list[Variant]:
     """The untrained ones, then the methods in the configuration's order."""
     order = [*UNTRAINED, *dict.fromkeys(run.method for run in runs)]
-    found = {Variant(*row) for row in episodes.select("method", "with_skill").unique().rows()}
-    return sorted(found, key=lambda v: (order.index(v.method), not v.usual))
+    variants = {Variant(*row) for row in episodes.select("method", "with_skill").unique().rows()}
+    return sorted(variants, key=lambda v: (order.index(v.method), not v.usual))
 
 
 def _outcomes(

@@ -104,21 +104,25 @@ def _data_sets(comparison: Comparison) -> str:
     blocks = []
     for panel in comparison.panels:
         results = [comparison.result(variant, panel) for variant in comparison.variants]
-        found = [result.data_sets for result in results if result.data_sets is not None]
-        if len(found) < len(results):
+        of_sets = [result.data_sets for result in results if result.data_sets is not None]
+        if len(of_sets) < len(results):
             continue
-        names = list(found[0].by_set)
+        names = list(of_sets[0].by_set)
         rows = [
             [
                 name,
-                str(found[0].by_set[name].tasks),
-                *(rate_text(sets.by_set[name]) for sets in found),
+                str(of_sets[0].by_set[name].tasks),
+                *(rate_text(sets.by_set[name]) for sets in of_sets),
             ]
             for name in names
         ]
-        means = [sets.mean_of_sets for sets in found]
+        means = [sets.mean_of_sets for sets in of_sets]
         rows += [
-            ["all questions", str(found[0].overall.tasks), *(rate_text(s.overall) for s in found)],
+            [
+                "all questions",
+                str(of_sets[0].overall.tasks),
+                *(rate_text(s.overall) for s in of_sets),
+            ],
             [
                 f"mean of the {len(names)} sets",
                 "",

@@ -71,10 +71,10 @@ def save_checkpoint(
         _write_manifest(path)
 
     write_checkpoint(target, fill)
-    found = _newest_first(folder)
-    mine = found.index(target)
+    kept = _newest_first(folder)
+    mine = kept.index(target)
     # Later ones were not continued: they belong to another run, whose records are gone by now.
-    for old in [*found[:mine], *found[mine + keep :]]:
+    for old in [*kept[:mine], *kept[mine + keep :]]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 
@@ -114,8 +114,8 @@ def load_checkpoint(checkpoint: Checkpoint, model: Any, optimizer: Any) -> None:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob(f"{_PREFIX}*") if path.is_dir()]
-    return sorted(found, key=lambda path: (len(path.name), path.name), reverse=True)
+    folders = [path for path in folder.glob(f"{_PREFIX}*") if path.is_dir()]
+    return sorted(folders, key=lambda path: (len(path.name), path.name), reverse=True)
 
 
 def _write_manifest(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The episodes of a run: a row each in `episodes.parquet`, written anew at every checkpoint."""
+"""The episodes of a run: `episodes.parquet`, one row for each, written anew at a checkpoint."""
 
 from collections.abc import Sequence
 from pathlib import Path

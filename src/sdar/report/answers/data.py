@@ -39,7 +39,7 @@ class Answers:
     costs: Sequence[TeacherCost]
 
     def figures(self) -> dict[str, Figure]:
-        """One a question, by the name of its file."""
+        """One per question, by the name of its file."""
         return {
             "gate_mass": gate_mass_figure(self.masses),
             "gap_over_training": gap_figure(self.courses, self.gaps),

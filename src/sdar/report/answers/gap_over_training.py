@@ -34,7 +34,7 @@ WINDOW = 0.2
 
 @dataclass(frozen=True)
 class GapCourse:
-    """A method's gap while training; every list has one entry a step, the mean over its runs."""
+    """A method's gap while training; every list has one entry per step, the mean over its runs."""
 
     method: str
     runs: int
@@ -64,7 +64,7 @@ class EvaluatedGap:
 
 def gap_courses(runs: Sequence[Run]) -> list[GapCourse]:
     """One a method whose runs recorded a gap, over the steps that all its runs have."""
-    found = []
+    courses = []
     for method in dict.fromkeys(run.method for run in runs):
         series = [run.series for run in runs if run.method == method and "gap_mean" in run.series]
         if not series:
@@ -74,7 +74,7 @@ def gap_courses(runs: Sequence[Run]) -> list[GapCourse]:
         names = [name for band in BANDS for name in band[:2]]
         complete = all(name in one for one in series for name in names)
         window = max(1, round(WINDOW * len(steps)))
-        found.append(
+        courses.append(
             GapCourse(
                 method=method,
                 runs=len(series),
@@ -89,19 +89,19 @@ def gap_courses(runs: Sequence[Run]) -> list[GapCourse]:
                 change=_change(mean, window),
             )
         )
-    return found
+    return courses
 
 
 def evaluated_gaps(tokens: pl.DataFrame) -> list[EvaluatedGap]:
     """One a method that plays without the skill, in the order of the table."""
     rows = tokens.filter((pl.col("stage") == "evaluation") & ~pl.col("with_skill"))
     methods = rows["method"].unique(maintain_order=True).to_list()
-    found = []
+    gaps = []
     for method in methods:
         mine = _by_task(rows.filter(method=method))
         change = _changes(mine, _by_task(rows.filter(method=START)))
         has_start = method != START and START in methods
-        found.append(
+        gaps.append(
             EvaluatedGap(
                 method=method,
                 tokens=int(mine["tokens"].sum()),
@@ -112,7 +112,7 @@ def evaluated_gaps(tokens: pl.DataFrame) -> list[EvaluatedGap]:
                 size_change=change["size"] if has_start else None,
             )
         )
-    return found
+    return gaps
 
 
 def _by_task(rows: pl.DataFrame) -> pl.DataFrame:
@@ -193,11 +193,14 @@ def gap_figure(courses: Sequence[GapCourse], evaluated: Sequence[EvaluatedGap]) 
 
 def _draw_evaluated(axis: Axes, evaluated: Sequence[EvaluatedGap]) -> None:
     for row, item in enumerate(evaluated):
-        for offset, found, mark in ((-0.12, item.mean, "o"), (0.12, item.size, "D")):
+        for offset, shown, mark in ((-0.12, item.mean, "o"), (0.12, item.size, "D")):
             axis.errorbar(
                 row + offset,
-                found.value,
-                yerr=[[max(0, found.value - found.low)], [max(0, found.high - found.value)]],
+                shown.value,
+                yerr=[
+                    [max(0, shown.value - shown.low)],
+                    [max(0, shown.high - shown.value)],
+                ],
                 fmt=mark,
                 color=colour(item.method),
                 markersize=7,

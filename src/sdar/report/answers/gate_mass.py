@@ -58,14 +58,14 @@ class GateMass:
 
 
 def gate_masses(tokens: pl.DataFrame) -> list[GateMass]:
-    """One a method and stage with gates, training first; methods in the order of the table."""
+    """One per method and stage with gates, training first; methods in the order of the table."""
     with_gate = tokens.filter(pl.col("gate").is_not_null() & ~pl.col("with_skill"))
-    found = []
+    masses = []
     for stage in ("training", "evaluation"):
         of_stage = with_gate.filter(stage=stage)
         for method in of_stage["method"].unique(maintain_order=True):
-            found.append(_gate_mass(of_stage.filter(method=method), method, stage))
-    return found
+            masses.append(_gate_mass(of_stage.filter(method=method), method, stage))
+    return masses
 
 
 def _gate_mass(rows: pl.DataFrame, method: str, stage: str) -> GateMass:
@@ -85,8 +85,8 @@ def _gate_mass(rows: pl.DataFrame, method: str, stage: str) -> GateMass:
 
 
 def parts(rows: pl.DataFrame, names: Sequence[str], order: Sequence[str]) -> dict[str, Part]:
-    """The tokens (with `gate` and `task_id`) divided by `names`, one a token; empty parts are left
-    out. Intervals are over tasks."""
+    """The tokens (with `gate` and `task_id`) divided by `names`, one per token; empty parts are
+    left out. Intervals are over tasks."""
     tasks, task = np.unique(rows["task_id"].to_numpy(), return_inverse=True)
     gate = rows["gate"].to_numpy()
     name_of = np.asarray(names)
@@ -95,26 +95,26 @@ def parts(rows: pl.DataFrame, names: Sequence[str], order: Sequence[str]) -> dic
         return np.bincount(task, weights=values, minlength=len(tasks))
 
     mass = by_task(np.abs(gate))
-    found = {}
+    parts_by_name = {}
     for name in order:
         inside = (name_of == name).astype(np.float64)
         count = int(inside.sum())
         if count:
             mass_inside = by_task(np.abs(gate) * inside)
-            found[name] = Part(
+            parts_by_name[name] = Part(
                 tokens=count,
                 token_share=count / rows.height,
                 # A gate may be shut on every recorded token; then no part holds anything.
                 mass_share=ratio(mass_inside, mass if mass.any() else by_task(np.ones_like(gate))),
                 mean_gate=ratio(by_task(gate * inside), by_task(inside)),
             )
-    return found
+    return parts_by_name
 
 
 def gate_mass_figure(masses: Sequence[GateMass]) -> Figure:
     """Shares of the mass against shares of the tokens by token class and outcome, and the mean gate
-    by class, position, outcome and task type. A colour a method; filled in training, hollow or pale
-    at evaluation."""
+    by class, position, outcome and task type. One colour per method; filled in training, hollow
+    or pale at evaluation."""
     figure, axes = new_figure(2, 3, (16, 9.2))
     _shares(axes[0], masses, "by_class", "Mass by token class")
     _means(axes[1], masses, "by_class", "Gate by token class")

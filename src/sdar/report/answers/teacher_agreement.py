@@ -119,11 +119,11 @@ def _ranking(acted: pl.DataFrame, score: str) -> Estimate | None:
     return ranking_quality(acted[score], right, acted["task_id"].to_list())
 
 
-def agreement_figure(found: Sequence[Agreement]) -> Figure:
+def agreement_figure(shown: Sequence[Agreement]) -> Figure:
     """Left: sampled actions by the teacher's approval. Right: whose greedy action is right."""
-    figure, (judged, greedy) = new_figure(1, 2, (13, 2.4 + 0.75 * max(1, len(found))))
-    names = [label(item.method) for item in found]
-    for row, item in enumerate(found):
+    figure, (judged, greedy) = new_figure(1, 2, (13, 2.4 + 0.75 * max(1, len(shown))))
+    names = [label(item.method) for item in shown]
+    for row, item in enumerate(shown):
         for offset, part, shade, name in (
             (-0.14, item.approved, "#0072B2", "teacher approves (summed gap > 0)"),
             (0.14, item.disapproved, "#E69F00", "teacher disapproves"),
@@ -131,20 +131,20 @@ def agreement_figure(found: Sequence[Agreement]) -> Figure:
             _interval(judged, row + offset, part, shade, name if row == 0 else "_repeated")
     judged.set_yticks(range(len(names)), names)
     judged.set(title="The sampled action is the expert's")
-    for row, item in enumerate(found):
+    for row, item in enumerate(shown):
         for offset, who in ((-0.2, "teacher"), (0.0, "student"), (0.2, "neither")):
             part = getattr(item, f"{who}_right")
             _interval(greedy, row + offset, part, WHOSE[who], who if row == 0 else "_repeated")
     greedy.set_yticks(
         range(len(names)),
-        [f"{label(item.method)}\n{item.differ} of {item.turns} turns" for item in found],
+        [f"{label(item.method)}\n{item.differ} of {item.turns} turns" for item in shown],
     )
     greedy.set(title="Greedy actions differ: whose is the expert's")
     for axis in (judged, greedy):
         axis.set(xlim=(-2, 102), xlabel="% of turns, 95% interval")
-        axis.set_ylim(len(found) - 0.4, -0.6)
+        axis.set_ylim(len(shown) - 0.4, -0.6)
         axis.grid(axis="y", visible=False)
-        if found:
+        if shown:
             axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3)
     return figure
 

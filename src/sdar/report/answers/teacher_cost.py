@@ -48,12 +48,12 @@ class TeacherCost:
 
 def teacher_costs(runs: Sequence[Run]) -> list[TeacherCost]:
     """One a method that has timings."""
-    found = []
+    costs = []
     for method in dict.fromkeys(run.method for run in runs):
         timed = [run for run in runs if run.method == method and run.timings]
         if timed:
-            found.append(_cost(method, timed))
-    return found
+            costs.append(_cost(method, timed))
+    return costs
 
 
 def _cost(method: str, runs: Sequence[Run]) -> TeacherCost:
@@ -99,10 +99,10 @@ def phase_seconds(line: dict[str, float]) -> dict[str, float]:
 
 def phase_tokens(line: dict[str, float], response_tokens: float) -> dict[str, float]:
     """Tokens through the model by phase of one line; `response_tokens` are those of the step."""
-    found = {phase: float(line.get("tokens", 0)) for phase in READING if line.get(f"{phase}_s")}
+    read = {phase: float(line.get("tokens", 0)) for phase in READING if line.get(f"{phase}_s")}
     if line.get("teacher_s"):
-        found["teacher"] = line.get("teacher_prompt_tokens", 0) + response_tokens
-    return found
+        read["teacher"] = line.get("teacher_prompt_tokens", 0) + response_tokens
+    return read
 
 
 def _means(lines: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -118,7 +118,7 @@ def _share(lines: Sequence[dict[str, float]]) -> Estimate:
 
 
 def teacher_cost_figure(costs: Sequence[TeacherCost]) -> Figure:
-    """Stacked bars a method: seconds and tokens a step by phase, and the teacher's share."""
+    """Stacked bars per method: seconds and tokens per step by phase, and the teacher's share."""
     figure, axes = new_figure(1, 2, (14, 2.4 + 0.75 * max(1, len(costs))), sharey=True)
     shades = phase_colours({phase for cost in costs for phase in cost.seconds})
     seconds = [cost.seconds for cost in costs]

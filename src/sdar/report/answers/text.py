@@ -149,9 +149,9 @@ def _gap_sentence(item: EvaluatedGap) -> str:
     return text + "."
 
 
-def agreement_text(found: Sequence[Agreement]) -> list[str]:
+def agreement_text(agreements: Sequence[Agreement]) -> list[str]:
     """Sentences a policy, then the table of counts."""
-    judged = [item for item in found if item.turns]
+    judged = [item for item in agreements if item.turns]
     if not judged:
         return ["No recorded turn has an expert's action to compare with."]
     sentences = [_agreement_sentence(item) for item in judged]

@@ -47,8 +47,8 @@ def read_sweep(config: ExperimentConfig, layout: Layout) -> SweepComparison:
     tasks, base_TR = _outcomes(frames[base])
     results = {}
     for variant, frame in frames.items():
-        found, variant_TR = _outcomes(frame)
-        if found != tasks:
+        played, variant_TR = _outcomes(frame)
+        if played != tasks:
             raise SdarError(
                 f"sweep: {variant.name} and {base.name} were evaluated on different tasks; "
                 "evaluate both again with `sdar evaluate --variant NAME`"
@@ -122,7 +122,7 @@ def sweep_markdown(comparison: SweepComparison) -> str:
 
 
 def _filled(comparison: SweepComparison, variant: SweepVariant) -> str:
-    return str(sum(found == variant for found in comparison.cells.values()))
+    return str(sum(filling == variant for filling in comparison.cells.values()))
 
 
 def _episodes(

@@ -71,8 +71,8 @@ def heatmap(comparison: SweepComparison) -> Figure:
 
 
 def _draw(axis: Axes, x: int, y: int, result: SweepResult, norm: TwoSlopeNorm) -> None:
-    found = result.difference
-    shade = to_hex(COLOURS(norm(100 * found.difference))) if found else "#eeeeee"
+    paired = result.difference
+    shade = to_hex(COLOURS(norm(100 * paired.difference))) if paired else "#eeeeee"
     line = 2.6 if result.decided else 0.8
     axis.add_patch(
         Rectangle(
@@ -85,8 +85,8 @@ def _draw(axis: Axes, x: int, y: int, result: SweepResult, norm: TwoSlopeNorm) -
         )
     )
     text = "baseline"
-    if found is not None:
-        text = f"{points(found.difference)}\n[{points(found.low)}, {points(found.high)}]"
+    if paired is not None:
+        text = f"{points(paired.difference)}\n[{points(paired.low)}, {points(paired.high)}]"
     axis.text(
         x,
         y,
@@ -101,11 +101,11 @@ def _draw(axis: Axes, x: int, y: int, result: SweepResult, norm: TwoSlopeNorm) -
 
 def _ignores_beta(comparison: SweepComparison, gate: str) -> bool:
     """Whatever beta, the same runs."""
-    found: dict[tuple[float, str], set[str]] = {}
+    names_of: dict[tuple[float, str], set[str]] = {}
     for cell, variant in comparison.cells.items():
         if cell.gate == gate:
-            found.setdefault((cell.coefficient, cell.retrieval), set()).add(variant.name)
-    return not GATES[gate].uses_beta and all(len(names) == 1 for names in found.values())
+            names_of.setdefault((cell.coefficient, cell.retrieval), set()).add(variant.name)
+    return not GATES[gate].uses_beta and all(len(names) == 1 for names in names_of.values())
 
 
 def _note(comparison: SweepComparison, gate: str, retrieval: str) -> str:

@@ -34,7 +34,7 @@ def plan_text(config: ExperimentConfig, layout: Layout) -> str:
     steps = config.sweep.steps or config.training.steps
     rows = []
     for variant in variants:
-        filled = sum(found == variant for found in cells.values())
+        filled = sum(filling == variant for filling in cells.values())
         done = sum((_run(layout, variant, seed) / "policy").is_dir() for seed in seeds)
         what = variant.cell
         if what is None:
