@@ -140,6 +140,10 @@ class Expert(Protocol):
         ...
 
 
+FIRST_OPENING = 100_000_000
+"""Openings are numbered from here, after all episodes of practice."""
+
+
 class Practice(Protocol):
     """One episode of the warm start, set in a world of its own, with the expert beside it.
 

@@ -13,7 +13,14 @@ from typing import Any
 import polars as pl
 
 from sdar.config import ExperimentConfig, Layout
-from sdar.environments.base import EnvironmentPackage, Knowledge, Moment, PastTurn, Practice
+from sdar.environments.base import (
+    FIRST_OPENING,
+    EnvironmentPackage,
+    Knowledge,
+    Moment,
+    PastTurn,
+    Practice,
+)
 from sdar.environments.chat import Message, chat
 from sdar.environments.packages import environment_package
 from sdar.errors import SdarError
@@ -22,8 +29,6 @@ from sdar.progress import Progress
 from sdar.skills.library import SkillLibrary
 
 Libraries = Callable[[Knowledge | None], SkillLibrary]
-# Openings are numbered from here in the file, after all episodes.
-FIRST_OPENING = 100_000_000
 _COLUMNS = ("episode", "turn", "task_type", "hinted", "system", "user", "response")
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from sdar.config import Layout, parse_config
 from sdar.environments.alfworld.practice import practice
+from sdar.environments.base import FIRST_OPENING
 from sdar.errors import SdarError
 from sdar.training.demonstrations import (
-    FIRST_OPENING,
     Player,
     expert_episode,
     library_of,

@@ -12,11 +12,10 @@ from sdar.environments.alfworld.world.abstract import Game
 from sdar.environments.alfworld.world.generator import abstract_game
 from sdar.environments.alfworld.world.home import Home
 from sdar.environments.alfworld.world.simulator import SimulatedEnvironment
-from sdar.environments.base import Knowledge, Observation, Task
+from sdar.environments.base import FIRST_OPENING, Knowledge, Observation, Task
 
 # Homes of demonstrations are numbered from here, far from any home one would train in.
 FIRST_HOME = 1_000_000
-FIRST_OPENING = 100_000_000
 
 
 class GameExpert:

@@ -18,7 +18,12 @@ from sdar.environments.searchqa.expert import ArchiveExpert
 from sdar.environments.searchqa.parsing import parse_action
 from sdar.environments.searchqa.practice import QuestionPractice, practice
 from sdar.environments.searchqa.replay import FORMATS
-from sdar.environments.searchqa.tasks import ARCHIVE, make_tasks, read_archive, stored_questions
+from sdar.environments.searchqa.tasks import (
+    ARCHIVE_FILE,
+    make_tasks,
+    read_archive,
+    stored_questions,
+)
 from sdar.environments.searchqa.world.archive import small_names
 
 _OPENING = re.compile(r"^<(search|answer)>")
@@ -30,7 +35,7 @@ class SearchqaPackage:
     name = "searchqa"
     parsing_cases = "search"
     recorded = FORMATS
-    world_file = ARCHIVE
+    world_file = ARCHIVE_FILE
 
     def make_tasks(
         self, environment: Any, panels: Sequence[str], folder: Path

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from functools import cache, lru_cache
 from typing import Any
 
-from sdar.environments.base import Observation, Task
+from sdar.environments.base import FIRST_OPENING, Observation, Task
 from sdar.environments.searchqa.engine.data import Question
-from sdar.environments.searchqa.engine.environment import Episode
+from sdar.environments.searchqa.engine.environment import QuestionEpisode
 from sdar.environments.searchqa.expert import UNKNOWN, ArchiveExpert
 from sdar.environments.searchqa.retrieval.memory import MemoryRetriever
 from sdar.environments.searchqa.world.archive import (
@@ -28,7 +28,6 @@ from sdar.environments.searchqa.world.questions import Asked, candidates, split_
 
 # Archives of demonstrations are numbered from here, far from any archive one would train in.
 FIRST_ARCHIVE = 1_000_000
-FIRST_OPENING = 100_000_000
 ASKED_ABOUT = 6
 """Countries of a small archive that an episode's question is drawn from."""
 
@@ -54,7 +53,7 @@ class QuestionPractice:
         self.knowledge = archive
         self._top_k = settings.retriever.top_k
         question = Question(name, asked.text, answer.targets, asked.data_source)
-        self._episode = Episode(question, settings.max_turns)
+        self._episode = QuestionEpisode(question, settings.max_turns)
         self.observation = self._episode.observe("")
         self._expert = ArchiveExpert(
             self.task, self.observation, archive if hinted else None, index

@@ -24,7 +24,7 @@ from sdar.environments.searchqa.world.questions import make_questions
 from sdar.errors import SdarError
 
 QUESTIONS = "questions.jsonl"
-ARCHIVE = "archive.json"
+ARCHIVE_FILE = "archive.json"
 
 ONE_HOP = ("nq", "triviaqa", "popqa")
 """Real data sets whose questions ask for one fact; all others need more than one search."""
@@ -56,7 +56,7 @@ def generate(environment: SearchqaConfig, folder: Path) -> list[Question]:
     """The questions of all splits; the archive and its passages are written."""
     archive = Archive.draw(environment.archive, environment.size)
     told = entries(environment.size)
-    archive.write(folder / ARCHIVE)
+    archive.write(folder / ARCHIVE_FILE)
     write_passages(folder / PASSAGES, make_passages(archive, told))
     return [
         question
@@ -102,7 +102,7 @@ def _check(tasks: list[Task], wanted: Collection[str], environment: SearchqaConf
 
 def read_archive(folder: Path) -> Archive | None:
     """The archive the questions in `folder` are about; None for real questions."""
-    path = folder / ARCHIVE
+    path = folder / ARCHIVE_FILE
     return Archive.read(path) if path.exists() else None
 
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 
 from sdar.environments.base import Observation, Task
 from sdar.environments.webshop.observed import (
-    Page,
     Row,
+    SeenPage,
     Wanted,
     affordable,
     parse_goal,
@@ -108,7 +108,7 @@ class LineExpert:
             self._guesses.remove(line)
             self._guesses.insert(0, line)
 
-    def _look_at(self, page: Page) -> None:
+    def _look_at(self, page: SeenPage) -> None:
         kind, line, finish = _words(page.title)
         if self._wanted.value not in page.values:
             self._lacking.update(self._opened[-1:])

@@ -42,7 +42,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Page:
+class SeenPage:
     """`rows` on results pages; `title`, `price` and `values` on item pages; else `texts`."""
 
     kind: PageKind
@@ -77,22 +77,24 @@ def affordable(price: str, limit: float) -> bool:
     return all(float(amount) <= limit for amount in _PRICE.findall(price))
 
 
-def read_page(observation: Observation) -> Page:
+def read_page(observation: Observation) -> SeenPage:
     """The page that an observation shows, in either text mode."""
     pieces = _pieces(observation.text)
     if pieces[0].startswith("Thank you"):
-        return Page("done")
+        return SeenPage("done")
     if "Back to Search" not in pieces:
-        return Page("index")
+        return SeenPage("index")
     body = pieces[pieces.index("Back to Search") + 1 :]
     if body and body[0].startswith("Page "):
         start = body.index("Next >") + 1
         cells = body[start:]
-        return Page("results", rows=tuple(Row(*cells[i : i + 3]) for i in range(0, len(cells), 3)))
+        return SeenPage(
+            "results", rows=tuple(Row(*cells[i : i + 3]) for i in range(0, len(cells), 3))
+        )
     if "Buy Now" not in body:
-        return Page("text", texts=tuple(body[1:]))
+        return SeenPage("text", texts=tuple(body[1:]))
     place = max(i for i, piece in enumerate(body) if piece.startswith("Price: "))
-    return Page(
+    return SeenPage(
         "item",
         title=body[place - 1],
         price=body[place].removeprefix("Price: "),

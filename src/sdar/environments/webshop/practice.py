@@ -8,7 +8,7 @@ import random
 from functools import lru_cache
 from typing import Any
 
-from sdar.environments.base import Observation, Task
+from sdar.environments.base import FIRST_OPENING, Observation, Task
 from sdar.environments.webshop.engine.catalogue import Catalogue
 from sdar.environments.webshop.engine.environment import WebshopEnvironment
 from sdar.environments.webshop.engine.goals import goal_task
@@ -18,7 +18,6 @@ from sdar.environments.webshop.world.shop import Shop
 
 # Shops of demonstrations are numbered from here, far from any shop one would train in.
 FIRST_SHOP = 1_000_000
-FIRST_OPENING = 100_000_000
 
 
 class ShopPractice:

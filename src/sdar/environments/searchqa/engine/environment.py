@@ -70,7 +70,7 @@ Found = dict[str, list[Passage]]
 """Passages by query."""
 
 
-class Episode:
+class QuestionEpisode:
     """The state of one episode, without its retriever: `begin` may ask for a search, and `finish`
     takes its result."""
 
@@ -138,7 +138,7 @@ class SearchqaPool:
         self._max_turns = max_turns
         self._top_k = top_k
         self._aside = aside
-        self._episodes: dict[int, Episode] = {}
+        self._episodes: dict[int, QuestionEpisode] = {}
         self._sent = SentActions()
         self._asked: dict[int, tuple[Begun, Future[Found]]] = {}
 
@@ -152,7 +152,7 @@ class SearchqaPool:
                     f"task {task.id} has no question among the {len(self._questions)} that were "
                     "read: make the tasks again with `sdar tasks`"
                 )
-            self._episodes[slot] = Episode(question, self._max_turns)
+            self._episodes[slot] = QuestionEpisode(question, self._max_turns)
         return {slot: self._episodes[slot].observe("") for slot in tasks}
 
     def step(self, actions: dict[int, str]) -> dict[int, Observation]:

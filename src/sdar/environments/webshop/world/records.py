@@ -13,12 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
+from sdar.environments.webshop.engine.products import Record
 from sdar.environments.webshop.world.shop import Shop
 from sdar.environments.webshop.world.words import WORDS, CategoryWords, category_words
-
-Record = dict[str, Any]
 
 BLOCK = 12
 """Products of a type: each line in each finish, and two twins."""
