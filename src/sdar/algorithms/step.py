@@ -3,6 +3,7 @@
 Legend: S samples, T tokens. The loss of each micro-batch is in `loss`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,8 @@ from sdar.algorithms.gates import compute_gate, teacher_gap
 from sdar.algorithms.inputs import StepSamples, required, required_tensor
 from sdar.algorithms.loss import LossSettings
 from sdar.algorithms.policy_loss import per_token
-from sdar.methods.declarations import Method
+from sdar.methods.declarations import AdvantageName, Method, TokenCredit
+from sdar.methods.gates import GATES
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,71 @@ class AdvantageSettings:
     normalize_by_std: bool
     discount: float
     """Of GiGPO's turn returns."""
+
+
+def _grpo(_method: Method, samples: StepSamples, settings: AdvantageSettings) -> Tensor:
+    return grpo_advantages(
+        samples.step_return,
+        samples.group,
+        samples.episode,
+        statistics_over=settings.statistics_over,
+        normalize_by_std=settings.normalize_by_std,
+    )
+
+
+def _gigpo(method: Method, samples: StepSamples, settings: AdvantageSettings) -> Tensor:
+    reward = required_tensor(samples.step_reward, "step_reward", method)
+    return gigpo_advantages(
+        samples.step_return,
+        discounted_step_returns(reward, samples.episode, samples.turn, discount=settings.discount),
+        samples.group,
+        samples.episode,
+        required(samples.anchor_observation, "anchor_observation", method),
+        mode="mean_std_norm" if settings.normalize_by_std else "mean_norm",
+    )
+
+
+def _uniform(_method: Method, samples: StepSamples, advantages_S: Tensor, _mix: float) -> Tensor:
+    mask_ST = response_tokens(samples.response_mask)
+    return clean(per_token(advantages_S, mask_ST), mask_ST)
+
+
+def _rlsd(method: Method, samples: StepSamples, advantages_S: Tensor, mix: float) -> Tensor:
+    return rlsd_token_advantages(
+        advantages_S,
+        required_tensor(samples.old_log_probs, "old_log_probs", method),
+        required_tensor(samples.teacher_log_probs, "teacher_log_probs", method),
+        response_tokens(samples.response_mask),
+        mix=mix,
+    )
+
+
+def _agent_opsd(method: Method, samples: StepSamples, advantages_S: Tensor, mix: float) -> Tensor:
+    advantages_S = agent_opsd_advantages(
+        advantages_S,
+        required_tensor(samples.old_log_probs, "old_log_probs", method),
+        required_tensor(samples.teacher_log_probs, "teacher_log_probs", method),
+        response_tokens(samples.response_mask),
+        samples.group,
+        samples.episode,
+        samples.turn,
+        required_tensor(samples.success, "success", method),
+        mix=mix,
+    )
+    return _uniform(method, samples, advantages_S, mix)
+
+
+ADVANTAGES: dict[AdvantageName, Callable[[Method, StepSamples, AdvantageSettings], Tensor]] = {
+    "grpo": _grpo,
+    "gigpo": _gigpo,
+}
+"""By `Method.advantage`: [S]."""
+TOKEN_CREDITS: dict[TokenCredit, Callable[[Method, StepSamples, Tensor, float], Tensor]] = {
+    "uniform": _uniform,
+    "rlsd": _rlsd,
+    "agent_opsd": _agent_opsd,
+}
+"""By `Method.token_credit`, from advantages [S] and the share that is redistributed: [S, T]."""
 
 
 def step_advantages(
@@ -56,46 +123,9 @@ def step_advantages(
     Raises:
         SdarError: the method needs something `samples` does not hold.
     """
-    if method.advantage == "gigpo":
-        reward = required_tensor(samples.step_reward, "step_reward", method)
-        advantages_S = gigpo_advantages(
-            samples.step_return,
-            discounted_step_returns(
-                reward, samples.episode, samples.turn, discount=settings.discount
-            ),
-            samples.group,
-            samples.episode,
-            required(samples.anchor_observation, "anchor_observation", method),
-            mode="mean_std_norm" if settings.normalize_by_std else "mean_norm",
-        )
-    else:
-        advantages_S = grpo_advantages(
-            samples.step_return,
-            samples.group,
-            samples.episode,
-            statistics_over=settings.statistics_over,
-            normalize_by_std=settings.normalize_by_std,
-        )
-    mask_ST = response_tokens(samples.response_mask)
-    if method.token_credit == "uniform":
-        return clean(per_token(advantages_S, mask_ST), mask_ST)
-    old_ST = required_tensor(samples.old_log_probs, "old_log_probs", method)
-    teacher_ST = required_tensor(samples.teacher_log_probs, "teacher_log_probs", method)
-    mix = method.token_mix(step)
-    if method.token_credit == "rlsd":
-        return rlsd_token_advantages(advantages_S, old_ST, teacher_ST, mask_ST, mix=mix)
-    advantages_S = agent_opsd_advantages(
-        advantages_S,
-        old_ST,
-        teacher_ST,
-        mask_ST,
-        samples.group,
-        samples.episode,
-        samples.turn,
-        required_tensor(samples.success, "success", method),
-        mix=mix,
-    )
-    return clean(per_token(advantages_S, mask_ST), mask_ST)
+    advantages_S = ADVANTAGES[method.advantage](method, samples, settings)
+    redistribute = TOKEN_CREDITS[method.token_credit]
+    return redistribute(method, samples, advantages_S, method.token_mix(step))
 
 
 def step_context(
@@ -121,11 +151,12 @@ def step_context(
     mask_ST = response_tokens(samples.response_mask)
     context: dict[str, Any] = {}
     kind = method.gate_kind(settings.gate)
-    if kind == "adaptive" or method.gate_baseline == "step_mean":
+    reads_step = kind is not None and GATES[kind].uses_step
+    if reads_step or method.gate_baseline == "step_mean":
         old_ST = required_tensor(samples.old_log_probs, "old_log_probs", method)
         teacher_ST = required_tensor(samples.teacher_log_probs, "teacher_log_probs", method)
         gap_ST = teacher_gap(clean(old_ST, mask_ST), clean(teacher_ST, mask_ST)).double()
-        if kind == "adaptive":
+        if reads_step:
             own = GapQuantiles.of_step(gap_ST, mask_ST)
             running = own if running is None else running.followed_by(own)
             context |= {"running": running, "centre": running.median}

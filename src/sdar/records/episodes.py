@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sdar.config import ExperimentConfig, Layout
-from sdar.methods.roles import label
-from sdar.records.runs import evaluations, trained_methods
+from sdar.methods.roles import label, trained_among
+from sdar.records.runs import evaluations
 from sdar.records.token_files import read_token_file, training_files
 
 DIGITS = 4
@@ -75,7 +75,7 @@ def read_all(config: ExperimentConfig, layout: Layout) -> list[TokenEpisode]:
     for method, seed in evaluations(config, layout):
         path = layout.evaluation(method, seed) / "tokens.parquet"
         episodes += read_tokens(path, source=_source(config, method, seed))
-    for method in trained_methods(config):
+    for method in trained_among(config.methods):
         for seed in config.seeds:
             for _, path in training_files(layout.run(method, seed)):
                 episodes += read_tokens(path, source=_source(config, method, seed))
@@ -150,4 +150,4 @@ def _values(row: Mapping[str, Any]) -> tuple[float | None, ...]:
 
 def _source(config: ExperimentConfig, method: str, seed: int) -> str:
     name = label(method)
-    return f"{name}, seed {seed}" if method in trained_methods(config) else name
+    return f"{name}, seed {seed}" if method in trained_among(config.methods) else name

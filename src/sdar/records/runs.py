@@ -36,11 +36,6 @@ class Run:
     timings: list[dict[str, Any]] = field(default_factory=list)
 
 
-def trained_methods(config: ExperimentConfig) -> list[str]:
-    """The methods of the experiment that train, in the configuration's order."""
-    return trained_among(config.methods)
-
-
 def evaluations(config: ExperimentConfig, layout: Layout) -> list[tuple[str, int]]:
     """(method, seed) of every evaluation of the experiment, untrained methods first.
 
@@ -52,7 +47,7 @@ def evaluations(config: ExperimentConfig, layout: Layout) -> list[tuple[str, int
         seeds = [0, *config.seeds]
         there = (s for s in seeds if (layout.evaluation(method, s) / "episodes.parquet").is_file())
         listed.append((method, next(there, seeds[0])))
-    return listed + [(m, seed) for m in trained_methods(config) for seed in config.seeds]
+    return listed + [(m, seed) for m in trained_among(config.methods) for seed in config.seeds]
 
 
 def read_episodes(config: ExperimentConfig, layout: Layout) -> pl.DataFrame:
@@ -98,7 +93,8 @@ def read_run(layout: Layout, method: str, seed: int) -> Run:
 
 def read_runs(config: ExperimentConfig, layout: Layout) -> list[Run]:
     """All training runs, by method and seed."""
-    return [read_run(layout, m, seed) for m in trained_methods(config) for seed in config.seeds]
+    methods = trained_among(config.methods)
+    return [read_run(layout, method, seed) for method in methods for seed in config.seeds]
 
 
 def seconds_by_phase(timings: list[dict[str, Any]]) -> dict[str, float]:

@@ -7,7 +7,8 @@ import polars as pl
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.errors import SdarError
-from sdar.records.runs import evaluations, trained_methods
+from sdar.methods.roles import trained_among
+from sdar.records.runs import evaluations
 from sdar.records.tables import TOKENS
 
 _TEXTS = ("observation", "next_observation", "student_prompt", "teacher_prompt", "skill_text")
@@ -44,7 +45,7 @@ def recorded_tokens(config: ExperimentConfig, layout: Layout) -> pl.DataFrame:
         ("evaluation", layout.evaluation(method, seed) / "tokens.parquet")
         for method, seed in evaluations(config, layout)
     ]
-    for method in trained_methods(config):
+    for method in trained_among(config.methods):
         for seed in config.seeds:
             folder = layout.run(method, seed)
             files += [("training", path) for _, path in training_files(folder)]

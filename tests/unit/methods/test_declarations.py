@@ -2,12 +2,21 @@
 
 import re
 from dataclasses import FrozenInstanceError
+from typing import get_args
 
 import pytest
 
+from sdar.algorithms.distillation import DISTILLATION_TERMS
+from sdar.algorithms.step import ADVANTAGES, TOKEN_CREDITS
 from sdar.config import parse_config
 from sdar.errors import SdarError
-from sdar.methods.declarations import METHODS, get_method
+from sdar.methods.declarations import (
+    METHODS,
+    AdvantageName,
+    DistillationName,
+    TokenCredit,
+    get_method,
+)
 from sdar.methods.gates import GATES
 from sdar.methods.roles import (
     REFERENCE,
@@ -80,6 +89,12 @@ def test_a_method_is_known_by_its_label_and_colour() -> None:
     assert all(re.fullmatch("#[0-9A-F]{6}", one) for one in colours)
     assert (label("grpo_opsd"), colour("grpo_opsd")) == ("GRPO+OPSD", "#E69F00")
     assert (label("of_old"), colour("of_old")) == ("of_old", "#444444")
+
+
+def test_every_part_of_a_method_is_carried_out() -> None:
+    assert set(ADVANTAGES) == set(get_args(AdvantageName))
+    assert set(TOKEN_CREDITS) == set(get_args(TokenCredit))
+    assert {*DISTILLATION_TERMS, "none"} == set(get_args(DistillationName))
 
 
 def test_a_fixed_gate_is_declared() -> None:
