@@ -26,8 +26,8 @@ STAGES = {
     ("warm-start",): "sdar.training.warm_start",
     ("train", "--method", "sdar", "--seed", "0"): "sdar.training.trainer",
     ("evaluate", "--method", "sdar", "--seed", "0"): "sdar.evaluation.evaluate",
-    ("compare",): "sdar.report.stages",
-    ("report",): "sdar.report.stages",
+    ("compare",): "sdar.report.results",
+    ("report",): "sdar.report.results",
 }
 
 

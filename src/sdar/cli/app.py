@@ -161,7 +161,7 @@ def compare(config: ConfigOption = Path("config/config.yaml"), root: RootOption 
     Example: sdar compare
     """
     experiment, layout = prepare(config, root, files=False)
-    from sdar.report.stages import compare as stage
+    from sdar.report.results import compare as stage
     from sdar.tracking.stage import recorded_stage
 
     made = (layout.results / "comparison.md", layout.results / "comparison.json")
@@ -182,7 +182,7 @@ def report(config: ConfigOption = Path("config/config.yaml"), root: RootOption =
     Example: sdar report
     """
     experiment, layout = prepare(config, root, files=False)
-    from sdar.report.stages import make_report
+    from sdar.report.results import make_report
     from sdar.tracking.stage import recorded_stage
 
     pages = ("figures", "comparison.html", "answers.html", "answers.json", "episodes.html")

@@ -32,12 +32,12 @@ print(json.dumps({"code": code, "heavy": heavy}))
 # A stage that takes its time, in the place of the real one.
 SLOW_STAGE = """
 import sys, time, types
-module = types.ModuleType("sdar.report.stages")
+module = types.ModuleType("sdar.report.results")
 def compare(config, layout):
     print("started", flush=True)
     time.sleep(60)
 module.compare = compare
-sys.modules["sdar.report.stages"] = module
+sys.modules["sdar.report.results"] = module
 from sdar.cli.app import main
 sys.argv = ["sdar", "compare", "--root", "some where"]
 main()

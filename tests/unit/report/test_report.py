@@ -21,7 +21,7 @@ from sdar.report.comparison import Variant
 from sdar.report.figures import running_mean
 from sdar.report.formatting import duration, markdown_table, p_text, points
 from sdar.report.phases import order_phases
-from sdar.report.stages import compare, make_report
+from sdar.report.results import compare, make_report
 
 pytestmark = pytest.mark.slow  # its fixture makes whole experiments
 
