@@ -2,9 +2,9 @@
 
 Cells that train alike by construction are one variant, trained once:
 - lambda = 0 adds nothing to the loss: it is the baseline, GRPO (GiGPO under `sdar_gigpo`);
-- gate `none`, and any gate at beta = 0, is the constant one half: neither beta nor what the teacher
-  says enters a gradient;
-- gate `entropy` reads the student alone: the skill does not enter.
+- a gate that uses beta is at beta = 0 the constant one half, gate `none`;
+- a gate that does not use beta (`none`) trains alike under every beta;
+- a gate that reads no gap (`none`, `entropy`) does not see what the teacher says, nor the skill.
 Retrieval `none` is no such case for the gates that read the gap: the teacher, scored once a step,
 parts from the student after its first update.
 """
@@ -115,14 +115,20 @@ def _variant(cell: Cell, config: ExperimentConfig) -> SweepVariant:
     method, usual = config.sweep.method, config.training.distillation
     if cell.coefficient == 0:
         return baseline(config.sweep)
-    weight, gate = f"lambda{_number(cell.coefficient)}", GATES[cell.gate]
-    if gate == CONSTANT or (gate.uses_beta and cell.beta == 0):
-        same = Cell(CONSTANT.name, usual.beta, cell.coefficient, "type")
-        return SweepVariant(f"{CONSTANT.name}-{weight}", method, same)
-    name = f"{cell.gate}-beta{_number(cell.beta)}-{weight}"
-    if not gate.reads_teacher:
-        return SweepVariant(name, method, cell._replace(retrieval="type"))
-    return SweepVariant(f"{name}-{cell.retrieval}", method, cell)
+    gate = GATES[cell.gate]
+    if gate.uses_beta and cell.beta == 0:
+        gate = CONSTANT
+    cell, name = cell._replace(gate=gate.name), [gate.name]
+    if gate.uses_beta:
+        name.append(f"beta{_number(cell.beta)}")
+    else:
+        cell = cell._replace(beta=usual.beta)
+    name.append(f"lambda{_number(cell.coefficient)}")
+    if gate.reads_teacher:
+        name.append(cell.retrieval)
+    else:
+        cell = cell._replace(retrieval="type")
+    return SweepVariant("-".join(name), method, cell)
 
 
 def _number(value: float) -> str:

@@ -32,7 +32,7 @@ def test_a_gate_reads_what_it_declares_and_nothing_else(gate: Gate) -> None:
         return not torch.equal(usual, compute(gate, **changed))
 
     assert usual.shape == GAP.shape
-    assert matters(gap=GAP + 0.4) == gate.reads_teacher == ("gap" in gate.reads)
+    assert matters(gap=GAP + 2) == gate.reads_teacher == ("gap" in gate.reads)
     assert matters(entropy=ENTROPY + 0.4) == gate.reads_entropy == ("entropy" in gate.reads)
     assert matters(beta=2.0) == gate.uses_beta
     assert matters(centre=0.2) == matters(scale=0.7) == gate.uses_step
