@@ -36,7 +36,7 @@ def make_tasks(
 
 
 def requests(environment: AlfworldConfig, home: Home, folder: Path) -> list[Request]:
-    """One request a game, split by split."""
+    """One request per game, split by split."""
     counts = environment.games.model_dump()
     return [
         Request(

@@ -50,16 +50,16 @@ class ArchiveExpert:
             if search is not None:
                 return self._search(needs, *search)
             subjects = (subject,)
-        found = []
+        statements = []
         for subject in subjects:
             statement = self._look(kind, subject)
             needs.append(self._need(kind, subject, statement))
             if statement is None:
                 return self._search(needs, kind, subject)
-            found.append(statement)
-        answer = found[0].fact.value
-        if len(found) == 2:
-            answer = subjects[0 if found[0].fact.number > found[1].fact.number else 1]
+            statements.append(statement)
+        answer = statements[0].fact.value
+        if len(statements) == 2:
+            answer = subjects[0 if statements[0].fact.number > statements[1].fact.number else 1]
         return "; ".join(needs), f"<answer>{answer}</answer>"
 
     def _describe(self, via: str, key: str, needs: list[str]) -> tuple[str, tuple[str, str] | None]:
@@ -70,16 +70,16 @@ class ArchiveExpert:
             return ("", (via, key)) if statement is None else (statement.fact.value, None)
         same = (s for s in self._found if s.kind == via and key in s.fact.targets)
         statement = next(same, None)
-        found = "none" if statement is None else statement.subject
-        needs.append(f"need country with {self._label(via)} {key}, {found}")
+        subject_text = "none" if statement is None else statement.subject
+        needs.append(f"need country with {self._label(via)} {key}, {subject_text}")
         return ("", (via, key)) if statement is None else (statement.subject, None)
 
     def _look(self, kind: str, subject: str) -> Statement | None:
         return next((s for s in self._found if s.kind == kind and s.subject == subject), None)
 
     def _need(self, kind: str, subject: str, statement: Statement | None) -> str:
-        found = "none" if statement is None else f"{statement.word} {statement.fact.value}"
-        return f"need {self._label(kind)} of {subject}, {found}"
+        value_text = "none" if statement is None else f"{statement.word} {statement.fact.value}"
+        return f"need {self._label(kind)} of {subject}, {value_text}"
 
     def _search(self, needs: list[str], kind: str, about: str) -> tuple[str, str]:
         if not self._searchable:

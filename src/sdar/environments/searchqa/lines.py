@@ -23,13 +23,13 @@ def json_lines(path: Path, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
                     row = json.loads(line.decode("utf-8"))
                 except ValueError as error:
                     raise SdarError(
-                        f"{path}, line {number}: not {what} as JSON ({error}): mend or remove the "
+                        f"{path}, line {number}: not {what} as JSON ({error}): fix or remove the "
                         "line"
                     ) from error
                 if not isinstance(row, dict):
                     raise SdarError(
                         f"{path}, line {number}: expected {what} as a JSON object, found a "
-                        f"{type(row).__name__}: mend or remove the line"
+                        f"{type(row).__name__}: fix or remove the line"
                     )
                 yield number, row
     except OSError as error:

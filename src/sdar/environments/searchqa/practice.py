@@ -75,8 +75,8 @@ class QuestionPractice:
     def step(self, action: str) -> Observation:
         begun = self._episode.begin(action)
         if isinstance(begun, str):
-            found = archive_retriever(self.knowledge.seed, self.knowledge.size)
-            begun = self._episode.finish(found.search([begun], self._top_k)[0])
+            retriever = archive_retriever(self.knowledge.seed, self.knowledge.size)
+            begun = self._episode.finish(retriever.search([begun], self._top_k)[0])
         self.observation = begun
         self._expert.observe(action, begun)
         return begun

@@ -5,8 +5,9 @@ fast-downward's library, and these caches sit beside it. The stock engine stays 
 same process, which is what the equality test compares with.
 
 The PDDL to SAS translation is 85 % of the stock engine's load and of its reset. It is done here
-once a game (a reset reuses it), without the second, planner-only translation, and with the garbage
-collector paused: it allocates millions of small objects and frees none of them before its end.
+once per game (a reset reuses it), without the second, planner-only translation, and with the
+garbage collector paused: it allocates millions of small objects and frees none of them before its
+end.
 """
 
 import contextlib

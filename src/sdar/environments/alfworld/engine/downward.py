@@ -1,4 +1,4 @@
-"""Copies of fast-downward's library, one an episode that is alive.
+"""Copies of fast-downward's library, one per episode that is alive.
 
 The library keeps its state in global variables, so each episode needs a copy loaded from a file of
 its own. Copies are never unloaded, because `fast_downward.close_lib` crashes the process (at its

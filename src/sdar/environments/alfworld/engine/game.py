@@ -228,7 +228,7 @@ def _subtypes(hierarchy: tuple[tuple[str, tuple[str, ...]], ...]) -> Any:
 
     @lru_cache(maxsize=1024)
     def subtypes(declared: tuple[str, ...]) -> list[tuple[str, ...]]:
-        found = types.multi_subtypes([types.get(name) for name in declared])
-        return [tuple(kind.name for kind in kinds) for kinds in found]
+        tuples = types.multi_subtypes([types.get(name) for name in declared])
+        return [tuple(kind.name for kind in kinds) for kinds in tuples]
 
     return subtypes

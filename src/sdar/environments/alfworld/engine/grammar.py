@@ -157,8 +157,8 @@ class Grammar:
 
     def _scopes(self, query: Query, scope: Scope) -> Iterator[Scope]:
         for mapping in self._matches(query, scope):
-            found = {name: self.entities[entity] for (name, _), entity in mapping.items()}
-            yield Scope(scope.facts, {**scope.variables, **found}, mapping)
+            entities = {name: self.entities[entity] for (name, _), entity in mapping.items()}
+            yield Scope(scope.facts, {**scope.variables, **entities}, mapping)
 
     def _matches(self, query: Query, scope: Scope) -> Iterator[Mapped]:
         return self._extend(query, 0, scope.mapping, scope.facts)
@@ -223,12 +223,12 @@ def parse_grammar(text: str) -> ParsedGrammar:
     Games differ in their task sentence only, so the sentence is cut out before the parse (which
     takes .07 s) and put back after it.
     """
-    found = _TASK_RULE.findall(text)
-    if len(found) != 1:
+    rules = _TASK_RULE.findall(text)
+    if len(rules) != 1:
         return _parse(text)
     parsed = _parse(_TASK_RULE.sub(r"\g<1>\g<3>", text))
     # The grammar is JSON inside a block of the twl2 text: the sentence is a JSON string.
-    sentence = json.loads(f'"Your task is to: {found[0][1]}"')
+    sentence = json.loads(f'"Your task is to: {rules[0][1]}"')
     task = (Production(None, _compile_text(sentence)),)
     return parsed._replace(productions={**parsed.productions, "task": task})
 

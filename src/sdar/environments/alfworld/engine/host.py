@@ -9,7 +9,7 @@ from sdar.errors import SdarError
 
 
 class Host:
-    """Steps the episodes of its slots, one environment a slot, kept for the next episode."""
+    """Steps the episodes of its slots, one environment per slot, kept for the next episode."""
 
     def __init__(self) -> None:
         self._games = GameCache()

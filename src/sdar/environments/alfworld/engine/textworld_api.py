@@ -36,7 +36,7 @@ class Stack(NamedTuple):
 
 @lru_cache(maxsize=1)
 def load_stack() -> Stack:
-    """Import the engine once a process.
+    """Import the engine once per process.
 
     Raises SdarError when the extra is not installed.
     """

@@ -16,7 +16,7 @@ from sdar.environments.alfworld.world.small import Combination, fresh_id, pick_e
 
 def combinations(task_type: str, home: Home, split: str) -> list[Combination]:
     """Every combination of object, goal and scene that alfworld's tables allow, sorted."""
-    found: list[Combination] = []
+    possible: list[Combination] = []
     appliance = vocabulary.APPLIANCE.get(task_type)
     for room, kinds in askable_objects(task_type).items():
         for number in scenes.scene_numbers(room, split):
@@ -31,15 +31,15 @@ def combinations(task_type: str, home: Home, split: str) -> list[Combination]:
                 if kind not in scene.classes or not hosts:
                     continue
                 if task_type == "look_at_obj_in_light":
-                    found.append((task_type, kind, "", number))
+                    possible.append((task_type, kind, "", number))
                     continue
                 barred = {appliance, home.usual[room].get(kind)}
-                found += [
+                possible += [
                     (task_type, kind, goal, number)
                     for goal in sorted(hosts - barred)
                     if hosts - {goal}
                 ]
-    return sorted(found)
+    return sorted(possible)
 
 
 def draw_combination(task_type: str, home: Home, split: str, rng: random.Random) -> Combination:

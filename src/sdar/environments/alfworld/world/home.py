@@ -64,7 +64,7 @@ class Home:
     def usual_places(self, task_type: str) -> dict[str, tuple[str, ...]]:
         """Object class -> usual receptacle classes, for what this task type can ask for.
 
-        Names are lower-case, as the engine writes them. Small games have one place a class; in
+        Names are lower-case, as the engine writes them. Small games have one place per class; in
         full-size ones a class may be kept in another place in another room.
         """
         places: dict[str, list[str]] = {}
@@ -73,7 +73,7 @@ class Home:
                 place = self.usual.get(room, {}).get(kind)
                 if place is not None and place.lower() not in places.setdefault(kind.lower(), []):
                     places[kind.lower()].append(place.lower())
-        return {kind: tuple(found) for kind, found in sorted(places.items())}
+        return {kind: tuple(names) for kind, names in sorted(places.items())}
 
     def habits_text(self, task_type: str) -> str:
         """The line of a skill that tells the usual places."""

@@ -23,7 +23,7 @@ ROOM_NUMBERS: Mapping[str, range] = {
 UNSEEN_SCENES = {"kitchen": 10, "livingroom": 219, "bedroom": 308, "bathroom": 424}
 """Scenes of valid_unseen; no other split uses them."""
 
-# Fixed furniture that a scene lists as present but without a position (ALFWORLD.md, section 10).
+# Fixed furniture that a scene lists as present but without a position.
 UNPLACED_RECEPTACLES = {
     "GarbageCan": 1,
     "StoveBurner": 4,

@@ -27,7 +27,7 @@ Combination = tuple[str, str, str, int]
 
 def combinations(task_type: str, home: Home, split: str) -> list[Combination]:
     """Every combination of object, goal and scene this home allows in small games, sorted."""
-    found = []
+    possible = []
     for room, kinds in vocabulary.TASK_OBJECTS[task_type].items():
         for number in scenes.scene_numbers(room, split):
             scene = scenes.scene(number)
@@ -39,15 +39,15 @@ def combinations(task_type: str, home: Home, split: str) -> list[Combination]:
                 if not needed <= scene.receptacle_kinds:
                     continue
                 if task_type == "look_at_obj_in_light":
-                    found.append((task_type, kind, "", number))
+                    possible.append((task_type, kind, "", number))
                     continue
                 # Never the usual place, where a target starts, nor the appliance it is treated at.
-                found += [
+                possible += [
                     (task_type, kind, goal, number)
                     for goal in sorted({*vocabulary.FURNITURE[room]} & scene.receptacle_kinds)
                     if goal not in needed and kind in scenes.holds()[goal]
                 ]
-    return sorted(found)
+    return sorted(possible)
 
 
 def draw_combination(task_type: str, home: Home, split: str, rng: random.Random) -> Combination:

@@ -2,9 +2,9 @@
 
 - JSON lines: `{"question", "golden_answers"}`, and where known `id`, `data_source`, `split`,
   `metadata`.
-- Parquet, one row a question: `data_source`, `prompt` (a chat), `reward_model.ground_truth.target`,
-  `extra_info` and `env_kwargs` {question, ground_truth, data_source}, as Search-R1 and its
-  successors write them; not all of them need be there.
+- Parquet, one row per question: `data_source`, `prompt` (a chat),
+  `reward_model.ground_truth.target`, `extra_info` and `env_kwargs` {question, ground_truth,
+  data_source}, as Search-R1 and its successors write them; not all of them need be there.
 
 A file whose name begins with `train` (or has `train` between separators) holds training questions,
 every other one test questions; a row that does not say its data set takes it from the file's name.
@@ -227,8 +227,8 @@ def _metadata(row: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any
 def _targets(row: Mapping[str, Any], environment: Mapping[str, Any], where: str) -> tuple[str, ...]:
     rewarded = _part(row, "reward_model").get("ground_truth")
     for given in (rewarded, environment.get("ground_truth"), row.get("golden_answers")):
-        found = given.get("target") if isinstance(given, Mapping) else given
-        answers = [found] if isinstance(found, str) else found
+        target = given.get("target") if isinstance(given, Mapping) else given
+        answers = [target] if isinstance(target, str) else target
         if isinstance(answers, list | tuple):
             texts = [
                 str(answer) for answer in answers if answer is not None and str(answer).strip()
@@ -249,8 +249,8 @@ def _asked(prompt: Any) -> str | None:
         text = str(prompt[-1].get("content") or "")
     else:
         return None
-    found = _ASKED.search(text[text.rfind("Question:") :]) if "Question:" in text else None
-    return found[1] if found else text
+    match = _ASKED.search(text[text.rfind("Question:") :]) if "Question:" in text else None
+    return match[1] if match else text
 
 
 def _part(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:

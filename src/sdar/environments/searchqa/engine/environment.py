@@ -3,7 +3,7 @@
 An action is what `parsing.parse_action` gives: `<search>q</search>`,
 `<answer>a</answer>`, or "" where the response had neither. The episode ends with an answer or at
 the turn limit; the last permitted turn searches nothing, since nobody would read the result.
-`SearchqaPool` plays many episodes and asks the retriever once a turn for all of them.
+`SearchqaPool` plays many episodes and asks the retriever once per turn for all of them.
 """
 
 import json
@@ -157,15 +157,15 @@ class SearchqaPool:
 
     def step(self, actions: dict[int, str]) -> dict[int, Observation]:
         begun = self._begin(actions)
-        found = self._search(begun)
-        return {slot: self._finish(slot, seen, found) for slot, seen in begun.items()}
+        results = self._search(begun)
+        return {slot: self._finish(slot, seen, results) for slot, seen in begun.items()}
 
     def send(self, actions: dict[int, str]) -> None:
         self._sent.put(actions)
         if self._aside:
             begun = self._begin(actions)
-            found = in_thread(lambda: self._search(begun))
-            self._asked.update({slot: (seen, found) for slot, seen in begun.items()})
+            results = in_thread(lambda: self._search(begun))
+            self._asked.update({slot: (seen, results) for slot, seen in begun.items()})
 
     def receive(self, slots: Sequence[int]) -> dict[int, Observation]:
         actions = self._sent.take(slots)
@@ -183,8 +183,8 @@ class SearchqaPool:
         results = self._retriever.search(distinct, self._top_k) if distinct else []
         return dict(zip(distinct, results, strict=True))
 
-    def _finish(self, slot: int, seen: Begun, found: Found) -> Observation:
-        return self._episodes[slot].finish(found[seen]) if isinstance(seen, str) else seen
+    def _finish(self, slot: int, seen: Begun, results: Found) -> Observation:
+        return self._episodes[slot].finish(results[seen]) if isinstance(seen, str) else seen
 
     def prefetch(self, tasks: list[Task]) -> None:
         """Nothing: questions are in memory."""

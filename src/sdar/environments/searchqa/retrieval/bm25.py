@@ -44,8 +44,8 @@ def words(text: str) -> list[str]:
 
 def query_words(query: str) -> list[str]:
     """The words of a query that are searched for."""
-    found = words(clean_query(query))
-    return [word for word in found if word not in STOP_WORDS] or found
+    asked = words(clean_query(query))
+    return [word for word in asked if word not in STOP_WORDS] or asked
 
 
 class Bm25Retriever:

@@ -1,7 +1,7 @@
 """A client of search servers in Search-R1's protocol (its own, or `sdar serve-retriever`).
 
 POST /retrieve {"queries": [...], "topk": k, "return_scores": true} ->
-{"result": [[{"document": {"id", "contents"}, "score"}, ...], ...]}, one list a query. Servers of
+{"result": [[{"document": {"id", "contents"}, "score"}, ...], ...]}, one list per query. Servers of
 later projects want "query" instead, as a list or one at a time: what a server accepts is found out
 once and remembered.
 
@@ -93,7 +93,7 @@ class HttpRetriever:
             for number, part in enumerate(parts)
         ]
         try:
-            return [found for task in tasks for found in task.result()]
+            return [passages for task in tasks for passages in task.result()]
         finally:
             ended.set()  # one part failed, or Ctrl-C: the others need not go on
             for task in tasks:
@@ -138,14 +138,14 @@ class HttpRetriever:
         first: _Refused | None = None
         for form in sorted(FORMS, key=lambda form: form != known):
             try:
-                found = self._ask_in_form(url, form, queries, top_k)
+                results = self._ask_in_form(url, form, queries, top_k)
             except _Refused as failure:
                 first = first or failure
                 if failure.again and known:
                     break  # its form is known: this is a server in trouble
                 continue
             self._forms[url] = form
-            return found
+            return results
         assert first is not None
         raise first
 
@@ -232,14 +232,14 @@ def _results(answer: Any, queries: int, top_k: int) -> list[list[Passage]]:
         raise _Failure(f"JSON without a list `result`: {_beginning(json.dumps(answer).encode())}")
     if len(lists) != queries:
         raise _Failure(f"{len(lists)} results for {queries} queries")
-    return [_passages(found, top_k) for found in lists]
+    return [_passages(documents, top_k) for documents in lists]
 
 
-def _passages(found: Any, top_k: int) -> list[Passage]:
-    if not isinstance(found, list):
-        raise _Failure(f"a result that is no list of documents but {type(found).__name__}")
+def _passages(documents: Any, top_k: int) -> list[Passage]:
+    if not isinstance(documents, list):
+        raise _Failure(f"a result that is no list of documents but {type(documents).__name__}")
     passages = []
-    for item in found[:top_k]:
+    for item in documents[:top_k]:
         try:
             document, score = item["document"], item.get("score", 0.0)
             identifier, contents = str(document["id"]), document["contents"]

@@ -34,7 +34,7 @@ def read_passages(path: Path) -> Iterator[tuple[str, str]]:
         if not (_encodable(identifier) and _encodable(contents)):
             raise SdarError(
                 f"{where}: holds half of a surrogate pair (such as \\ud83d alone), which is no "
-                "text: mend or remove the line"
+                "text: fix or remove the line"
             )
         if identifier in lines:
             raise SdarError(

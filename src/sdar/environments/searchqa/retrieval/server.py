@@ -74,7 +74,7 @@ class RetrieverServer(ThreadingHTTPServer):
         """The answer to a decoded /retrieve request; `RequestError` for a wrong one."""
         queries, top_k, with_scores = read_request(body, self.default_top_k)
         results = self.retriever.search(queries, top_k)
-        return {"result": [[_item(found, with_scores) for found in each] for each in results]}
+        return {"result": [[_item(passage, with_scores) for passage in each] for each in results]}
 
 
 def read_request(body: Any, default_top_k: int) -> tuple[list[str], int, bool]:
@@ -157,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._reply(code, {"error": message or explain or "the request is not understood"})
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Nothing: a line a search would be too many."""
+        """Nothing: a line per search would be too many."""
 
 
 def serve(server: RetrieverServer) -> None:

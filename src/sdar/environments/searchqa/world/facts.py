@@ -95,26 +95,26 @@ def _capital(text: str) -> Fact | None:
 
 
 def _code(text: str) -> Fact | None:
-    found = re.fullmatch(r"\.([a-z]{2})", text)
-    return Fact(text, (found.group(1),)) if found else None
+    match = re.fullmatch(r"\.([a-z]{2})", text)
+    return Fact(text, (match.group(1),)) if match else None
 
 
 def _currency(text: str) -> Fact | None:
-    found = re.match(r"(.+?) \(([A-Z]{3})\) per US dollar", text)
-    if found is None:
+    match = re.match(r"(.+?) \(([A-Z]{3})\) per US dollar", text)
+    if match is None:
         return None
-    name = found.group(1)
-    return _fact(name, found.group(2), re.sub(r"s$", "", name))
+    name = match.group(1)
+    return _fact(name, match.group(2), re.sub(r"s$", "", name))
 
 
 def _first_name(text: str) -> Fact | None:
-    found = re.match(r"[A-Z][a-z]+(?= only| ?[(,;\d]|$)", text)
-    return _fact(found.group()) if found else None
+    match = re.match(r"[A-Z][a-z]+(?= only| ?[(,;\d]|$)", text)
+    return _fact(match.group()) if match else None
 
 
 def _first_item(text: str) -> Fact | None:
-    found = re.match(r"([a-z][a-z ]+?)(?:,|$)", text)
-    return _fact(found.group(1)) if found else None
+    match = re.match(r"([a-z][a-z ]+?)(?:,|$)", text)
+    return _fact(match.group(1)) if match else None
 
 
 def _adjective(text: str) -> Fact | None:
@@ -131,10 +131,10 @@ def _longest_border(text: str) -> Fact | None:
 
 
 def _first_partner(text: str) -> Fact | None:
-    found = re.match(r"([A-Z][A-Za-z&. ]+?) \d+%", text)
-    if found is None:
+    match = re.match(r"([A-Z][A-Za-z&. ]+?) \d+%", text)
+    if match is None:
         return None
-    name = found.group(1)
+    name = match.group(1)
     return _fact(_SHORT.get(name, name), name)
 
 
@@ -143,21 +143,21 @@ def _prefix(text: str) -> Fact | None:
 
 
 def _number(text: str) -> Fact | None:
-    found = _NUMBER.match(text)
-    if found is None:
+    match = _NUMBER.match(text)
+    if match is None:
         return None
-    scale = {"million": 1e6, "billion": 1e9}.get(found.group(2) or "", 1.0)
-    return _fact(found.group(), number=float(found.group(1).replace(",", "")) * scale)
+    scale = {"million": 1e6, "billion": 1e9}.get(match.group(2) or "", 1.0)
+    return _fact(match.group(), number=float(match.group(1).replace(",", "")) * scale)
 
 
 def _year(text: str) -> Fact | None:
-    found = re.match(r"(?:\d{1,2} [A-Z][a-z]+ )?(\d{4}) \(from[^;]*$", text)
-    return _fact(found.group(1)) if found else None
+    match = re.match(r"(?:\d{1,2} [A-Z][a-z]+ )?(\d{4}) \(from[^;]*$", text)
+    return _fact(match.group(1)) if match else None
 
 
 def _peak(text: str) -> Fact | None:
-    found = re.match(r"([A-Z][^\d,;]*?)(?: \([^)]*\))? [\d,]+ m$", text)
-    return _fact(found.group(1)) if found and "unnamed" not in text else None
+    match = re.match(r"([A-Z][^\d,;]*?)(?: \([^)]*\))? [\d,]+ m$", text)
+    return _fact(match.group(1)) if match and "unnamed" not in text else None
 
 
 @dataclass(frozen=True)
@@ -199,12 +199,12 @@ def countries() -> tuple[Country, ...]:
     Raises `SdarError` when a package that holds the facts is missing.
     """
     spellings = _spellings()
-    found = {}
+    named = {}
     for page in _pages():
         country = _country(page, spellings)
         if country is not None:
-            found[country.name] = country
-    return tuple(found[name] for name in sorted(found))
+            named[country.name] = country
+    return tuple(named[name] for name in sorted(named))
 
 
 @cache

@@ -97,5 +97,5 @@ def _line(body: str, name: str | None) -> str:
     """One line of a field, of which the passage has all in one text."""
     if name is None:
         return body
-    found = re.search(rf"(?:^|; ){name}: (.*?)(?:; [A-Za-z][\w ()/-]*: |$)", body)
-    return found.group(1) if found else body
+    match = re.search(rf"(?:^|; ){name}: (.*?)(?:; [A-Za-z][\w ()/-]*: |$)", body)
+    return match.group(1) if match else body

@@ -91,18 +91,18 @@ class Asked:
 def parse_question(text: str) -> Asked:
     """What a generated question asks. Raises `SdarError` for any other question."""
     for size, kind, asks in _patterns("ask"):
-        found = asks.fullmatch(text)
-        if found is None:
+        match = asks.fullmatch(text)
+        if match is None:
             continue
         for other, via, describes in _patterns("describe"):
-            described = describes.fullmatch(found.group(1))
+            described = describes.fullmatch(match.group(1))
             if described is not None and other == size:
                 return Asked(size, kind, (described.group(1),), via)
-        return Asked(size, kind, (found.group(1),))
+        return Asked(size, kind, (match.group(1),))
     for size, kind, compares in _patterns("compare"):
-        found = compares.fullmatch(text)
-        if found is not None:
-            return Asked(size, kind, (found.group(1), found.group(2)))
+        match = compares.fullmatch(text)
+        if match is not None:
+            return Asked(size, kind, (match.group(1), match.group(2)))
     raise SdarError(
         f"the question '{text}' follows none of the generated forms: the scripted expert answers "
         "generated questions only"

@@ -73,12 +73,12 @@ class Postings:
         documents = np.concatenate([self.documents[span] for span in spans])
         # Summed in double precision, compared in single, as Lucene does.
         scores = np.bincount(documents, parts, self.size).astype(np.float32)
-        found = np.flatnonzero(scores)
-        if len(found) > most:
-            values = scores[found]
-            least = np.partition(values, len(found) - most)[len(found) - most]
-            found = found[values >= least]
-        return found[np.argsort(-scores[found], kind="stable")][:most]
+        matches = np.flatnonzero(scores)
+        if len(matches) > most:
+            values = scores[matches]
+            least = np.partition(values, len(matches) - most)[len(matches) - most]
+            matches = matches[values >= least]
+        return matches[np.argsort(-scores[matches], kind="stable")][:most]
 
     def save(self, folder: Path) -> None:
         """Write it for `load`."""

@@ -118,10 +118,10 @@ class ShopSession:
         self._options = {}
         self._page_number = number
         self._at = "results"
-        found = self._catalogue.search(self._words)
-        places = found[(number - 1) * PAGE_SIZE : number * PAGE_SIZE]
+        matches = self._catalogue.search(self._words)
+        places = matches[(number - 1) * PAGE_SIZE : number * PAGE_SIZE]
         shown = [(place, self._catalogue.product(place)) for place in places]
-        return self._show(results_page(self._goal.instruction_text, number, len(found), shown))
+        return self._show(results_page(self._goal.instruction_text, number, len(matches), shown))
 
     def _show_item(self) -> ShopState:
         assert self._product is not None, "links and options are offered beside products only"

@@ -137,10 +137,10 @@ def read_products(folder: Path) -> Iterator[Record]:
 
 def find_file(folder: Path, pattern: str) -> Path | None:
     """The file of `folder` that fits `pattern`, if any. Raises SdarError when there are more."""
-    found = sorted(folder.glob(pattern))
-    if len(found) > 1:
-        raise SdarError(f"{folder} has {len(found)} files {pattern}: keep the one that is meant")
-    return found[0] if found else None
+    files = sorted(folder.glob(pattern))
+    if len(files) > 1:
+        raise SdarError(f"{folder} has {len(files)} files {pattern}: keep the one that is meant")
+    return files[0] if files else None
 
 
 def read_object(path: Path | None) -> dict[str, Any]:
