@@ -6,7 +6,7 @@ are averaged inside it (see `sdar.evaluation.statistics`).
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -116,6 +116,8 @@ class Comparison:
     """Per panel: the warm start with the skill minus without. What there is to distil."""
     versus: list[Versus]
     costs: list[Cost]
+    rounding: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    """What the runs were not computed alike with (`records.rounding`)."""
 
     def result(self, variant: Variant, panel: str) -> PanelResult:
         return next(r for r in self.results if r.variant == variant and r.panel == panel)
@@ -127,6 +129,8 @@ class Comparison:
     def as_dict(self) -> dict[str, Any]:
         """Plain data for comparison.json."""
         values = asdict(self)
+        if not self.rounding:
+            del values["rounding"]
         for item in values["results"]:
             item.update(item.pop("variant"))
             item["by_seed"] = {str(seed): rate for seed, rate in item["by_seed"].items()}

@@ -26,6 +26,7 @@ def comparison_markdown(comparison: Comparison) -> str:
         _by_type(comparison),
         _behaviour(comparison),
         _costs(comparison),
+        _rounding(comparison),
         _reading(comparison),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -220,6 +221,22 @@ def _costs(comparison: Comparison) -> str:
     ]
     header = ["method", *map(phase_name, phases), "whole step", "teacher (% of it)", "runs x steps"]
     return "## Cost (mean seconds a training step)\n\n" + markdown_table(header, rows)
+
+
+def _rounding(comparison: Comparison) -> str:
+    if not comparison.rounding:
+        return ""
+    rows = [
+        [key, value, ", ".join(names)]
+        for key, by_value in comparison.rounding.items()
+        for value, names in by_value.items()
+    ]
+    return (
+        "## Not computed alike\n\n"
+        "These keys change no formula, but they round sums otherwise, and a run that rounds "
+        "otherwise is, after some steps, another sample. Intervals over runs cover that; a "
+        "comparison of single runs does not.\n\n" + markdown_table(["key", "value", "runs"], rows)
+    )
 
 
 def _reading(comparison: Comparison) -> str:

@@ -3,11 +3,14 @@
 Functions of what they read: equal inputs, equal bytes. Both write under `layout.results`.
 """
 
+from dataclasses import replace
+
 from sdar.config import ExperimentConfig, Layout
 from sdar.files.whole import write_json, write_parquet, write_text
 from sdar.records.episodes import read_all
 from sdar.records.page import render_page
-from sdar.records.runs import read_episodes, read_runs
+from sdar.records.rounding import rounding_differences, spans_of
+from sdar.records.runs import evaluations, read_episodes, read_runs
 from sdar.records.tables import EPISODES_ORDER
 from sdar.report import figures
 from sdar.report.answers.write import write_answers
@@ -56,12 +59,23 @@ def draw_figures(config: ExperimentConfig, layout: Layout) -> None:
 
 def read_comparison(config: ExperimentConfig, layout: Layout) -> Comparison:
     """The comparison of the experiment, from its evaluations and training records."""
-    return build_comparison(
+    runs = read_runs(config, layout)
+    trained = [(f"{run.method}/seed-{run.seed}", spans_of(run.folder)) for run in runs]
+    played = [
+        (f"evaluation of {method}/seed-{seed}", spans_of(layout.evaluation(method, seed)))
+        for method, seed in evaluations(config, layout)
+    ]
+    # Training and evaluation are compared each among themselves.
+    rounding = rounding_differences(trained)
+    for key, values in rounding_differences(played).items():
+        rounding[f"{key} (evaluation)"] = values
+    comparison = build_comparison(
         read_episodes(config, layout),
-        read_runs(config, layout),
+        runs,
         experiment=config.experiment,
         temperature=config.evaluation.temperature,
     )
+    return replace(comparison, rounding=rounding)
 
 
 def episode_pages(config: ExperimentConfig, layout: Layout) -> None:

@@ -151,6 +151,25 @@ def test_missing_training_records_name_the_command(tmp_path):
         compare(config, layout)
 
 
+def test_runs_that_were_not_computed_alike_are_named(tmp_path):
+    config, layout = make_experiment(tmp_path, steps=2, panels={"valid_seen": 6})
+    compare(config, layout)
+    assert "Not computed alike" not in (layout.results / "comparison.md").read_text()
+    assert "rounding" not in json.loads((layout.results / "comparison.json").read_text())
+    for method, threads in (("grpo", 1), ("sdar", 4)):
+        spans = [{"from_step": 0, "execution.threads": threads}]
+        path = layout.run(method, 0) / "provenance.json"
+        path.write_text(json.dumps({"computed_with": spans}))
+    compare(config, layout)
+    page = (layout.results / "comparison.md").read_text()
+    assert "Not computed alike" in page
+    row = next(line for line in page.splitlines() if line.startswith("| execution.threads"))
+    assert row.split("|")[3].strip() == "grpo/seed-0"
+    assert json.loads((layout.results / "comparison.json").read_text())["rounding"] == {
+        "execution.threads": {"1": ["grpo/seed-0"], "4": ["sdar/seed-0"]}
+    }
+
+
 def test_runs_on_different_tasks_are_not_compared(tmp_path):
     config, layout = make_experiment(tmp_path, steps=2, panels={"valid_seen": 6})
     path = layout.evaluation("sdar", 0) / "episodes.parquet"

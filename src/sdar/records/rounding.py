@@ -1,0 +1,43 @@
+"""Whether compared runs were computed alike: threads, ranks, batch sizes.
+
+What differs there changes no formula, only the last digits of sums; but after some steps that is
+another sample.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sdar.files.whole import read_json
+
+Span = Mapping[str, Any]
+"""Keys with their values, and from which step (or chunk of an evaluation) on they held."""
+BEGIN = ("from_step", "from_chunk")
+
+
+def spans_of(folder: Path) -> list[Span]:
+    """What a run's folder says it was computed with; empty where an earlier version wrote it."""
+    spans = read_json(folder / "provenance.json").get("computed_with")
+    return spans if isinstance(spans, list) else []
+
+
+def rounding_differences(
+    runs: Iterable[tuple[str, list[Span]]],
+) -> dict[str, dict[str, list[str]]]:
+    """key -> value as JSON -> the names of the runs that had it, of keys with several values.
+
+    A name says from where on, where a run had the value not from its beginning.
+    """
+    values: dict[str, dict[str, list[str]]] = {}
+    for name, spans in runs:
+        last: dict[str, Any] = {}
+        for span in spans:
+            begin = next(f"{key.replace('_', ' ')} {span[key]}" for key in BEGIN if key in span)
+            for key, value in span.items():
+                if key in BEGIN or (key in last and last[key] == value):
+                    continue
+                where = f"{name} {begin}" if key in last else name
+                values.setdefault(key, {}).setdefault(json.dumps(value), []).append(where)
+                last[key] = value
+    return {key: values[key] for key in sorted(values) if len(values[key]) > 1}
