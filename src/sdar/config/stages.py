@@ -29,7 +29,8 @@ Stage = Literal[
 
 # A section stands for all of its keys.
 STAGES: dict[Stage, tuple[str, ...]] = {
-    "tasks": ("environment",),
+    # Of real data, only the splits that are played become tasks.
+    "tasks": ("environment", "evaluation.panels"),
     # Demonstrations and the warm start go by type, whatever `skills.retrieval` says.
     "demonstrations": (
         "environment",
@@ -164,7 +165,9 @@ def content_digests(config: ExperimentConfig) -> dict[str, str]:
 
 def _keys(config: ExperimentConfig, stage: Stage, kind: str) -> dict[str, Any]:
     roots = STAGES[stage]
-    unread = () if config.policy.model == "tiny" else ("policy.tiny",)
+    unread = [] if config.policy.model == "tiny" else ["policy.tiny"]
+    if stage == "tasks" and config.environment.data is None:
+        unread.append("evaluation.panels")
     return {
         key: value
         for key, value, changes in config.leaves()

@@ -100,6 +100,13 @@ def test_a_key_concerns_the_stages_that_read_it(values: dict[str, Any], stages: 
     assert {s for s in STAGES if fingerprint(plain, s) != fingerprint(other, s)} == stages
 
 
+def test_the_panels_decide_which_real_tasks_there_are() -> None:
+    real = {"environment": {"data": "d"}, "policy": {"model": "a/b"}}
+    real |= {"warm_start": {"enabled": False}}
+    for values, depends in (({}, False), (real, True)):
+        assert ("evaluation.panels" in depends_on(parse_config(values), "tasks")) is depends
+
+
 def test_an_edited_skill_counts_like_a_changed_key(tmp_path: Path) -> None:
     (tmp_path / "general.md").write_text("Look first.")
     config = parse_config({"skills": {"library": str(tmp_path)}})
