@@ -64,7 +64,7 @@ $(STAMP): requirements.lock pyproject.toml
 	  --editable '.[alfworld,express,pipeline,lora,dev]'
 	@touch $@
 
-demo: $(STAMP) ## The main job: games, warm start, GRPO and SDAR, evaluation, comparison, report
+demo: $(STAMP) ## The main job: tasks, warm start, GRPO and SDAR, evaluation, comparison, report
 	$(SNAKEMAKE) -- all
 	$(MAKE) --no-print-directory report
 	@results=$(RESULTS); echo; cat $$results/comparison.md; echo; \

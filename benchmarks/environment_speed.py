@@ -123,11 +123,7 @@ def main() -> None:
     parser.add_argument("--games", type=int, default=12, help="games of each size")
     parser.add_argument("--steps", type=int, default=6000, help="steps on the fast engine")
     parser.add_argument("--stock-steps", type=int, default=120, help="and on the stock one")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        help="also write the JSON here, say benchmarks/results/environment.json",
-    )
+    parser.add_argument("--output", type=Path, help="also write the JSON here")
     arguments = parser.parse_args()
 
     speeds = []

@@ -194,11 +194,7 @@ def main() -> None:
     parser.add_argument("--passages", type=Path, help="JSON lines of id and contents")
     parser.add_argument("--queries", type=int, default=4000)
     parser.add_argument("--slow-queries", type=int, default=40, help="for the textbook loop")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        help="also write the JSON here, say benchmarks/results/retrieval.json",
-    )
+    parser.add_argument("--output", type=Path, help="also write the JSON here")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         file = arguments.passages

@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--products", type=int, default=1000, help="of the generated catalogue")
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--obvious-steps", type=int, default=1000)
-    parser.add_argument("--output", type=Path, help="also write JSON; ours: benchmarks/results")
+    parser.add_argument("--output", type=Path, help="also write the JSON here")
     arguments = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -98,7 +98,7 @@ def depends_on(stage, of=CONFIG):
 
 
 def starting_policy(_wildcards=None):
-    """What training starts from: the warm start, or a pretrained model, which is no file of ours."""
+    """What training starts from: the warm start, or a pretrained model, which no rule makes."""
     return [LAYOUT.warm_start / "policy"] if CONFIG.warm_start.enabled else []
 
 
@@ -120,7 +120,7 @@ SWEEP = (
     if CONFIG.sweep.is_set
     else {}
 )
-VARIANT_CONFIGS = {name: variant_config(CONFIG, found) for name, found in SWEEP.items()}
+VARIANT_CONFIGS = {name: variant_config(CONFIG, variant) for name, variant in SWEEP.items()}
 PER_VARIANT = LAYOUT.of_variant("{variant}").run("", "{seed}")
 SWEEP_RUNS = [
     LAYOUT.of_variant(name).run("", seed)

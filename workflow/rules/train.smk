@@ -1,4 +1,4 @@
-# Reinforcement learning, one job a method and seed. Checkpoints and metrics lie beside the output,
+# Reinforcement learning, one job per method and seed. Checkpoints and metrics lie beside the output,
 # not in it: Snakemake deletes outputs before a rerun, and a rerun continues from them.
 rule train:
     input:
