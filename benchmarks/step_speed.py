@@ -37,8 +37,8 @@ from sdar.policy.shape import ModelShape, known_configs, shape_of_config
 from sdar.tracking.provenance import hardware
 from sdar.training import trainer
 from sdar.training.learner import Learner
-from sdar.training.run import Parts, make_accelerator, trained_method
-from sdar.training.step import StepResult
+from sdar.training.parts import Parts, make_accelerator, trained_method
+from sdar.training.step_result import StepResult
 
 SLACK = 16
 """Tokens by which prompts differ in length."""

@@ -22,9 +22,9 @@ from transformers import PretrainedConfig, Qwen3Config, Qwen3ForCausalLM
 from sdar.config import ExperimentConfig, load_config
 from sdar.environments.base import Moment, Task
 from sdar.rollout.episode import Prompt, Turn
-from sdar.training.batches import StepBatch
 from sdar.training.learner import Learner
-from sdar.training.run import make_accelerator, trained_method
+from sdar.training.parts import make_accelerator, trained_method
+from sdar.training.step_batch import StepBatch
 
 PROMPT_TOKENS = (130, 250)
 SKILL_TOKENS = 60
@@ -97,12 +97,12 @@ def main() -> None:
     learner = Learner.prepare(parts, config, trained_method("sdar"), 0, accelerator)
     batch, teacher = random_batch(options.samples, config.policy.tiny.vocabulary)
 
-    old_SR = learner.score(batch, batch.prompts)
-    teacher_SR = learner.score(batch, teacher)
+    old_SR = learner.scoring.log_probs(batch, batch.prompts)
+    teacher_SR = learner.scoring.log_probs(batch, teacher)
     advantages_SR = torch.where(batch.response_mask_SR, 1.0, 0.0)
     phases: dict[str, Callable[[], Any]] = {
-        "old": lambda: learner.score(batch, batch.prompts),
-        "teacher": lambda: learner.score(batch, teacher),
+        "old": lambda: learner.scoring.log_probs(batch, batch.prompts),
+        "teacher": lambda: learner.scoring.log_probs(batch, teacher),
         "reference": lambda: learner.score_reference(batch),
         "update": lambda: learner.update(0, batch, old_SR, teacher_SR, old_SR, advantages_SR),
     }

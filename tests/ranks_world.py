@@ -34,7 +34,7 @@ from sdar.policy.reproducible import make_reproducible
 from sdar.policy.sharding import wants_sharding
 from sdar.policy.weights import policy_digest
 from sdar.ranks.ranks import Ranks
-from sdar.training.run import Parts, make_accelerator
+from sdar.training.parts import Parts, make_accelerator
 from sdar.training.shares import StepShares
 from sdar.training.trainer import train_with
 

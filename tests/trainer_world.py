@@ -19,7 +19,7 @@ from sdar.config import ExperimentConfig, Layout, parse_config
 from sdar.environments.base import Task
 from sdar.policy.reproducible import make_reproducible
 from sdar.policy.weights import policy_digest
-from sdar.training.run import Parts, make_accelerator
+from sdar.training.parts import Parts, make_accelerator
 from sdar.training.trainer import train_with
 
 

@@ -17,7 +17,7 @@ from measuring import LiveTensors
 from sdar.policy.log_probs import PolicyScorer
 from sdar.policy.recomputation import recompute_layers
 from sdar.policy.sharding import shard
-from sdar.training.run import make_optimizer
+from sdar.training.optimizer import make_optimizer
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -26,7 +26,7 @@ from sdar.policy.micro_batches import pad_batch
 from sdar.policy.recomputation import recompute_layers
 from sdar.policy.shape import ModelShape, shape_of_config
 from sdar.rollout.engines.transformers import TransformersEngine
-from sdar.training.run import make_optimizer
+from sdar.training.optimizer import make_optimizer
 
 SAMPLES, PROMPT, RESPONSE = 3, 72, 24
 TOLERANCE = 0.15

@@ -36,7 +36,7 @@ from sdar.rollout.episode import Episode
 from sdar.rollout.teacher import teacher_prompts
 from sdar.training import trainer
 from sdar.training.learner import Learner
-from sdar.training.run import Parts, make_accelerator
+from sdar.training.parts import Parts, make_accelerator
 
 TOLERANCE = 1e-6
 TRAINED = sorted(name for name, method in METHODS.items() if method.trained)

@@ -16,7 +16,7 @@ from sdar.environments.tasks import make_tasks
 from sdar.evaluation.evaluate import evaluate
 from sdar.policy.reproducible import make_reproducible
 from sdar.training.demonstrations import make_demonstrations
-from sdar.training.run import Parts, make_accelerator
+from sdar.training.parts import Parts, make_accelerator
 from sdar.training.trainer import train, train_with
 from sdar.training.warm_start import warm_start
 

@@ -21,12 +21,11 @@ from sdar.memory import activations
 from sdar.memory.activations import FLOAT32, Precision
 from sdar.methods.declarations import Method
 from sdar.policy.log_probs import CHUNK_LOGITS
+from sdar.policy.micro_batches import CPU_TOKENS
 from sdar.policy.shape import ModelShape
 from sdar.policy.sharding import wants_sharding
 
 GIB = 2**30
-CPU_TOKENS = 4096
-"""Padded tokens of a pass on a CPU (`learner.CPU_MICRO_BATCH_TOKENS`)."""
 PREFILL_TOKENS = 4096
 """Padded tokens the transformers engine prefills at once."""
 GATHERED_LAYERS = 2

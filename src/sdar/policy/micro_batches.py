@@ -11,6 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+CPU_TOKENS = 4096
+"""Padded tokens of a pass on a CPU: what stays in its caches."""
+
 
 @dataclass(frozen=True)
 class TokenBatch:

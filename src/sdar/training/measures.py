@@ -21,7 +21,7 @@ from sdar.algorithms.loss import TrainingLoss
 from sdar.methods.declarations import Method
 from sdar.ranks.ranks import Ranks
 from sdar.rollout.teacher import TeacherPrompt
-from sdar.training.batches import StepBatch
+from sdar.training.step_batch import StepBatch
 
 Metrics = dict[str, float | int | str]
 

@@ -20,7 +20,7 @@ from sdar.records.token_classes import token_classes
 from sdar.tracking.recorder import RunRecorder
 from sdar.tracking.traces import episode_record
 from sdar.training.learner import Learner
-from sdar.training.step import StepResult
+from sdar.training.step_result import StepResult
 
 
 def record_tokens(recorder: RunRecorder, folder: Path, done: StepResult, learner: Learner) -> None:

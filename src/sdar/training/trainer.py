@@ -33,9 +33,9 @@ from sdar.ranks.rendezvous import join_ranks
 from sdar.rollout.teacher import TeacherPrompt, teacher_prompts
 from sdar.tracking.provenance import write_provenance
 from sdar.tracking.recorder import RunRecorder
-from sdar.training.batches import StepBatch
 from sdar.training.checkpoint import load_checkpoint, save_checkpoint
 from sdar.training.episode_log import EpisodeLog
+from sdar.training.export import export_policy
 from sdar.training.identity import RunIdentity
 from sdar.training.learner import Learner
 from sdar.training.measures import (
@@ -45,15 +45,10 @@ from sdar.training.measures import (
     rollout_measures,
     teacher_measures,
 )
-from sdar.training.run import (
-    Parts,
-    export_policy,
-    learning_rate_at,
-    make_accelerator,
-    open_parts,
-    trained_method,
-)
-from sdar.training.step import StepResult
+from sdar.training.optimizer import learning_rate_at
+from sdar.training.parts import Parts, make_accelerator, open_parts, trained_method
+from sdar.training.step_batch import StepBatch
+from sdar.training.step_result import StepResult
 from sdar.training.token_records import drop_tokens, record_tokens
 
 

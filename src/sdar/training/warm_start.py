@@ -39,9 +39,9 @@ from sdar.training.demonstrations import (
     read_demonstrations,
     write_demonstrations,
 )
+from sdar.training.export import export_policy
 from sdar.training.identity import RunIdentity
 from sdar.training.muon import MuonWithAdamW
-from sdar.training.run import export_policy
 from sdar.training.sft import Sample, Schedule, fine_tune
 
 log = logging.getLogger("sdar.training")

@@ -9,7 +9,8 @@ from sdar.errors import SdarError
 from sdar.policy.loading import render_prompt, token_pieces
 from sdar.rollout.episode import Episode, Prompt, Turn
 from sdar.rollout.teacher import teacher_prompts
-from sdar.training.batches import StepBatch, tasks_of_step
+from sdar.training.playing import tasks_of_step
+from sdar.training.step_batch import StepBatch
 
 
 class Skills:

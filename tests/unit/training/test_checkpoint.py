@@ -14,7 +14,7 @@ from sdar.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from sdar.training.run import make_optimizer
+from sdar.training.optimizer import make_optimizer
 
 
 def trained(updates):

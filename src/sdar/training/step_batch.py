@@ -1,4 +1,4 @@
-"""The samples of a training step: which tasks are played, and episodes laid out turn by turn.
+"""The samples of a training step: its episodes laid out turn by turn.
 
 Shape suffixes: S samples (turns of all episodes, in order of slot and turn), R response tokens.
 """
@@ -6,34 +6,11 @@ Shape suffixes: S samples (turns of all episodes, in order of slot and turn), R 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sdar.algorithms.inputs import StepSamples
-from sdar.environments.base import Task
 from sdar.rollout.episode import Episode, Turn
-
-
-def tasks_of_step(
-    tasks: Sequence[Task], count: int, group_size: int, seed: int, step: int
-) -> tuple[list[Task], list[int]]:
-    """Tasks of step `step`, each repeated `group_size` times, and their group numbers.
-
-    Epochs are permutations of all tasks, one after the other, each a function of (seed, epoch);
-    step k takes the k-th run of `count` of that endless sequence. So every task is played equally
-    often, and a step needs nothing from the steps before it.
-    """
-    chosen: list[Task] = []
-    for place in range(step * count, (step + 1) * count):
-        epoch, index = divmod(place, len(tasks))
-        chosen.append(tasks[_permutation(len(tasks), seed, epoch)[index]])
-    repeated = [task for task in chosen for _ in range(group_size)]
-    return repeated, [group for group in range(count) for _ in range(group_size)]
-
-
-def _permutation(count: int, seed: int, epoch: int) -> list[int]:
-    return np.random.default_rng([seed, epoch, 0x7A5C]).permutation(count).tolist()
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,13 @@
-"""One training run around its loop: what it needs, where it continues, what it leaves behind."""
+"""What a run trains with, opened: devices, policy, tasks, skills and the environment's workers."""
 
 import json
-import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
-from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.environments.base import EnvironmentPool, Task
@@ -18,12 +15,8 @@ from sdar.errors import SdarError
 from sdar.files.digest import json_digest, text_digest
 from sdar.methods.declarations import Method, get_method
 from sdar.policy.loading import load_policy
-from sdar.policy.lora import has_adapters
-from sdar.policy.weights import further_names, is_sharded, named_full_weights, policy_digest, whole
+from sdar.policy.weights import policy_digest
 from sdar.ranks.ranks import PATIENCE
-from sdar.training.checkpoint import write_checkpoint
-
-log = logging.getLogger("sdar.training")
 
 
 @dataclass
@@ -73,7 +66,7 @@ def make_accelerator(config: ExperimentConfig) -> Accelerator:
     if device == "cuda" and not torch.cuda.is_available():
         raise SdarError(
             "execution.device is cuda, but PyTorch finds no CUDA device; set it to auto or cpu, or "
-            "mend the driver (see `sdar doctor`)"
+            "fix the driver (see `sdar doctor`)"
         )
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     mixed = "bf16" if config.policy.dtype == "bfloat16" else "no"
@@ -82,61 +75,6 @@ def make_accelerator(config: ExperimentConfig) -> Accelerator:
     # accelerate takes all cores for its ranks where OMP_NUM_THREADS is not set.
     torch.set_num_threads(config.execution.threads)
     return accelerator
-
-
-def make_optimizer(model: Any, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices alone."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
-            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-        ],
-        lr=learning_rate,
-    )
-
-
-def clip_gradients(parameters: Iterable[torch.Tensor], most: float) -> float:
-    """Scale gradients down to norm `most`; the norm they had. Where they are sharded, the norm is
-    over all ranks and all call together."""
-    clipped = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = whole(torch.nn.utils.get_total_norm([p.grad for p in clipped if p.grad is not None]))
-    torch.nn.utils.clip_grads_with_norm_(clipped, most, norm)
-    return float(norm)
-
-
-def learning_rate_at(step: int, config: ExperimentConfig) -> float:
-    """Constant after a linear warm-up over the first `warmup_ratio` of the steps."""
-    training = config.training
-    warmup = round(training.warmup_ratio * training.steps)
-    return training.learning_rate * min(1.0, (step + 1) / warmup if warmup else 1.0)
-
-
-def export_policy(folder: Path, model: Any, tokenizer: Any, writes: bool = True) -> None:
-    """Write the finished policy in Hugging Face format, whole and without adapters, in one step.
-
-    On many ranks all call it, and the one that `writes` does.
-    """
-    options: dict[str, Any] = {}
-    if is_sharded(model) or has_adapters(model):
-        tied = further_names(model)
-        options["state_dict"] = {
-            name: value.cpu()
-            for name, value in named_full_weights(model)
-            if writes and name not in tied
-        }
-    if not writes:
-        return
-
-    def fill(path: Path) -> None:
-        model.save_pretrained(path, **options)
-        tokenizer.save_pretrained(path)
-
-    disable_progress_bar()  # transformers' own, for one small file
-    try:
-        write_checkpoint(folder, fill)
-    finally:
-        enable_progress_bar()
 
 
 def trained_method(name: str) -> Method:

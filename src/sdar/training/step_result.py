@@ -10,8 +10,8 @@ from torch import Tensor
 from sdar.clock import PhaseClock
 from sdar.memory.peak import peak_memory_gib
 from sdar.rollout.teacher import TeacherPrompt
-from sdar.training.batches import StepBatch
 from sdar.training.measures import Metrics
+from sdar.training.step_batch import StepBatch
 
 
 @dataclass

@@ -1,0 +1,69 @@
+"""The policy in training on its devices: alone, one copy per rank, or shared out over the ranks."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdar.config import ExperimentConfig
+from sdar.policy.log_probs import PolicyScorer
+from sdar.policy.micro_batches import CPU_TOKENS
+from sdar.policy.sharding import shard
+from sdar.ranks.ranks import Ranks
+from sdar.training.shares import StepShares
+from sdar.training.step_batch import StepBatch
+
+
+@dataclass(frozen=True)
+class PlacedPolicy:
+    """A model, what scores with it, and who computes what.
+
+    Shape suffixes: S samples, R response tokens.
+    """
+
+    model: Any
+    scorer: Any
+    config: ExperimentConfig
+    accelerator: Any
+    ranks: Ranks
+    sharded: bool
+    """Each rank holds a part of the weights, and all make every pass together."""
+
+    @property
+    def micro_batch_tokens(self) -> int | None:
+        """Most padded tokens of a pass; None on a GPU, where `micro_batch` alone cuts."""
+        return CPU_TOKENS if self.accelerator.device.type == "cpu" else None
+
+    def shares(self, batch: StepBatch) -> StepShares:
+        """Which rank computes which samples, in which micro-batches."""
+        training = self.config.training
+        return StepShares.of_step(
+            batch.lengths(),
+            self.ranks.count,
+            minibatch=training.minibatch,
+            micro_batch=training.micro_batch,
+            micro_batch_tokens=self.micro_batch_tokens,
+        )
+
+    def own_samples(self, batch: StepBatch) -> list[int]:
+        """The numbers of this rank's samples."""
+        return self.shares(batch).samples[self.ranks.rank]
+
+    def everywhere(self, batch: StepBatch, mine: list[int], own_SR: Tensor) -> Tensor:
+        """`[S, R]` of the whole step from each rank's own samples."""
+        if self.ranks.count == 1:
+            return own_SR
+        every_SR = torch.zeros(batch.response_mask_SR.shape, dtype=own_SR.dtype)
+        every_SR[mine, : own_SR.shape[1]] = own_SR
+        return self.ranks.sum(every_SR)
+
+
+def place(policy: Any, config: ExperimentConfig, accelerator: Any, sharded: bool) -> Any:
+    """A scorer of `policy` at the temperature of sampling, on its devices."""
+    scorer = PolicyScorer(policy, temperature=config.rollout.temperature)
+    if sharded:
+        return shard(scorer, accelerator)
+    # Not as accelerate prepares for training: a rank passes as often as its share takes,
+    # and its gradients are added to the others' once (`Ranks.sum_gradients`).
+    return accelerator.prepare_model(scorer, evaluation_mode=True)

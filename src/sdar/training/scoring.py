@@ -1,0 +1,138 @@
+"""The log-probs of a step's sampled tokens: the student's before the update, the teacher's, the
+reference's.
+
+All are without gradient, on the CPU, and of all ranks' samples.
+
+Shape suffixes: S samples (turns of all episodes of a step), R response tokens.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from sdar.config import ExperimentConfig
+from sdar.methods.declarations import Method
+from sdar.policy.log_probs import Scores, TeacherDistribution, copied_head, score_responses
+from sdar.policy.micro_batches import plan_micro_batches
+from sdar.training.placed import PlacedPolicy
+from sdar.training.playing import engine_scores, rest
+from sdar.training.reference import Reference
+from sdar.training.step_batch import StepBatch
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Scores the samples of a step, this rank its share of them."""
+
+    policy: PlacedPolicy
+    config: ExperimentConfig
+    method: Method
+    engine: Any
+    reference: Reference | None
+
+    def log_probs(self, batch: StepBatch, prompts: list[list[int]], scorer: Any = None) -> Tensor:
+        """`[S, R]` by the current weights, or by another scorer."""
+        return self._scores(batch, prompts, scorer).log_probs
+
+    def old(self, batch: StepBatch) -> tuple[Tensor, Tensor | None]:
+        """As `log_probs`, after the student's prompts, and the entropy where the method's gate
+        needs that of the step's start."""
+        entropy = self.method.needs_old_entropy(self.config.training.distillation.gate)
+        scores = self._scores(batch, batch.prompts, entropy=entropy)
+        return scores.log_probs, scores.entropy
+
+    def by_reference(self, batch: StepBatch) -> Tensor | None:
+        """As `log_probs`, by the reference; None where there is none."""
+        if self.reference is None:
+            return None
+        with self.reference.at_hand():
+            return self.log_probs(batch, batch.prompts, self.reference.scorer)
+
+    def teacher(
+        self, batch: StepBatch, prompts: list[list[int]]
+    ) -> tuple[Tensor, TeacherDistribution | None]:
+        """As `log_probs`, after the teacher's prompts, and its distributions over the vocabulary
+        where the method needs them (at this rank's own samples)."""
+        mine = self.policy.own_samples(batch)
+        if engine_scores(self.config, self.method):
+            scored = self.engine.score(
+                [prompts[i] for i in mine], [batch.responses[i] for i in mine]
+            )
+            rest(self.engine)
+            rows = [torch.tensor(row) for row in scored]
+            own_SR = pad_sequence(rows, batch_first=True) if rows else torch.zeros(0, 0)
+            return self.policy.everywhere(batch, mine, own_SR), None
+        if not self.method.needs_teacher_distribution:
+            return self._scores(batch, prompts).log_probs, None
+        scores = self._scores(batch, prompts, hidden=True)
+        with self.policy.accelerator.autocast():
+            head = copied_head(self.policy.model)
+        tokens = [0] * len(batch)
+        for row in mine:
+            tokens[row] = len(batch.responses[row])
+        hidden_ND = (
+            torch.empty(0, self.policy.model.config.hidden_size)
+            if scores.hidden is None
+            else scores.hidden
+        )
+        return scores.log_probs, TeacherDistribution(head, hidden_ND, tuple(tokens))
+
+    def _scores(
+        self, batch: StepBatch, prompts: list[list[int]], scorer: Any = None, **more: bool
+    ) -> Scores:
+        """This rank's share, then everybody's; but for the hidden states, which stay here."""
+        policy, micro_batch = self.policy, self.config.training.micro_batch
+        responses, shares = batch.responses, policy.shares(batch).samples
+        passes = 0
+        if policy.sharded:
+            plans = (
+                plan_micro_batches(
+                    [len(prompts[i]) + len(responses[i]) for i in share],
+                    micro_batch,
+                    policy.micro_batch_tokens,
+                )
+                for share in shares
+            )
+            passes = max(map(len, plans))
+        mine = shares[policy.ranks.rank]
+        with policy.accelerator.autocast():
+            scores = score_responses(
+                policy.scorer if scorer is None else scorer,
+                [prompts[i] for i in mine],
+                [responses[i] for i in mine],
+                micro_batch=micro_batch,
+                micro_batch_tokens=policy.micro_batch_tokens,
+                device=policy.accelerator.device,
+                passes=passes,
+                **more,
+            )
+        entropy_SR = scores.entropy
+        return Scores(
+            policy.everywhere(batch, mine, scores.log_probs),
+            None if entropy_SR is None else policy.everywhere(batch, mine, entropy_SR),
+            hidden=scores.hidden,
+        )
+
+
+def probe_scores(
+    scorer: Any, accelerator: Any, prompts: list[list[int]], responses: list[list[int]]
+) -> Tensor:
+    """Log-probs `[S, R]` at temperature 1, in one pass: every rank makes the same number."""
+    policy = accelerator.unwrap_model(scorer)
+    usual, policy.temperature = policy.temperature, 1.0
+    try:
+        with accelerator.autocast():
+            scores = score_responses(
+                scorer,
+                prompts,
+                responses,
+                micro_batch=len(prompts),
+                micro_batch_tokens=None,
+                device=accelerator.device,
+            )
+    finally:
+        policy.temperature = usual
+    return scores.log_probs

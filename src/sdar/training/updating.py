@@ -1,0 +1,115 @@
+"""The update of a training step: its samples once, minibatch after minibatch.
+
+Shape suffixes: S samples (turns of all episodes of a step), R response tokens.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from sdar.algorithms.aggregation import Aggregation, global_denominator
+from sdar.algorithms.context import StepContext
+from sdar.algorithms.inputs import MicroBatch
+from sdar.algorithms.loss import training_loss
+from sdar.config import ExperimentConfig
+from sdar.methods.declarations import Method
+from sdar.policy.log_probs import TeacherDistribution
+from sdar.policy.micro_batches import one_token, pad_batch
+from sdar.training.measures import UpdateMeasures
+from sdar.training.optimizer import clip_gradients, learning_rate_at
+from sdar.training.placed import PlacedPolicy
+from sdar.training.settings import loss_settings
+from sdar.training.step_batch import StepBatch
+
+
+@dataclass(frozen=True)
+class Updating:
+    """Updates the policy from the samples of a step, each rank from its share of them."""
+
+    policy: PlacedPolicy
+    config: ExperimentConfig
+    method: Method
+    optimizer: Any
+
+    def update(
+        self,
+        step: int,
+        batch: StepBatch,
+        old_SR: Tensor,
+        teacher_SR: Tensor | None,
+        reference_SR: Tensor | None,
+        advantages_SR: Tensor,
+        context: StepContext | None = None,
+        distribution: TeacherDistribution | None = None,
+    ) -> UpdateMeasures:
+        """One pass over the samples, minibatch after minibatch, an optimizer step for each.
+
+        Micro-batches are a matter of memory and speed: the loss of each is divided by what the
+        whole minibatch is divided by. `context` (`step_context`) and `distribution`
+        (`Scoring.teacher`) are for the methods that need them.
+        """
+        training, policy = self.config.training, self.policy
+        accelerator, ranks = policy.accelerator, policy.ranks
+        settings = loss_settings(self.config)
+        measures = UpdateMeasures(len(batch), batch.response_mask_SR.shape[1])
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, self.config)
+        for minibatch in policy.shares(batch).minibatches:
+            of_all = minibatch.samples
+            mask_SR = batch.response_mask_SR[of_all.start : of_all.stop]
+            mode = training.loss_aggregation
+            aggregation = Aggregation(mode, float(global_denominator(mask_SR, mode)))
+            plan = minibatch.plans[ranks.rank]
+            for rows in plan:
+                tokens = pad_batch(
+                    [batch.prompts[i] for i in rows],
+                    [batch.responses[i] for i in rows],
+                    accelerator.device,
+                )
+                width = tokens.mask_SR.shape[1]
+
+                def of_rows(values_SR: Tensor, rows: Any = rows, width: int = width) -> Tensor:
+                    return values_SR[rows, :width].to(accelerator.device)
+
+                teacher = None
+                if distribution is not None:
+                    teacher = distribution.of(rows, accelerator.device)
+                with accelerator.autocast():
+                    scores = policy.scorer(tokens, entropy=True, teacher=teacher)
+                micro_batch = MicroBatch(
+                    log_probs=scores.log_probs,
+                    old_log_probs=of_rows(old_SR),
+                    advantages=of_rows(advantages_SR),
+                    response_mask=tokens.mask_SR,
+                    teacher_log_probs=None if teacher_SR is None else of_rows(teacher_SR),
+                    reference_log_probs=None if reference_SR is None else of_rows(reference_SR),
+                    entropy=scores.entropy,
+                    teacher_divergence=scores.divergence,
+                )
+                loss = training_loss(
+                    self.method,
+                    settings,
+                    micro_batch,
+                    aggregation,
+                    None if context is None else context.of(of_rows),
+                )
+                accelerator.backward(loss.loss)
+                measures.micro_batch(rows, loss, scores.log_probs, int(tokens.mask_SR.sum()))
+            if policy.sharded:
+                for _ in range(len(plan), minibatch.passes):
+                    self._empty_pass()
+            else:
+                ranks.sum_gradients(policy.scorer.parameters())
+            norm = clip_gradients(policy.scorer.parameters(), training.gradient_clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            measures.minibatch(norm, minibatch.padding)
+        return measures.over_ranks(ranks)
+
+    def _empty_pass(self) -> None:
+        """Forward and backward of no weight, because other ranks make one."""
+        accelerator = self.policy.accelerator
+        with accelerator.autocast():
+            scores = self.policy.scorer(one_token(accelerator.device), entropy=True)
+        accelerator.backward(0.0 * scores.log_probs.sum())
