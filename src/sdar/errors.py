@@ -2,7 +2,7 @@
 
 
 class SdarError(Exception):
-    """A problem the user can mend: one sentence naming the file or key, and the remedy.
+    """A problem the user can fix: one sentence naming the file or key, and the remedy.
 
     The command line prints it without a traceback and exits with code 2.
     """

@@ -1,4 +1,4 @@
-"""Where everything lies under the root (DESIGN contracts). The only place that spells paths."""
+"""Where everything lies under the root. The only place that spells paths."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -27,8 +27,8 @@ class Section(BaseModel):
     def changes(cls, name: str) -> Changes:
         """What a change of the field `name` does."""
         extra = cls.model_fields[name].json_schema_extra
-        found = extra.get("changes") if isinstance(extra, dict) else None
-        return found if found in ("rounding", "nothing") else cls.unmarked  # type: ignore[return-value]
+        mark = extra.get("changes") if isinstance(extra, dict) else None
+        return mark if mark in ("rounding", "nothing") else cls.unmarked  # type: ignore[return-value]
 
     def leaves(self, prefix: str = "") -> Iterator[tuple[str, Any, Changes]]:
         """Each key in dotted form with its value as JSON has it, and what a change of it does."""

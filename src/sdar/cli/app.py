@@ -1,4 +1,4 @@
-"""The `sdar` command: one subcommand a stage, in pipeline order, then those for people.
+"""The `sdar` command: one subcommand per stage, in pipeline order, then those for people.
 
 Nothing is computed here. Each command reads the configuration, checks what it names, and hands
 over to the stage, which is imported only then: `sdar --help` loads no torch.
@@ -7,13 +7,14 @@ over to the stage, which is imported only then: `sdar --help` loads no torch.
 import atexit
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sdar.cli.config import config_app
 from sdar.cli.options import (
+    CONFIG,
+    ROOT,
     ConfigOption,
     MethodOption,
     RootOption,
@@ -45,8 +46,8 @@ app = typer.Typer(
 
 @app.command()
 @friendly
-def tasks(config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()) -> None:
-    """(1) Make the tasks: generate and prove them, or index real data.
+def tasks(config: ConfigOption = CONFIG, root: RootOption = ROOT) -> None:
+    """(1) Make the tasks: generate them and prove that they can be solved, or index real data.
 
     Reads the configuration's `environment`. Writes data/EXPERIMENT/tasks: tasks.jsonl, one line
     per task, and what the environment plays them from.
@@ -67,9 +68,7 @@ def tasks(config: ConfigOption = Path("config/config.yaml"), root: RootOption = 
 
 @app.command()
 @friendly
-def demonstrations(
-    config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()
-) -> None:
+def demonstrations(config: ConfigOption = CONFIG, root: RootOption = ROOT) -> None:
     """(2) Make the expert's episodes and the tokenizer the tiny policy learns from.
 
     Reads `warm_start.demonstrations`: the episodes are set in worlds other than the experiment's.
@@ -87,9 +86,7 @@ def demonstrations(
 
 @app.command(name="warm-start")
 @friendly
-def warm_start(
-    config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()
-) -> None:
+def warm_start(config: ConfigOption = CONFIG, root: RootOption = ROOT) -> None:
     """(3) Train the tiny policy on demonstrations, then on its own relabelled episodes.
 
     Reads data/EXPERIMENT/demonstrations and `warm_start`. Writes
@@ -109,13 +106,13 @@ def train(
     method: MethodOption = None,
     seed: SeedOption = 0,
     variant: VariantOption = None,
-    config: ConfigOption = Path("config/config.yaml"),
-    root: RootOption = Path(),
+    config: ConfigOption = CONFIG,
+    root: RootOption = ROOT,
 ) -> None:
     """(4) Train with reinforcement learning. Resumes from the newest complete checkpoint.
 
     Reads the tasks and the warm start. Writes runs/EXPERIMENT/METHOD/seed-N: metrics.jsonl (one
-    object a step), timings.jsonl, episodes.parquet, tokens/, checkpoints/ and, last, policy/.
+    object per step), timings.jsonl, episodes.parquet, tokens/, checkpoints/ and, last, policy/.
 
     With --variant, one run of the sweep, in runs/EXPERIMENT/sweep/VARIANT/seed-N.
 
@@ -133,8 +130,8 @@ def evaluate(
     method: MethodOption = None,
     seed: SeedOption = 0,
     variant: VariantOption = None,
-    config: ConfigOption = Path("config/config.yaml"),
-    root: RootOption = Path(),
+    config: ConfigOption = CONFIG,
+    root: RootOption = ROOT,
 ) -> None:
     """(5) Play every task of each panel exactly once per sampling seed.
 
@@ -152,7 +149,7 @@ def evaluate(
 
 @app.command()
 @friendly
-def compare(config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()) -> None:
+def compare(config: ConfigOption = CONFIG, root: RootOption = ROOT) -> None:
     """(6) Compare the methods: success with intervals, paired differences, by task type.
 
     Reads every evaluation of the experiment and the runs' metrics. Writes results/EXPERIMENT:
@@ -171,7 +168,7 @@ def compare(config: ConfigOption = Path("config/config.yaml"), root: RootOption 
 
 @app.command()
 @friendly
-def report(config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()) -> None:
+def report(config: ConfigOption = CONFIG, root: RootOption = ROOT) -> None:
     """(7) Draw the figures and write the pages: answers, tables, sample episodes.
 
     Reads results/EXPERIMENT and the runs' records. Writes figures/ (SVG, PNG), answers.html (where
@@ -236,9 +233,9 @@ def main() -> None:
 class _LastWords:
     """Leaves with the code that the command chose, whatever Python remembers of Ctrl-C.
 
-    A KeyboardInterrupt that passes through an `exec` of a string (dataclasses are made by one, so
-    imports are full of them) marks the process as interrupted for good: though handled long ago,
-    `python -m` then ends by killing itself with SIGINT instead of returning an exit code.
+    A KeyboardInterrupt that passes through an `exec` of a string (dataclasses use it, so imports
+    are full of them) marks the process as interrupted for good: `python -m` then ends by killing
+    itself with SIGINT instead of returning an exit code, even if the interrupt was handled.
     """
 
     code: int | None = None

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sdar.cli.options import ConfigOption, friendly, prepare
+from sdar.cli.options import CONFIG, ROOT, ConfigOption, friendly, prepare
 from sdar.config import load_config
 from sdar.config.dvc import dvc_yaml
 from sdar.config.generate import generated_files, schema_json, shown_yaml, write_if_changed
@@ -19,11 +19,11 @@ config_app = typer.Typer(
 
 @config_app.command()
 @friendly
-def show(config: ConfigOption = Path("config/config.yaml")) -> None:
+def show(config: ConfigOption = CONFIG) -> None:
     """Print the whole configuration a file leads to: its values over the defaults, as YAML.
 
-    Behind a key whose change makes no other run it says so: "changes only the rounding", or
-    "changes no result". Those may be turned at any time, and what is under way goes on.
+    Keys that may be changed at any time, also in the middle of a run, are marked: "changes only
+    the rounding", or "changes no result".
 
     Example: sdar config show --config config/experiments/minute.yaml
     """
@@ -42,10 +42,10 @@ def schema() -> None:
 
 @config_app.command()
 @friendly
-def dvc(config: ConfigOption = Path("config/config.yaml")) -> None:
+def dvc(config: ConfigOption = CONFIG) -> None:
     """Print the stages of DVC for a configuration that lies at config/config.yaml.
 
-    For other methods, seeds or another environment than the default's: they are spelled out there.
+    Needed where methods, seeds or environment are not the default's: dvc.yaml spells them out.
 
     Example: sdar config dvc > dvc.yaml
     """
@@ -54,12 +54,12 @@ def dvc(config: ConfigOption = Path("config/config.yaml")) -> None:
 
 @config_app.command()
 @friendly
-def check(config: ConfigOption = Path("config/config.yaml")) -> None:
+def check(config: ConfigOption = CONFIG) -> None:
     """Check keys, types, combinations and the files that are named. Writes nothing.
 
     Example: sdar config check --config config/experiments/alfworld-qwen3-1.7b.yaml
     """
-    experiment, _ = prepare(config, Path())
+    experiment, _ = prepare(config, ROOT)
     typer.echo(
         f"{config}: good. Experiment {experiment.experiment}: "
         f"methods {', '.join(experiment.methods)}; seeds {', '.join(map(str, experiment.seeds))}"

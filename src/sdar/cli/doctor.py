@@ -1,4 +1,4 @@
-"""`sdar doctor`: what is there, what is wrong, and how to mend it."""
+"""`sdar doctor`: what is there, what is wrong, and how to fix it."""
 
 import importlib.metadata
 import importlib.util
@@ -26,7 +26,7 @@ class Finding:
 
     level: Level
     subject: str
-    found: str
+    state: str
     remedy: str = ""
 
 
@@ -42,18 +42,17 @@ def examine(config: Path, root: Path) -> list[Finding]:
 
 
 def render(findings: list[Finding]) -> str:
-    """Aligned text: one line a finding, its remedy below."""
+    """Aligned text: one line per finding, its remedy below."""
     width = max(len(finding.subject) for finding in findings)
     lines = []
     for finding in findings:
-        found = finding.found.replace("\n", "\n" + " " * (width + 9))
-        lines.append(f"{finding.level:<5}  {finding.subject:<{width}}  {found}")
+        state = finding.state.replace("\n", "\n" + " " * (width + 9))
+        lines.append(f"{finding.level:<5}  {finding.subject:<{width}}  {state}")
         if finding.remedy:
             lines.append(f"{'':<{width + 7}}  -> {finding.remedy}")
     wrong = sum(finding.level == "wrong" for finding in findings)
-    lines.append("")
-    lines.append("All that is needed is there." if not wrong else f"{wrong} to mend (see above).")
-    return "\n".join(lines)
+    end = f"{wrong} to fix (see above)." if wrong else "All that is needed is there."
+    return "\n".join([*lines, "", end])
 
 
 def _python() -> list[Finding]:
@@ -70,26 +69,13 @@ def _packages() -> list[Finding]:
     from packaging.requirements import Requirement
 
     findings: list[Finding] = []
-    extras = (
-        ("", True),
-        ("alfworld", True),
-        ("pipeline", True),
-        ("express", False),
-        ("lora", False),
-        ("dense", False),
-        ("nouns", False),
-        ("dev", False),
-    )
-    for extra, needed in extras:
+    for extra in ("", "alfworld", "pipeline", "express", "lora", "dense", "nouns", "dev"):
         present, problems = [], []
         for requirement in map(Requirement, requirements):
             marker = requirement.marker
-            if extra:
-                chosen = marker is not None and not marker.evaluate({"extra": ""})
-                chosen = chosen and marker is not None and marker.evaluate({"extra": extra})
-            else:
-                chosen = marker is None or marker.evaluate({"extra": ""})
-            if not chosen:
+            always = marker is None or marker.evaluate({"extra": ""})
+            of_extra = marker is not None and not always and marker.evaluate({"extra": extra})
+            if not (of_extra if extra else always):
                 continue
             try:
                 version = importlib.metadata.version(requirement.name)
@@ -104,7 +90,7 @@ def _packages() -> list[Finding]:
         if present:
             findings.append(Finding("good", name, ", ".join(present)))
         if problems:
-            level: Level = "wrong" if needed else "note"
+            level: Level = "wrong" if extra in ("", "alfworld", "pipeline") else "note"
             remedy = f"pip install -c requirements.lock -e '.[{extra}]'" if extra else "make setup"
             findings.append(Finding(level, name, "; ".join(problems), remedy))
     return findings
@@ -117,31 +103,22 @@ def _machine(root: Path) -> list[Finding]:
     threads = os.environ.get("OMP_NUM_THREADS", "unset")
     findings = [Finding("good", "cores", f"{cores} usable; OMP_NUM_THREADS {threads}")]
     memory = psutil.virtual_memory()
-    findings.append(
-        Finding(
-            "good" if memory.available > NEEDED_MEMORY else "note",
-            "memory",
-            f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free",
-            ""
-            if memory.available > NEEDED_MEMORY
-            else "the default experiment wants about 4 GiB: run one job at a time with --cores 1",
-        )
-    )
+    free = f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"
+    wants = "the default experiment wants about 4 GiB: run one job at a time with --cores 1"
+    findings.append(_enough(memory.available > NEEDED_MEMORY, "memory", free, wants))
     folder = next(path for path in (root.resolve(), *root.resolve().parents) if path.exists())
     disk = shutil.disk_usage(folder)
-    findings.append(
-        Finding(
-            "good" if disk.free > NEEDED_DISK else "note",
-            "disk",
-            f"{disk.free / 2**30:.1f} GiB free at {folder}",
-            "" if disk.free > NEEDED_DISK else "free some, or give another --root",
-        )
-    )
+    free = f"{disk.free / 2**30:.1f} GiB free at {folder}"
+    wants = "free some, or give another --root"
+    findings.append(_enough(disk.free > NEEDED_DISK, "disk", free, wants))
     if not os.access(folder, os.W_OK):
-        findings.append(
-            Finding("wrong", "root", f"{folder} is not writable", "give another --root")
-        )
+        state = f"{folder} is not writable"
+        findings.append(Finding("wrong", "root", state, "give another --root"))
     return findings
+
+
+def _enough(enough: bool, subject: str, state: str, remedy: str) -> Finding:
+    return Finding("good", subject, state) if enough else Finding("note", subject, state, remedy)
 
 
 def _accelerator(config: ExperimentConfig) -> list[Finding]:
@@ -149,25 +126,18 @@ def _accelerator(config: ExperimentConfig) -> list[Finding]:
         return []  # reported among the packages
     import torch
 
-    device = config.execution.device
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         return [Finding("good", "accelerator", ", ".join(names))]
-    found = f"none (torch {torch.__version__})"
-    if device == "cuda":
-        return [
-            Finding(
-                "wrong",
-                "accelerator",
-                f"{found}, but execution.device is cuda",
-                "run where a GPU is, install a CUDA build of torch, or set execution.device: cpu",
-            )
-        ]
-    return [Finding("good", "accelerator", f"{found}: the CPU will be used")]
+    state = f"none (torch {torch.__version__})"
+    if config.execution.device != "cuda":
+        return [Finding("good", "accelerator", f"{state}: the CPU will be used")]
+    remedy = "run where a GPU is, install a CUDA build of torch, or set execution.device: cpu"
+    return [Finding("wrong", "accelerator", f"{state}, but execution.device is cuda", remedy)]
 
 
 def _memory(config: ExperimentConfig) -> list[Finding]:
-    """What training needs of each GPU, by part and phase; on a CPU only to be known."""
+    """What training needs of each GPU, by part and phase; on a CPU for information only."""
     if importlib.util.find_spec("torch") is None:
         return []
     from sdar.memory.verdict import judge_experiment
@@ -175,14 +145,8 @@ def _memory(config: ExperimentConfig) -> list[Finding]:
     subject = "training memory"
     verdict = judge_experiment(config)
     if verdict is None:
-        return [
-            Finding(
-                "note",
-                subject,
-                f"not estimated: the shape of {config.policy.model} is not known here",
-                "fetch the model, or at least its config.json",
-            )
-        ]
+        state = f"not estimated: the shape of {config.policy.model} is not known here"
+        return [Finding("note", subject, state, "fetch the model, or at least its config.json")]
     level: Level = "good" if verdict.level == "fits" else "note"
     if verdict.level == "too large" and verdict.estimate.on_gpu:
         level = "wrong"
@@ -199,13 +163,11 @@ def _data(config: ExperimentConfig, root: Path) -> list[Finding]:
     if config.environment.data is None:
         tasks = layout.tasks / "tasks.jsonl"
         if tasks.is_file():
-            with tasks.open(encoding="utf-8") as lines:
-                count = sum(1 for _ in lines)
+            count = len(tasks.read_text(encoding="utf-8").splitlines())
             findings.append(Finding("good", "tasks", f"{count} generated, in {layout.tasks}"))
         else:
-            findings.append(
-                Finding("note", "tasks", f"none yet in {layout.tasks}", "run `sdar tasks`")
-            )
+            state = f"none yet in {layout.tasks}"
+            findings.append(Finding("note", "tasks", state, "run `sdar tasks`"))
     else:
         findings.append(Finding("good", "tasks", f"real ones: {config.environment.data}"))
     for section in environment_sections().values():
@@ -221,6 +183,6 @@ def _data(config: ExperimentConfig, root: Path) -> list[Finding]:
             findings.append(Finding(level, variable, f"{exported} {say}", remedy))
     if config.policy.model == "tiny":
         policy = layout.warm_start / "policy"
-        found = f"{policy}" if policy.is_dir() else f"none yet at {policy}"
-        findings.append(Finding("good" if policy.is_dir() else "note", "warm start", found))
+        state = f"{policy}" if policy.is_dir() else f"none yet at {policy}"
+        findings.append(Finding("good" if policy.is_dir() else "note", "warm start", state))
     return findings

@@ -1,6 +1,6 @@
 """What the commands share: options, loading with checks, and how a command ends.
 
-Exit codes: 0 done, 2 a problem the user can mend, 75 told to stop and saved: run it again (SIGUSR1,
+Exit codes: 0 done, 2 a problem the user can fix, 75 told to stop and saved: run it again (SIGUSR1,
 or SIGTERM in a SLURM job), 130 Ctrl-C, 143 SIGTERM.
 """
 
@@ -39,6 +39,9 @@ VariantOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of the run.")]
 
+CONFIG, ROOT = Path("config/config.yaml"), Path()
+"""Defaults of the two."""
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -47,22 +50,14 @@ class Terminated(BaseException):
     closed and workers ended."""
 
 
-def prepare(
-    config: Path,
-    root: Path,
-    method: str | None = None,
-    training: bool = False,
-    files: bool = True,
-) -> tuple[ExperimentConfig, Layout]:
-    """Load the configuration, check the files and the method it names, and lay out the paths.
+def prepare(config: Path, root: Path, files: bool = True) -> tuple[ExperimentConfig, Layout]:
+    """Load the configuration, check the files it names, and lay out the paths.
 
     `files` is false for stages that read results alone: they run where data and model are not.
     """
     experiment = load_config(config)
     if files:
         check_files(experiment)
-    if method is not None:
-        _check_method(method, training)
     return experiment, Layout(root, experiment.experiment)
 
 
@@ -76,15 +71,16 @@ def prepare_run(
                 "--method: missing; give a method such as grpo, or --variant and a variant of the "
                 "sweep (`sdar sweep list` shows them)"
             )
-        experiment, layout = prepare(config, root, method=method, training=training)
+        experiment, layout = prepare(config, root)
+        _check_method(method, training)
         return experiment, layout, method
     experiment, layout = prepare(config, root)
-    found = find_variant(experiment, variant)
-    if method not in (None, found.method):
+    named = find_variant(experiment, variant)
+    if method not in (None, named.method):
         raise SdarError(
-            f"--method {method}: variant {variant} is of {found.method}; leave --method out"
+            f"--method {method}: variant {variant} is of {named.method}; leave --method out"
         )
-    return variant_config(experiment, found), layout.of_variant(found.name), found.method
+    return variant_config(experiment, named), layout.of_variant(named.name), named.method
 
 
 def _check_method(method: str, training: bool) -> None:
@@ -99,7 +95,7 @@ def _check_method(method: str, training: bool) -> None:
 
 
 def friendly(command: Command) -> Command:
-    """End as people and schedulers expect: no traceback for what the user can mend or stopped."""
+    """End as people and schedulers expect: no traceback for what the user can fix or stopped."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -139,8 +135,8 @@ def friendly(command: Command) -> Command:
 
 
 class _Stop:
-    """Ctrl-C, SIGTERM and SIGUSR1 while a command runs: raised where it is, and remembered;
-    what a scheduler sends to a loop that saves between its steps waits for the step's end."""
+    """Ctrl-C, SIGTERM and SIGUSR1 while a command runs: raised where it is, and remembered. In a
+    loop that saves between its steps, what a scheduler sends waits for the step's end."""
 
     def __init__(self) -> None:
         self.code = 0

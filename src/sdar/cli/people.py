@@ -1,4 +1,4 @@
-"""Commands for people: doctor, play, view, replay, bench, ui."""
+"""Commands for people: doctor, play, view, replay, bench, ui, and the two servers."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sdar.cli.options import ConfigOption, RootOption, friendly, prepare
+from sdar.cli.options import CONFIG, ROOT, ConfigOption, RootOption, friendly, prepare
 from sdar.config import Layout, load_config
 from sdar.environments.packages import NAMES
 from sdar.errors import SdarError
@@ -20,18 +20,14 @@ class Colour(StrEnum):
     advantage = "advantage"
 
 
-class Benchmark(StrEnum):
-    environment = "environment"
-    rollout = "rollout"
-    update = "update"
-    webshop = "webshop"
-    retrieval = "retrieval"
-    step = "step"
+Benchmark = StrEnum(
+    "Benchmark", ["environment", "rollout", "update", "webshop", "retrieval", "step"]
+)
 
 
 @friendly
-def doctor(config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()) -> None:
-    """Say what is installed, which data is found, what the machine has, and how to mend the rest.
+def doctor(config: ConfigOption = CONFIG, root: RootOption = ROOT) -> None:
+    """Say what is installed, which data is there, what the machine has, and how to fix the rest.
 
     Writes nothing. The exit code is 1 when something that is needed is missing.
 
@@ -48,14 +44,13 @@ def doctor(config: ConfigOption = Path("config/config.yaml"), root: RootOption =
 @friendly
 def play(
     task: Annotated[
-        str | None,
-        typer.Option(help="Part of a task's id, such as Tomato; else the first."),
+        str | None, typer.Option(help="Part of a task's id, such as Tomato; else the first.")
     ] = None,
     expert: Annotated[
         bool, typer.Option("--expert", help="Watch the expert, who knows this world's habits.")
     ] = False,
-    config: ConfigOption = Path("config/config.yaml"),
-    root: RootOption = Path(),
+    config: ConfigOption = CONFIG,
+    root: RootOption = ROOT,
 ) -> None:
     """Play a task in the terminal, as a person or watching the expert.
 
@@ -69,8 +64,8 @@ def play(
     from sdar.environments.tasks import read_tasks
 
     splits = dict.fromkeys((*experiment.evaluation.panels, "train"))
-    known = [candidate for split in splits for candidate in read_tasks(layout, split)]
-    chosen = next((found for found in known if task is None or task in found.id), None)
+    listed = [candidate for split in splits for candidate in read_tasks(layout, split)]
+    chosen = next((known for known in listed if task is None or task in known.id), None)
     if chosen is None:
         raise SdarError(f"--task {task}: no task id in {layout.tasks} has that; see tasks.jsonl")
     typer.echo(chosen.id)
@@ -99,16 +94,12 @@ def view(
 
     Example: sdar view runs/alfworld-tiny/sdar/seed-0 1 --turn 2 --numbers
     """
+    from sdar.records.view import ColourBy
     from sdar.records.view import view as stage
 
-    stage(
-        folder,
-        episode,
-        colour_by=colour_by.value,
-        prompts=prompts,
-        numbers=numbers,
-        turn=turn,
-    )
+    colour: ColourBy = colour_by.value
+
+    stage(folder, episode, colour_by=colour, prompts=prompts, numbers=numbers, turn=turn)
 
 
 @friendly
@@ -122,8 +113,7 @@ def replay(
         ),
     ] = None,
     data: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the environment's data; parsing and scoring need none."),
+        Path | None, typer.Option(help="The environment's data; parsing and scoring need none.")
     ] = None,
 ) -> None:
     """Run recorded cases against the environment and show the first differences.
@@ -145,12 +135,11 @@ def replay(
 def bench(
     context: typer.Context,
     what: Annotated[Benchmark, typer.Argument(help="What to time.")],
-    root: RootOption = Path(),
+    root: RootOption = ROOT,
 ) -> None:
-    """Time the environment, rollouts, the update, a whole training step or retrieval, with
-    benchmarks/ of a checkout.
+    """Time the environment, rollouts, the update, a whole training step or retrieval.
 
-    What follows goes to the benchmark; --help after -- lists its options.
+    Runs benchmarks/ of a checkout. Further options go to it; --help after -- lists them.
 
     Example: sdar bench step --shape qwen2.5-0.5b
     """
@@ -164,8 +153,8 @@ def bench(
 
 @friendly
 def ui(
-    config: ConfigOption = Path("config/config.yaml"),
-    root: RootOption = Path(),
+    config: ConfigOption = CONFIG,
+    root: RootOption = ROOT,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
 ) -> None:
     """Open the MLflow pages of the experiment. Ctrl-C ends the server.
@@ -195,7 +184,7 @@ def serve_retriever(
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="A Search-QA experiment.")
     ] = None,
-    root: RootOption = Path(),
+    root: RootOption = ROOT,
 ) -> None:
     """Answer searches over HTTP as Search-R1's servers do, so that many workers share one index.
 
@@ -216,7 +205,7 @@ def serve_policy(
     config: ConfigOption,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     host: Annotated[str, typer.Option(help="0.0.0.0 also answers other machines.")] = "127.0.0.1",
-    root: RootOption = Path(),
+    root: RootOption = ROOT,
 ) -> None:
     """Serve an experiment's policy with vLLM, for rollout.vllm.servers. Ctrl-C ends it.
 

@@ -72,13 +72,9 @@ def _replay_algorithms(cases: dict[str, Any]) -> ReplayReport:
             for dtype, tolerance in TOLERANCES.items():
                 difference = largest_difference(name, case, dtype)
                 kind = str(dtype).removeprefix("torch.")
-                report.compare(
-                    f"{name}, case {number} in {kind}",
-                    f"a difference of at most {tolerance:g}",
-                    f"a difference of {difference:g}"
-                    if not difference <= tolerance
-                    else f"a difference of at most {tolerance:g}",
-                )
+                expected = f"a difference of at most {tolerance:g}"
+                actual = expected if difference <= tolerance else f"a difference of {difference:g}"
+                report.compare(f"{name}, case {number} in {kind}", expected, actual)
     return report
 
 

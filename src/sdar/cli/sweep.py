@@ -1,10 +1,8 @@
 """`sdar sweep`: list, compare."""
 
-from pathlib import Path
-
 import typer
 
-from sdar.cli.options import ConfigOption, RootOption, friendly, prepare
+from sdar.cli.options import CONFIG, ROOT, ConfigOption, RootOption, friendly, prepare
 
 sweep_app = typer.Typer(
     help="The ablation over gate, beta, lambda and skill retrieval.",
@@ -15,9 +13,7 @@ sweep_app = typer.Typer(
 
 @sweep_app.command(name="list")
 @friendly
-def list_variants(
-    config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()
-) -> None:
+def list_variants(config: ConfigOption = CONFIG, root: RootOption = ROOT) -> None:
     """Show the variants of the configuration's `sweep`, and what it will cost, before it starts.
 
     The time is an estimate from this experiment's runs so far under ROOT. Writes nothing. To start:
@@ -33,7 +29,7 @@ def list_variants(
 
 @sweep_app.command()
 @friendly
-def compare(config: ConfigOption = Path("config/config.yaml"), root: RootOption = Path()) -> None:
+def compare(config: ConfigOption = CONFIG, root: RootOption = ROOT) -> None:
     """Compare every variant with the baseline: table and heat map.
 
     Reads the evaluations in runs/EXPERIMENT/sweep. Writes results/EXPERIMENT/sweep: sweep.json,

@@ -1,4 +1,4 @@
-"""Configuration: models, loading, paths. Imports neither torch nor MLflow."""
+"""Configuration: models and loading. Imports neither torch nor MLflow."""
 
 from sdar.config.load import load_config, parse_config
 from sdar.config.models import ExperimentConfig

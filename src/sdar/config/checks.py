@@ -27,35 +27,35 @@ def _skills(config: ExperimentConfig) -> list[str]:
     """A markdown file for each task type that is played, and the general one."""
     library, folder = config.skills.library, skill_library(config)
     source = "the library that comes with sdar" if library is None else str(library)
-    if not folder.is_dir():
-        return [
-            f"skills.library: no folder {library}; give a folder of markdown skills, or null "
-            "for the library that comes with sdar"
-        ]
     present = {path.stem for path in folder.rglob("*.md")}
     missing = [name for name in config.environment.task_types if name not in present]
-    if GENERAL_SKILL not in present:
-        return [
-            f"skills.library: {source} has no {GENERAL_SKILL}.md, the text that opens every skill; "
-            "add it (it may be empty)"
-        ]
-    if not missing:
+    if not folder.is_dir():
+        problem = (
+            f"no folder {library}; give a folder of markdown skills, or null for the library that "
+            "comes with sdar"
+        )
+    elif GENERAL_SKILL not in present:
+        problem = (
+            f"{source} has no {GENERAL_SKILL}.md, the text that opens every skill; add it (it may "
+            "be empty)"
+        )
+    elif missing:
+        problem = (
+            f"{source} has no file for the task type(s) {', '.join(missing)}; add {missing[0]}.md "
+            "there, or remove the type from environment.task_types"
+        )
+    else:
         return []
-    return [
-        f"skills.library: {source} has no file for the task type(s) {', '.join(missing)}; add "
-        f"{missing[0]}.md there, or remove the type from environment.task_types"
-    ]
+    return [f"skills.library: {problem}"]
 
 
 def _model(config: ExperimentConfig) -> list[str]:
     """`tiny`, a folder in Hugging Face format, or a name on the hub (not looked up here)."""
     model = config.policy.model
-    if model == "tiny":
-        return []
     folder = Path(model).expanduser()
+    if model == "tiny" or (folder / "config.json").is_file():
+        return []
     if folder.is_dir():
-        if (folder / "config.json").is_file():
-            return []
         return [
             f"policy.model: {model} has no config.json; give a model saved in Hugging Face format"
         ]

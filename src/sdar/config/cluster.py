@@ -20,28 +20,17 @@ _MEMORY_MB = {"small": (2000, 2000)}
 _USUAL_MEMORY_MB = (3000, 64000)
 # Options of sbatch that have a key here, or that Snakemake's plugin sets itself.
 _TAKEN = {
-    "--partition": "cluster.partition",
-    "-p": "cluster.partition",
-    "--account": "cluster.account",
-    "-A": "cluster.account",
-    "--qos": "cluster.qos",
-    "-q": "cluster.qos",
-    "--constraint": "cluster.constraint",
-    "-C": "cluster.constraint",
-    "--gpus": "cluster.train.gpus",
-    "-G": "cluster.train.gpus",
-    "--gres": "cluster.train.gpus",
-    "--mem": "cluster.train.memory_mb",
-    "--time": "cluster.train.minutes",
-    "-t": "cluster.train.minutes",
-    "--signal": "cluster.save_before_end",
-    "--nodes": "execution.nodes",
-    "-N": "execution.nodes",
-    "--ntasks": "execution.processes",
-    "-n": "execution.processes",
-    "--ntasks-per-node": "execution.processes",
-    "--cpus-per-task": "execution.threads",
-    "-c": "execution.threads",
+    "cluster.partition": ("--partition", "-p"),
+    "cluster.account": ("--account", "-A"),
+    "cluster.qos": ("--qos", "-q"),
+    "cluster.constraint": ("--constraint", "-C"),
+    "cluster.train.gpus": ("--gpus", "-G", "--gres"),
+    "cluster.train.memory_mb": ("--mem",),
+    "cluster.train.minutes": ("--time", "-t"),
+    "cluster.save_before_end": ("--signal",),
+    "execution.nodes": ("--nodes", "-N"),
+    "execution.processes": ("--ntasks", "-n", "--ntasks-per-node"),
+    "execution.threads": ("--cpus-per-task", "-c"),
 }
 
 
@@ -51,9 +40,9 @@ class JobConfig(Section):
     unmarked: ClassVar[Changes] = "nothing"
 
     gpus: Annotated[int, Field(ge=0)] | None = None
-    """On each node. Null: 1 where execution.device is cuda (a training job: one a rank), else 0."""
+    """Per node. Null: 1 where execution.device is cuda (a training job: one per rank), else 0."""
     memory_mb: PositiveInt | None = None
-    """On each node. Null: 64 GB a rank that has a GPU, 3 GB where there is none."""
+    """Per node. Null: 64 GB per rank with a GPU, 3 GB where there is none."""
     minutes: PositiveInt | None = None
     """Run time limit."""
     partition: str | None = None
@@ -73,12 +62,12 @@ class ClusterConfig(Section):
     arguments: str = ""
     """More options of sbatch, such as `--reservation=course --exclude=node7`."""
     environment: str | None = None
-    """Null: jobs use the Python that runs Snakemake. A shell command that is run before each job's
-    own, such as `module load cuda && source /proj/venv/bin/activate`; or, with `{command}` in it,
-    what the command is run by, such as `apptainer exec --nv /proj/sdar.sif {command}`."""
+    """Null: jobs use the Python that runs Snakemake. A shell command to run before each job's own,
+    such as `module load cuda && source /proj/venv/bin/activate`; or, with `{command}` in it, one
+    that runs the job's, such as `apptainer exec --nv /proj/sdar.sif {command}`."""
     save_before_end: PositiveInt = 300
-    """Seconds before its time limit at which a job is told to save and end (SIGUSR1); more than
-    a training step and a checkpoint take. It is then submitted again and goes on."""
+    """Seconds before its time limit at which a job is told to save and end (SIGUSR1): more than a
+    training step and a checkpoint take. The job is then submitted again and continues."""
     small: JobConfig = JobConfig()
     """Tasks and demonstrations."""
     warm_start: JobConfig = JobConfig()
@@ -88,10 +77,10 @@ class ClusterConfig(Section):
     @field_validator("arguments")
     @classmethod
     def _no_key_twice(cls, value: str) -> str:
-        for word in value.split():
-            option = word.split("=")[0]
-            if option in _TAKEN:
-                raise ValueError(f"holds {option}: set {_TAKEN[option]} instead")
+        for option in (word.split("=")[0] for word in value.split()):
+            for key, options in _TAKEN.items():
+                if option in options:
+                    raise ValueError(f"holds {option}: set {key} instead")
         return value
 
     @field_validator("environment")

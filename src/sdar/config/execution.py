@@ -34,12 +34,12 @@ class ExecutionConfig(Section):
     warm_start_threads: Annotated[PositiveInt, ROUNDING] = 2
     device: Annotated[Literal["auto", "cpu", "cuda"], ROUNDING] = "auto"
     gpu_memory_gib: Annotated[PositiveFloat | None, NOTHING] = None
-    """Memory of the GPUs that training jobs get, for the estimate of what they need where there is
-    no GPU to ask (`sdar doctor` on a login node): 79 for an 80 GB card."""
+    """Memory of the GPUs that training jobs get, for `sdar doctor` where there is no GPU to ask
+    (on a login node): 79 for an 80 GB card."""
     nodes: Annotated[PositiveInt, ROUNDING] = 1
     """Machines of one training job; more than one needs SLURM."""
     processes: Annotated[PositiveInt, ROUNDING] = 1
-    """Ranks of one training job on each machine: on GPUs, one a GPU. Each plays its share of the
+    """Ranks of one training job on each machine: on GPUs, one per GPU. Each plays its share of the
     episodes and computes its share of every pass; the update is that of one process."""
     accelerate: Annotated[Path | None, ROUNDING] = None
     """Launch configuration of accelerate (config/accelerate/*.yaml). Null: config/accelerate's

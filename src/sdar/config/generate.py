@@ -24,14 +24,11 @@ HEADER = """\
 # defaults there. For an experiment of your own write config/experiments/NAME.yaml with only what
 # differs, and run it with
 #   snakemake --profile profiles/local --configfile config/experiments/NAME.yaml -- all
-# May a key be turned in the middle of a run? A change of most keys changes results, and what
+# May a key be changed in the middle of a run? A change of most keys changes results, and what
 # depends on them is computed again. Where a change alters only the rounding (sums in another
-# order), or no result at all, the comment says so: what is finished stays, and a run goes on.
+# order), or no result at all, the comment says so: what is finished stays, and a run continues.
 """
-CHANGES = {
-    "rounding": "Changes only the rounding",
-    "nothing": "Changes no result",
-}
+CHANGES = {"rounding": "Changes only the rounding", "nothing": "Changes no result"}
 WIDTH = 98
 
 

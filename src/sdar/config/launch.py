@@ -4,9 +4,9 @@
     one machine     torchrun --standalone ... sdar train ...
     under SLURM     srun --nodes=N --ntasks-per-node=P ... sdar train ...
 
-Under SLURM each rank is a task of srun's and there is no agent between the two: SLURM's signals
-reach every rank, an agent of torchrun's would end its ranks half a minute after a SIGTERM, and the
-exit code is `sdar`'s own. Ranks find each other by SLURM's variables (`sdar.ranks.rendezvous`).
+Under SLURM each rank is a task of srun, without torchrun's agent, which would end its ranks half a
+minute after a SIGTERM: SLURM's signals reach every rank, and the exit code is `sdar`'s own. Ranks
+find each other by SLURM's variables (`sdar.ranks.rendezvous`).
 """
 
 import shlex
@@ -25,7 +25,7 @@ _DEAF = "[ -z ${SLURM_JOB_ID:-} ] || trap '' TERM USR1; "
 
 
 def launcher(execution: ExecutionConfig, in_slurm: bool) -> list[str]:
-    """The words before a program that start it once a rank; none for a single process.
+    """The words before a program that start it once per rank; none for a single process.
 
     `in_slurm`: within a SLURM job, whose nodes are used. Raises `SdarError` for several nodes
     elsewhere.
@@ -33,18 +33,12 @@ def launcher(execution: ExecutionConfig, in_slurm: bool) -> list[str]:
     if execution.ranks == 1:
         return []
     if in_slurm:
+        # A rank that fails ends the others, which would wait for it (--kill-on-bad-exit); one that
+        # is done early leaves them the time they need, whatever the cluster's WaitTime (--wait).
         return [
-            "srun",
-            f"--nodes={execution.nodes}",
-            f"--ntasks={execution.ranks}",
-            f"--ntasks-per-node={execution.processes}",
-            f"--cpus-per-task={execution.threads}",
-            # A rank that fails ends the others, which would wait for it; one that is done early
-            # leaves the others the time they need, whatever the cluster's WaitTime.
-            "--kill-on-bad-exit=1",
-            "--wait=0",
-            "--mpi=none",
-            "--input=none",
+            *("srun", f"--nodes={execution.nodes}", f"--ntasks={execution.ranks}"),
+            *(f"--ntasks-per-node={execution.processes}", f"--cpus-per-task={execution.threads}"),
+            *("--kill-on-bad-exit=1", "--wait=0", "--mpi=none", "--input=none"),
         ]
     if execution.nodes > 1:
         raise SdarError(needs_slurm(execution))
@@ -67,8 +61,8 @@ def needs_slurm(execution: ExecutionConfig) -> str:
 
 def job_shell(config: ExperimentConfig, programs: Path, in_slurm: bool) -> str:
     """Shell text before a job's own command: the environment it needs, and the function `ranks`,
-    which runs a command once per rank. Rules call it whatever their number: a rule's command is the
-    same text then, and other ranks do not rerun it.
+    which runs a command once per rank. A rule's command is the same text whatever the number of
+    ranks, so a change of it reruns nothing.
 
     `programs` is the folder of `sdar` and of `torchrun` where `cluster.environment` names no other.
     """
@@ -95,15 +89,15 @@ def training_resources(config: ExperimentConfig) -> dict[str, Any]:
     resources = job_resources(config.cluster, "train", on_gpu)
     if execution.ranks == 1:
         return resources
-    gpus = resources.pop("gpu") if config.cluster.train.gpus is not None else 0
-    if on_gpu and config.cluster.train.gpus is None:
-        gpus = execution.processes
+    gpus = config.cluster.train.gpus
+    if gpus is None:
+        gpus = execution.processes if on_gpu else 0
     if config.cluster.train.memory_mb is None:
         resources["mem_mb"] *= execution.processes
     # --gpus counts all nodes' GPUs wherever they are, --gres those of each node.
-    resources |= {"gpu": gpus} if execution.nodes == 1 else {"gpu": 0, "gres": f"gpu:{gpus}"}
-    if not gpus:
-        resources.pop("gres", None)
+    resources["gpu"] = gpus if execution.nodes == 1 else 0
+    if gpus and execution.nodes > 1:
+        resources["gres"] = f"gpu:{gpus}"
     return resources | {
         # The plugin wraps other jobs in `srun -n1`; this one calls srun itself.
         "mpi": "srun",

@@ -73,18 +73,16 @@ def _other(below: Any, value: Any) -> bool:
 
 
 def _explain(item: Any) -> str:
-    location = tuple(item["loc"])
+    location, name = tuple(item["loc"]), DEFAULT
     if location[:1] == ("environment",) and len(location) > 1 and location[1] in SECTIONS:
+        name = str(location[1])
         location = (location[0], *location[2:])  # pydantic's name of the union's member is no key
-        name = str(item["loc"][1])
-    else:
-        name = DEFAULT
     key = ".".join(str(part) for part in location)
     if item["type"] == "extra_forbidden":
         return f"{key}: unknown key{_did_you_mean(location, name)}; remove or rename it"
     message = item["msg"].removeprefix("Value error, ")
-    found = item.get("input")
-    shown = f", found {found!r}" if key and not isinstance(found, dict) else ""
+    given = item.get("input")
+    shown = f", found {given!r}" if key and not isinstance(given, dict) else ""
     return f"{key}: {message}{shown}" if key else message
 
 

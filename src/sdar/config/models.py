@@ -39,10 +39,10 @@ class SkillsConfig(Section):
     """A folder of markdown skills; null: the library that comes with sdar."""
     retrieval: RetrievalKind = "type"
     """Which skill a teacher, or a rollout with the skill, is told. `type`: the task type's.
-    `keyword`: the type whose keywords occur most in the task's instruction. `all`: every type's,
-    for which policy.max_teacher_prompt_tokens and policy.context must be raised. `random`: that of
-    a drawn type, the same for all samples of a task. `none`: no skill. Demonstrations and the warm
-    start always go by type: their hints must be followed."""
+    `keyword`: that of the type whose keywords occur most in the task's instruction. `all`: every
+    type's; raise policy.max_teacher_prompt_tokens and policy.context for it. `random`: that of a
+    drawn type, the same for all samples of a task. `none`: no skill. Demonstrations and the warm
+    start always use the task type's: their hints must be followed."""
     seed: int = 0
     """Seed of `random`."""
 
@@ -92,7 +92,7 @@ class DemonstrationsConfig(Section):
     hinted: Fraction = 0.5
     """Share of episodes whose prompt contains the skill (with that world's habits)."""
     openings: Annotated[int, Field(ge=0)] = 5000
-    """Hinted first turns of further tasks, each in a world of its own: hints are followed there."""
+    """First turns, with the hint followed, of further tasks, each in a world of its own."""
     mistakes: Fraction = 0.05
     """Share of turns at which a random action is carried out, so that recovery is shown too."""
     seed: int = 1000
@@ -100,8 +100,8 @@ class DemonstrationsConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _renamed(cls, values: Any) -> Any:
-        """`homes` is what `worlds` was called. Where both stand, a file with the old name was laid
-        over the defaults, so its value counts."""
+        """`worlds` was called `homes`. Where both stand, a file with the old name was laid over the
+        defaults, so its value counts."""
         if not isinstance(values, dict) or "homes" not in values:
             return values
         log.warning("warm_start.demonstrations.homes is called worlds now: rename it")
@@ -140,7 +140,7 @@ class WarmStartConfig(Section):
 
 
 class DistillationConfig(Section):
-    """The dense term: gated distillation from the same weights with the skill (METHOD 2)."""
+    """The dense term: gated distillation from the same weights, which are told the skill."""
 
     coefficient: NonNegative = 0.1
     """Lambda."""
@@ -158,7 +158,7 @@ class TrainingConfig(Section):
     tasks_per_step: PositiveInt = 8
     group_size: PositiveInt = 8
     minibatch: PositiveInt = 256
-    """Samples (turns) an optimizer step."""
+    """Samples (turns) per optimizer step."""
     micro_batch: Annotated[PositiveInt, ROUNDING] = 64
     """Samples per forward-backward pass: fewer take less memory."""
     learning_rate: PositiveFloat = 5e-4
@@ -183,13 +183,13 @@ class TrainingConfig(Section):
     """Compute activations again in the backward pass: less memory, about a third more work."""
     reference: Annotated[Literal["device", "host"], NOTHING] = "device"
     """Where the frozen reference policy lies between its passes: `host` frees the GPU's memory and
-    costs two transfers a step. There is none at all where kl_coefficient is 0, or with LoRA."""
+    costs two transfers per step. There is none where kl_coefficient is 0, or with LoRA."""
     checkpoint_every: Annotated[PositiveInt, NOTHING] = 5
     keep_checkpoints: Annotated[PositiveInt, NOTHING] = 2
     record_tokens_every: Annotated[PositiveInt, NOTHING] = 5
-    """Per-token records (gap, gate, advantage, log-probs) are kept every so many steps."""
+    """Steps from one record of tokens (gap, gate, advantage, log-probs) to the next."""
     recorded_episodes: Annotated[PositiveInt, NOTHING] = 4
-    """Episodes recorded token by token in such a step. What is recorded already stays."""
+    """Episodes recorded token by token in such a step."""
 
     @model_validator(mode="after")
     def _possible(self) -> "TrainingConfig":
@@ -297,15 +297,13 @@ class ExperimentConfig(Section):
                 f"cluster.train.gpus is {gpus}, but execution.processes is {ranks}, each on a GPU "
                 "of its own: raise cluster.train.gpus, or set it to null"
             )
-        limit = self.context
-        if limit is not None:
-            for key in ("max_prompt_tokens", "max_teacher_prompt_tokens"):
-                tokens = getattr(self.policy, key) + self.policy.max_response_tokens
-                if tokens > limit:
-                    raise ValueError(
-                        f"policy.{key} + policy.max_response_tokens is {tokens}, beyond the "
-                        f"model's context of {limit} tokens: lower policy.{key}"
-                    )
+        for key in ("max_prompt_tokens", "max_teacher_prompt_tokens"):
+            tokens = getattr(self.policy, key) + self.policy.max_response_tokens
+            if self.context is not None and tokens > self.context:
+                raise ValueError(
+                    f"policy.{key} + policy.max_response_tokens is {tokens}, beyond the "
+                    f"model's context of {self.context} tokens: lower policy.{key}"
+                )
         if self.training.distillation.scored_by == "engine":
             self._check_engine_scores()
         if self.policy.model == "tiny" and not self.warm_start.enabled:

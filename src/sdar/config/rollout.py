@@ -24,8 +24,8 @@ class VllmConfig(Section):
     """Seconds that a call of an engine (weights, generation) may take before the run ends with an
     error that names the rank."""
     tolerance: Annotated[NonNegative, NOTHING] = 0.05
-    """Mean difference of log-probs (nats a token) on the probe batch beyond which new weights
-    count as wrong after their transfer, and the run ends."""
+    """After each transfer of weights: mean difference of log-probs (nats per token) on the probe
+    batch beyond which they count as wrong, and the run ends."""
 
 
 class RolloutConfig(Section):
@@ -34,21 +34,20 @@ class RolloutConfig(Section):
     engine: Literal["transformers", "vllm"] = "transformers"
     """Evaluation uses it too."""
     schedule: Literal["turns", "continuous"] | None = None
-    """`turns`: all live episodes take their turn together. `continuous`: an episode asks for its
-    next turn as soon as its environment has answered, whatever the others do. Null: `continuous`
-    with vllm, else `turns`."""
+    """`turns`: all live episodes take their turn together. `continuous`: each takes its next turn
+    as soon as its environment has answered. Null: `continuous` with vllm, else `turns`."""
     answer_after: PositiveInt = 1
-    """`continuous`: steps of the engine (a token of every live response) after which an
-    environment's answer is taken up. The engine waits for an answer that is later, and takes none
-    earlier: so the course of a rollout is a function of the run, not of the machine's mood. For a
-    slow environment about the time of its answer divided by that of a step."""
+    """`continuous`: steps of the engine (one token of every live response) after which an
+    environment's answer is taken up. The engine waits for a later one and takes none earlier, so
+    that a rollout does not depend on the machine's speed. For a slow environment: about the time of
+    its answer divided by that of a step."""
     temperature: PositiveFloat = 1.0
     batch: Annotated[PositiveInt, ROUNDING] = 64
     """Most responses that the engine generates at once."""
     importance_cap: PositiveFloat | None = None
-    """Truncated importance sampling for an engine whose log-probs differ from the trainer's: each
-    token's advantage is multiplied by min(ratio of the trainer's to the engine's probability,
-    cap). Null: off; 2 is usual."""
+    """Truncated importance sampling, for an engine whose log-probs differ from the trainer's: each
+    token's advantage is multiplied by min(trainer's / engine's probability, cap). Null: off; 2 is
+    usual."""
     vllm: VllmConfig = VllmConfig()
 
     @property

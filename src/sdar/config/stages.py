@@ -1,10 +1,9 @@
 """What each stage's result depends on, said once.
 
 Snakemake, DVC, checkpoints, the warm start, evaluations, the sweep's variants and MLflow all ask
-here. Three kinds of keys (`section.Changes`): a change of one that changes the *result* makes
-another run; of one that changes only the *rounding*, what is finished stays, what is under way goes
-on, and `provenance.json` says what was computed with which; of one that changes *nothing*, nobody
-need know.
+here. There are three kinds of keys (`section.Changes`). Where a change alters the *result*, it
+makes another run. Where it alters only the *rounding*, what is finished stays, a run under way
+continues, and `provenance.json` says what was computed with which. The rest alter *nothing*.
 """
 
 import json
@@ -32,51 +31,24 @@ STAGES: dict[Stage, tuple[str, ...]] = {
     # Of real data, only the splits that are played become tasks.
     "tasks": ("environment", "evaluation.panels"),
     # Demonstrations and the warm start go by type, whatever `skills.retrieval` says.
-    "demonstrations": (
-        "environment",
-        "skills.library",
-        "policy.tiny",
-        "warm_start.demonstrations",
-    ),
+    "demonstrations": ("environment", "skills.library", "policy.tiny", "warm_start.demonstrations"),
     "warm_start": (
-        "environment",
-        "skills.library",
-        "policy",
-        "warm_start",
-        "rollout.temperature",
-        "rollout.batch",
-        "execution.warm_start_threads",
-        "execution.device",
+        *("environment", "skills.library", "policy", "warm_start"),
+        *("rollout.temperature", "rollout.batch"),
+        *("execution.warm_start_threads", "execution.device"),
     ),
     "train": (
-        "environment",
-        "skills",
-        "policy",
-        "warm_start.enabled",
-        "rollout",
-        "training",
-        "execution.threads",
-        "execution.device",
-        "execution.nodes",
-        "execution.processes",
+        *("environment", "skills", "policy", "warm_start.enabled", "rollout", "training"),
+        *("execution.threads", "execution.device", "execution.nodes", "execution.processes"),
         "execution.accelerate",
     ),
     "evaluate": (
-        "environment",
-        "skills",
-        "policy",
-        "warm_start.enabled",
-        "rollout.engine",
-        "rollout.schedule",
-        "rollout.answer_after",
-        "rollout.batch",
+        *("environment", "skills", "policy", "warm_start.enabled", "evaluation"),
+        *("rollout.engine", "rollout.schedule", "rollout.answer_after", "rollout.batch"),
         "rollout.vllm",
         # The gates that recorded episodes show.
-        "training.distillation.gate",
-        "training.distillation.beta",
-        "evaluation",
-        "execution.threads",
-        "execution.device",
+        *("training.distillation.gate", "training.distillation.beta"),
+        *("execution.threads", "execution.device"),
     ),
     "compare": ("methods", "seeds", "evaluation"),
     "report": ("methods", "seeds", "evaluation", "training.distillation"),

@@ -5,8 +5,8 @@ Cells that train alike by construction are one variant, trained once:
 - a gate that uses beta is at beta = 0 the constant one half, gate `none`;
 - a gate that does not use beta (`none`) trains alike under every beta;
 - a gate that reads no gap (`none`, `entropy`) does not see what the teacher says, nor the skill.
-Retrieval `none` is no such case for the gates that read the gap: the teacher, scored once a step,
-parts from the student after its first update.
+Retrieval `none` is no such case for gates that read the gap: the teacher is scored once per step,
+and the student differs from it after the step's first update.
 """
 
 from dataclasses import dataclass
@@ -93,14 +93,12 @@ def variant_config(config: ExperimentConfig, variant: SweepVariant) -> Experimen
     values["methods"], values["seeds"] = (variant.method,), sweep_seeds(config)
     values["evaluation"]["panels"] = sweep_panels(config)
     values["training"]["steps"] = config.sweep.steps or config.training.steps
-    distillation = values["training"]["distillation"]
     if variant.cell is None:
-        distillation["coefficient"] = 0.0
+        values["training"]["distillation"]["coefficient"] = 0.0
     else:
-        distillation["gate"] = variant.cell.gate
-        distillation["beta"] = variant.cell.beta
-        distillation["coefficient"] = variant.cell.coefficient
-        values["skills"]["retrieval"] = variant.cell.retrieval
+        cell = variant.cell._asdict()
+        values["skills"]["retrieval"] = cell.pop("retrieval")
+        values["training"]["distillation"] |= cell
     limit = config.sweep.max_teacher_prompt_tokens
     if limit is not None:
         policy, known = values["policy"], config.context

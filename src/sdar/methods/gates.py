@@ -45,13 +45,7 @@ _DECLARATIONS = (
     Gate("entropy", reads=frozenset({"entropy"})),
     Gate("soft_or", reads=frozenset({"gap", "entropy"})),
     CONSTANT,
-    Gate(
-        "adaptive",
-        reads=frozenset({"gap"}),
-        uses_beta=False,
-        uses_step=True,
-        chosen_by_runs=False,
-    ),
+    Gate("adaptive", frozenset({"gap"}), uses_beta=False, uses_step=True, chosen_by_runs=False),
 )
 
 GATES: dict[str, Gate] = {gate.name: gate for gate in _DECLARATIONS}
