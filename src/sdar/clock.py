@@ -1,4 +1,4 @@
-"""Seconds by phase. Only ever written to timings: nothing a run computes depends on it."""
+"""Seconds per phase, for the timings alone: nothing a run computes depends on them."""
 
 import time
 from collections import defaultdict

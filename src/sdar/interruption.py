@@ -1,4 +1,6 @@
-"""Stopping long work when a scheduler says so: finish the step, save, end, be started again.
+"""Stopping long work when a scheduler says so: finish the step, save and end.
+
+Running the same command again continues it.
 
 SLURM announces the end of a job by a signal: SIGUSR1 some time before the time limit (sbatch
 --signal), SIGTERM when the job is cancelled, preempted or out of time. Within `between_steps` such
@@ -30,7 +32,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stopped(BaseException):
-    """The loop has saved and ends because it was told to; no error, so nothing may catch it."""
+    """The loop has saved and ends because it was told to: no error, and nothing may catch it."""
 
 
 class _State:
@@ -39,13 +41,13 @@ class _State:
 
 
 def stop_requested() -> bool:
-    """A scheduler wants this process to end: save and raise `Stopped`."""
+    """Whether a scheduler wants this process to end: save and raise `Stopped`."""
     return _State.requested
 
 
 @contextlib.contextmanager
 def between_steps() -> Iterator[None]:
-    """A block that looks at `stop_requested()` often: until its end a scheduler's signal waits."""
+    """A block that asks `stop_requested()` often; a scheduler's signal only raises its flag."""
     _State.loops += 1
     try:
         yield
@@ -57,7 +59,7 @@ def between_steps() -> Iterator[None]:
 def take(number: int) -> bool:
     """Note a signal for the loop that runs; false when it has to end the command at once.
 
-    SLURM may send one SIGTERM by several ways, and kills later anyway: repeats change nothing.
+    SLURM may send SIGTERM several times, and kills later anyway: repeats change nothing.
     """
     from_scheduler = number == signal.SIGUSR1 or (
         number == signal.SIGTERM and "SLURM_JOB_ID" in os.environ
@@ -75,7 +77,7 @@ def take(number: int) -> bool:
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
     """Block the signals that stop a stage while a helper process is started: it inherits the block
-    and calls `leave_to_parent` when it is up."""
+    and calls `leave_to_parent` once it runs."""
     masked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -84,7 +86,7 @@ def held_back() -> Iterator[None]:
 
 
 def leave_to_parent() -> None:
-    """In a helper process: what stops the job is its parent's business, which then ends it."""
+    """In a helper process: ignore what stops the job; its parent ends it."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

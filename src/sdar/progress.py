@@ -1,7 +1,7 @@
 """Progress of long work: a bar in a terminal, a line every few seconds in a log.
 
 Jobs of a pipeline write to files and pipes, where a bar that redraws itself is noise; there the
-same text (what, how far, how long still) becomes a line of its own, at most one in `EVERY` seconds.
+same text (what, how far, how long still) is a line of its own, at most one per `EVERY` seconds.
 """
 
 import sys

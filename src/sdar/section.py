@@ -21,7 +21,7 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     unmarked: ClassVar[Changes] = "result"
-    """What a change of those fields does that bear no mark of their own."""
+    """What a change of a field without a mark does."""
 
     @classmethod
     def changes(cls, name: str) -> Changes:

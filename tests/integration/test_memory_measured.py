@@ -57,9 +57,9 @@ def hugging_face_config(family: str) -> dict[str, Any]:
 
 
 def shape(family: str) -> ModelShape:
-    found = shape_of_config(hugging_face_config(family))
-    assert found is not None
-    return found
+    known = shape_of_config(hugging_face_config(family))
+    assert known is not None
+    return known
 
 
 def model(family: str) -> Any:
@@ -87,9 +87,9 @@ def expected(family: str, config: ExperimentConfig, method: str = "grpo") -> Mem
     return estimate(shape(family), config, get_method(method))
 
 
-def phase_bytes(found: MemoryEstimate, name: str) -> int:
+def phase_bytes(estimate: MemoryEstimate, name: str) -> int:
     """Of a phase, without what is no tensor."""
-    phase = next(phase for phase in found.phases if phase.name == name)
+    phase = next(phase for phase in estimate.phases if phase.name == name)
     return phase.total - phase.parts["CUDA"]
 
 
@@ -135,12 +135,12 @@ def test_update_and_optimizer_step(family: str, dtype: str) -> None:
     policy = model(family)
     reference = copy.deepcopy(policy).requires_grad_(False)
     optimizer, forward_backward = trained(policy, dtype)
-    found = expected(family, configuration(dtype))
+    estimate = expected(family, configuration(dtype))
     # The gradients of the micro-batch before are there.
     measured = peak(forward_backward, policy, optimizer, reference)
-    assert phase_bytes(found, "update") == pytest.approx(measured, rel=TOLERANCE)
+    assert phase_bytes(estimate, "update") == pytest.approx(measured, rel=TOLERANCE)
     measured = peak(optimizer.step, policy, optimizer, reference)
-    assert phase_bytes(found, "optimizer step") == pytest.approx(measured, rel=TOLERANCE)
+    assert phase_bytes(estimate, "optimizer step") == pytest.approx(measured, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize(("family", "dtype"), MODES)
@@ -152,8 +152,8 @@ def test_scoring(family: str, dtype: str) -> None:
         with torch.no_grad(), autocast(dtype):
             scorer(batch(), entropy=True)
 
-    found = phase_bytes(expected(family, configuration(dtype, kl_coefficient=0.0)), "scoring")
-    without_moments = found - 8 * shape(family).parameters
+    needed = phase_bytes(expected(family, configuration(dtype, kl_coefficient=0.0)), "scoring")
+    without_moments = needed - 8 * shape(family).parameters
     assert without_moments == pytest.approx(peak(score, policy), rel=TOLERANCE)
 
 
@@ -220,11 +220,11 @@ def test_checkpointing() -> None:
     recompute_layers(policy)
     optimizer, forward_backward = trained(policy, "float32")
     config = configuration("float32", kl_coefficient=0.0, activation_checkpointing=True)
-    found = phase_bytes(expected("qwen2", config), "update")
+    needed = phase_bytes(expected("qwen2", config), "update")
     measured = peak(forward_backward, policy, optimizer)
-    assert found == pytest.approx(measured, rel=TOLERANCE)
+    assert needed == pytest.approx(measured, rel=TOLERANCE)
     without = configuration("float32", kl_coefficient=0.0)
-    assert phase_bytes(expected("qwen2", without), "update") > 1.3 * found
+    assert phase_bytes(expected("qwen2", without), "update") > 1.3 * needed
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -243,9 +243,9 @@ def test_a_rank_with_sharded_weights(family: str, tmp_path: Path) -> None:
     measured = json.loads(output.read_text())
     config = configuration("bfloat16", activation_checkpointing=True)
     execution = config.execution.model_copy(update={"processes": 2})
-    found = expected(family, config.model_copy(update={"execution": execution}))
+    estimate = expected(family, config.model_copy(update={"execution": execution}))
     for name in ("update", "scoring"):
-        assert phase_bytes(found, name) == pytest.approx(measured[name], rel=TOLERANCE), name
+        assert phase_bytes(estimate, name) == pytest.approx(measured[name], rel=TOLERANCE), name
 
 
 def test_live_tensors_are_counted_once_and_until_they_go() -> None:

@@ -1,5 +1,5 @@
-"""What a training job needs of a GPU's memory, told before its first step.
+"""What a training job needs of a GPU's memory, known before its first step.
 
-`estimate` turns a model's shape and a configuration into bytes; `capacity` says what there is;
-`advice` finds the key to turn. docs/memory.md: what is counted, and how well it agrees.
+`estimate` turns a model's shape and a configuration into bytes; `verdict` compares them with what
+there is; `advice` picks the keys to change. docs/memory.md: what is counted, and how exactly.
 """

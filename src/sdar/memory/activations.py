@@ -1,8 +1,8 @@
 """Bytes of what a pass computes: kept for the backward pass, or alive for a moment.
 
 For the decoder layers of transformers' Llama, Qwen2 and Qwen3 with SDPA attention (which keeps its
-output and one number a head and token, never [T, T]) and the chunked head of `policy.log_probs`.
-Counted from what the layers really save; tests/integration/test_memory_measured.py measures them.
+output and one number per head and token, never [T, T]) and the chunked head of `policy.log_probs`.
+Counted from what the layers save, as tests/integration/test_memory_measured.py measures it.
 """
 
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from sdar.policy.shape import ModelShape
 
 @dataclass(frozen=True)
 class Precision:
-    """Bytes of a number, by where it is."""
+    """Bytes per number, by where it is."""
 
     stream: int
-    """Between layers, and what norms give."""
+    """Between layers, and results of norms."""
     compute: int
     """In linear layers and in attention."""
 
     @property
     def casts(self) -> bool:
-        """What goes into a linear layer, and its weight, is converted first (autocast)."""
+        """Whether a linear layer's input and weight are converted first (autocast)."""
         return self.stream != self.compute
 
 
@@ -32,18 +32,18 @@ BFLOAT16 = Precision(2, 2)
 """Weights already gathered in bfloat16 (FSDP2), or a copy in it."""
 
 LOGIT_TRAINING = 20
-"""Bytes a logit of a chunk in the head's backward pass: log-softmax, its exponential, gradients."""
+"""Bytes per logit of a chunk in the head's backward pass: log-softmax, exponential, gradients."""
 LOGIT_SCORING = 18
 """Without gradient: logits, their log-softmax and exponential (entropy), a copy in the type
 computed in."""
 LOGIT_DIVERGENCE = 12
-"""More, where the teacher's whole distribution is compared with."""
+"""Further bytes where the teacher's whole distribution is compared."""
 LOGIT_SAMPLING = 24
-"""A live response's logit while the engine samples: probabilities and their sum in float64."""
+"""Per response while the engine samples: probabilities and their sum in float64."""
 
 
 def kept_by_layer(shape: ModelShape, precision: Precision, adapter_rank: int = 0) -> int:
-    """Bytes a token that one layer keeps for the backward pass."""
+    """Bytes per token that one layer keeps for the backward pass."""
     stream, compute = precision.stream, precision.compute
     # Each norm keeps its input in float32 and what it scales; a linear layer its input, which q,
     # k and v share, and gate and up, unless each converts it anew.
@@ -61,33 +61,33 @@ def kept_by_layer(shape: ModelShape, precision: Precision, adapter_rank: int = 0
 
 
 def kept_by_final_norm(shape: ModelShape, precision: Precision) -> int:
-    """Bytes a token."""
+    """Bytes per token kept for the backward pass."""
     return (4 + 2 * precision.stream) * shape.hidden
 
 
 def passing(shape: ModelShape, precision: Precision) -> int:
-    """Bytes a token that are alive at once in a pass without gradient: within an MLP."""
+    """Bytes per token alive at once in a pass without gradient: within an MLP."""
     return 3 * precision.compute * shape.intermediate + 4 * precision.stream * shape.hidden
 
 
 def passing_backward(shape: ModelShape, precision: Precision) -> int:
-    """Bytes a token of gradients that are alive at once: within an MLP."""
+    """Bytes per token of gradients alive at once: within an MLP."""
     return 3 * precision.compute * shape.intermediate + 2 * precision.stream * shape.hidden
 
 
 def head_gradient(shape: ModelShape, precision: Precision) -> int:
-    """Bytes of the head's gradient on its way: of one chunk, the sum so far, and converted."""
+    """Bytes of the head's gradient while it is computed: of one chunk, its sum, and converted."""
     return shape.head_parameters * (2 * precision.compute + (4 if precision.casts else 0))
 
 
 def cache_of_token(shape: ModelShape, precision: Precision) -> int:
-    """Bytes a token that the engine's cache holds, all layers. Under autocast, rotated keys are in
-    the stream's type; values come straight from a linear layer."""
+    """Bytes per token in the engine's cache, over all layers. Under autocast, rotated keys have the
+    stream's type; values come straight from a linear layer."""
     return shape.layers * shape.keys * (precision.stream + precision.compute)
 
 
 def chunk_logits(shape: ModelShape, response_tokens: int, most: int) -> int:
-    """Logits that exist at once: of a chunk, or of all response tokens where they are fewer."""
+    """Logits that exist at once: a chunk's, or those of all response tokens if fewer."""
     return shape.vocabulary * min(response_tokens, max(1, most // shape.vocabulary))
 
 

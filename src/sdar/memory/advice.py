@@ -1,4 +1,4 @@
-"""Which keys to turn, and by how much, when a job would not fit."""
+"""Which keys to change, and to what, when a job would not fit."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from sdar.errors import SdarError
 
 Peak = Callable[[ExperimentConfig], int]
 GPUS = (2, 4, 8)
-"""Of one machine."""
+"""Sizes of one machine."""
 USUAL_MICRO_BATCH = 4
 USUAL_ROWS = 16
 """Below these a GPU has too little to do at once: last resorts."""
@@ -17,7 +17,7 @@ USUAL_ROWS = 16
 
 @dataclass(frozen=True)
 class KeyChange:
-    """A key, its new value, and the peak in bytes that the job has then."""
+    """A key, its new value, and the job's peak in bytes with it."""
 
     key: str
     value: Any
@@ -30,33 +30,33 @@ class KeyChange:
 
 
 def key_changes(config: ExperimentConfig, peak: Peak, most: int) -> list[KeyChange]:
-    """Keys to turn, one after the other, until the peak is at most `most` bytes.
+    """Keys to change, one after the other, until the peak is at most `most` bytes.
 
-    Of those that a run survives, each time the cheapest that suffices, else the one that helps
-    most. Where all together are not enough: as few more GPUs as do, then adapters, with them. Empty
-    where nothing is enough.
+    Of those that may change during a run, each time the cheapest that suffices, else the one that
+    helps most. Where all of them are not enough: with the fewest further GPUs that help, else with
+    adapters. Empty where nothing is enough.
     """
     firsts: list[tuple[str, Any] | None] = [None, *_more_gpus(config), ("training.lora", {})]
     for first in firsts:
         start = [] if first is None else _apply(config, [first], peak)
-        now = start[-1].config if start else config
         if first is not None and not start:
             continue
         for harsh in (False, True):
-            found = [*start, *_harmless(now, peak, most, harsh)]
-            if found and found[-1].peak <= most:
-                return found
+            further = _during_run(start[-1].config if start else config, peak, most, harsh)
+            changes = [*start, *further]
+            if changes and changes[-1].peak <= most:
+                return changes
     return []
 
 
-def _harmless(config: ExperimentConfig, peak: Peak, most: int, harsh: bool) -> list[KeyChange]:
+def _during_run(config: ExperimentConfig, peak: Peak, most: int, harsh: bool) -> list[KeyChange]:
     chosen: dict[str, Any] = {}
-    now, height = config, peak(config)
+    changed, height = config, peak(config)
     while height > most:
         tried = [
             change
-            for candidate in candidates(now, harsh)
-            for change in _apply(now, [candidate], peak)
+            for candidate in candidates(changed, harsh)
+            for change in _apply(changed, [candidate], peak)
             if change.peak < height
         ]
         if not tried:
@@ -64,12 +64,12 @@ def _harmless(config: ExperimentConfig, peak: Peak, most: int, harsh: bool) -> l
         enough = [change for change in tried if change.peak <= most]
         best = enough[0] if enough else min(tried, key=lambda change: change.peak)
         chosen[best.key] = best.value
-        now, height = best.config, best.peak
+        changed, height = best.config, best.peak
     return _apply(config, chosen.items(), peak)
 
 
 def candidates(config: ExperimentConfig, harsh: bool) -> Iterator[tuple[str, Any]]:
-    """What may be turned in the middle of a run, which goes on; cheapest first."""
+    """Changes with which a run in progress continues; cheapest first."""
     training, rollout = config.training, config.rollout
     if rollout.engine == "transformers":
         for rows in _halves(rollout.batch, 1 if harsh else USUAL_ROWS):
@@ -104,7 +104,7 @@ def _apply(
     config: ExperimentConfig, changes: Iterable[tuple[str, Any]], peak: Peak
 ) -> list[KeyChange]:
     """The changes one after the other; none where one of them is not allowed."""
-    made: list[KeyChange] = []
+    applied: list[KeyChange] = []
     for key, value in changes:
         values = config.model_dump(mode="json")
         *sections, last = key.split(".")
@@ -116,5 +116,5 @@ def _apply(
             config = parse_config(values)
         except SdarError:
             return []
-        made.append(KeyChange(key, value, peak(config), config))
-    return made
+        applied.append(KeyChange(key, value, peak(config), config))
+    return applied

@@ -1,4 +1,4 @@
-"""From a model's shape and a configuration to bytes: by part and phase, of each GPU.
+"""From a model's shape and a configuration to bytes: by part and phase, per GPU.
 
 What is counted is the worst the configuration allows: every prompt and response as long as its
 limit. The phases of a step do not peak together, so each has its own sum:
@@ -31,7 +31,7 @@ PREFILL_TOKENS = 4096
 GATHERED_LAYERS = 2
 """FSDP2 gathers the next layer while one computes."""
 CUDA_BYTES = GIB
-"""Context, cuBLAS workspaces, NCCL buffers: no tensors, of usual size."""
+"""Context, cuBLAS workspaces, NCCL buffers: what is usual, beside tensors."""
 
 Parts = dict[str, int]
 
@@ -50,7 +50,7 @@ class MemoryPhase:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Of one rank: on a GPU what it must hold, on CPUs what each process needs."""
+    """Of one rank: what its GPU must hold, or what its process needs on CPUs."""
 
     shape: ModelShape
     method: str
@@ -77,8 +77,7 @@ def estimate(
     on_gpu: bool = True,
     gpu_bytes: int | None = None,
 ) -> MemoryEstimate:
-    """What a training job of `method` needs. `gpu_bytes`: a GPU's memory, which vLLM's share is
-    of."""
+    """What a training job of `method` needs. `gpu_bytes`: a GPU's memory, for vLLM's share."""
     ranks = config.execution.ranks
     device = SimpleNamespace(type="cuda" if on_gpu else "cpu")
     launched = SimpleNamespace(num_processes=ranks, device=device)
@@ -94,10 +93,10 @@ def worst_case(
     on_gpu: bool = True,
     gpu_bytes: int | None = None,
 ) -> MemoryEstimate:
-    """The largest of several methods'."""
+    """The largest estimate among several methods."""
     return max(
         (estimate(shape, config, each, on_gpu=on_gpu, gpu_bytes=gpu_bytes) for each in methods),
-        key=lambda found: found.peak,
+        key=lambda each: each.peak,
     )
 
 
@@ -119,7 +118,7 @@ class _Job:
         return activations.as_precision(self.config.policy.dtype, self.sharded)
 
     def share(self, count: int) -> int:
-        """Of something that FSDP2 divides."""
+        """A rank's part of what FSDP2 divides."""
         return -(-count // self.ranks) if self.sharded else count
 
     def estimate(self) -> MemoryEstimate:
@@ -133,7 +132,7 @@ class _Job:
             self.shape, self.method.name, self.ranks, self.on_gpu, self.sharded, phases
         )
 
-    # What lies there all the time.
+    # What is in memory all the time.
 
     @property
     def adapters(self) -> int:
@@ -149,7 +148,7 @@ class _Job:
 
     @property
     def reference(self) -> int:
-        """Bytes of the frozen reference, wherever it lies; with LoRA it is the policy itself."""
+        """Bytes of the frozen reference, on GPU or host; with LoRA it is the policy itself."""
         training = self.config.training
         if training.kl_coefficient == 0 or training.lora is not None:
             return 0
@@ -166,7 +165,7 @@ class _Job:
             parts["engine"] = self.engine_bytes
         return parts
 
-    # Phase by phase, what comes to it.
+    # What each phase adds.
 
     def rollout(self) -> Parts:
         rollout = self.config.rollout
@@ -221,7 +220,7 @@ class _Job:
         if distillation.scored_by == "engine" and self.method.needs_teacher:
             parts["engine"] = self.engine_bytes  # awake until it has scored
         if self.config.training.reference == "host" and self.reference:
-            # Its own pass: it comes, and what other passes convert has gone.
+            # A pass of its own: the reference comes when other passes' copies have gone.
             kept = 0 if self.sharded else parts.get("computing copies", 0)
             parts["reference"] = max(self.reference - kept, 0)
         return parts
@@ -246,8 +245,8 @@ class _Job:
         if not self.adapters:
             head += activations.head_gradient(shape, precision)
             if self.sharded:
-                # Gradients of a layer before they are divided, in the type computed in and summed
-                # in float32; of embedding and head when all activations have gone.
+                # Undivided gradients of a layer, in the type computed in and summed in float32;
+                # those of embedding and head when all activations have gone.
                 summed = precision.compute + 4
                 working += summed * shape.layer_parameters
                 working += precision.compute * shape.head_parameters
@@ -255,7 +254,7 @@ class _Job:
         parts = {
             "gradients": self.share(4 * self.trained),
             "activations": kept,
-            # It is in the head first, then in the layers, then in the embedding.
+            # First in the head, then in the layers, then in the embedding.
             "backward pass": max(head, working, ends - kept),
             "teacher's head": self.copied_head,
         }
@@ -266,7 +265,7 @@ class _Job:
         return parts
 
     def optimizer_step(self) -> Parts:
-        # AdamW takes the roots of all second moments at once on a GPU, one by one on a CPU.
+        # AdamW takes all second moments' roots at once on a GPU, one by one on a CPU.
         largest = max(self.shape.head_parameters, self.shape.layer_matrices)
         roots = 4 * (self.trained if self.on_gpu else min(largest, self.trained))
         return {
@@ -275,7 +274,7 @@ class _Job:
             "teacher's head": self.copied_head,
         }
 
-    # Quantities of several phases.
+    # Used by several phases.
 
     @property
     def prompt_tokens(self) -> int:
@@ -301,28 +300,28 @@ class _Job:
 
     @property
     def copied_head(self) -> int:
-        """The teacher's, where its whole distribution is needed."""
+        """Bytes of the teacher's head, where its whole distribution is needed."""
         if not self.method.needs_teacher_distribution:
             return 0
         return self.precision.compute * self.shape.head_parameters
 
     @property
     def end_parameters(self) -> int:
-        """Of embedding and head."""
+        """Parameters of embedding and head."""
         return self.shape.head_parameters * (1 if self.shape.tied else 2)
 
     @property
     def gathered(self) -> int:
-        """Weights that FSDP2 has gathered at once."""
+        """Bytes of the weights that FSDP2 has gathered at once."""
         layers = GATHERED_LAYERS * self.shape.layer_parameters
         return self.precision.compute * (self.end_parameters + layers)
 
     @property
     def engine_bytes(self) -> int:
-        """Of an awake vLLM in this process."""
+        """Bytes of an awake vLLM in this process."""
         rollout = self.config.rollout
         if rollout.engine != "vllm" or rollout.vllm.servers:
             return 0
-        if self.gpu_bytes is None:  # nobody knows what its share is of
+        if self.gpu_bytes is None:  # of which vLLM's share is unknown
             return self.precision.compute * self.shape.parameters
         return int(rollout.vllm.gpu_memory_share * self.gpu_bytes)

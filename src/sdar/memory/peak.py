@@ -1,4 +1,4 @@
-"""What a process has needed so far."""
+"""The memory a process has needed so far."""
 
 import resource
 import sys

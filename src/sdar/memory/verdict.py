@@ -23,12 +23,12 @@ COMFORT = 0.92
 
 @dataclass(frozen=True)
 class Verdict:
-    """An estimate beside what there is. `capacity` in bytes, None where nobody knows it."""
+    """An estimate beside what there is. `capacity` in bytes, None where it is not known."""
 
     estimate: MemoryEstimate
     capacity: int | None
     changes: Sequence[KeyChange] = ()
-    """Keys to turn so that it fits; empty where it does, or nothing helps."""
+    """Keys to change so that it fits; empty where it does, or nothing helps."""
 
     @property
     def level(self) -> Literal["fits", "tight", "too large", "unknown"]:
@@ -40,15 +40,15 @@ class Verdict:
 
     def need(self) -> str:
         """What is needed, and what there is."""
-        found, where = self.estimate, "GPU" if self.estimate.on_gpu else "process"
+        job, where = self.estimate, "GPU" if self.estimate.on_gpu else "process"
         need = (
-            f"{found.method} with {found.shape.parameters / 1e9:.2f} B parameters needs up to "
-            f"{_size(found.peak)} of each {where}'s memory ({found.worst.name})"
+            f"{job.method} with {job.shape.parameters / 1e9:.2f} B parameters needs up to "
+            f"{_size(job.peak)} of each {where}'s memory ({job.worst.name})"
         )
         return need if self.capacity is None else f"{need}, which has {_size(self.capacity)}"
 
     def remedy(self) -> str:
-        """The key to turn first, and those after it; empty where nothing is to be done."""
+        """The key to change first, and those after it; empty where nothing is to be done."""
         if self.level == "unknown":
             return "set execution.gpu_memory_gib to compare it with what the cluster's GPUs have"
         if self.level == "fits" or not self.estimate.on_gpu:
@@ -62,7 +62,7 @@ class Verdict:
         return ": ".join(filter(None, (self.need(), self.remedy())))
 
     def table(self) -> str:
-        """By part and phase, as aligned text."""
+        """GiB or MiB by part and phase, as aligned text."""
         phases = self.estimate.phases
         unit, name_of_unit = (GIB, "GiB") if self.estimate.peak > GIB else (MIB, "MiB")
         names = list(dict.fromkeys(part for phase in phases for part in phase.parts))
@@ -92,18 +92,18 @@ def judge(
 ) -> Verdict:
     """The estimate of the worst of `methods` beside `capacity` bytes, and what would help."""
     measure = partial(worst_case, shape, on_gpu=on_gpu, gpu_bytes=capacity if on_gpu else None)
-    found = measure(config, methods)
-    if capacity is None or not on_gpu or found.peak <= COMFORT * capacity:
-        return Verdict(found, capacity)
+    worst = measure(config, methods)
+    if capacity is None or not on_gpu or worst.peak <= COMFORT * capacity:
+        return Verdict(worst, capacity)
 
     def peak(changed: ExperimentConfig) -> int:
         return measure(changed, methods).peak
 
-    return Verdict(found, capacity, key_changes(config, peak, int(COMFORT * capacity)))
+    return Verdict(worst, capacity, key_changes(config, peak, int(COMFORT * capacity)))
 
 
 def judge_experiment(config: ExperimentConfig) -> Verdict | None:
-    """Of all methods an experiment trains; None where the model's shape is not known here."""
+    """For all methods an experiment trains; None where the model's shape is not known."""
     shape = shape_of_policy(config)
     methods = [get_method(name) for name in trained_among(config.methods)]
     if shape is None or not methods:
@@ -114,7 +114,7 @@ def judge_experiment(config: ExperimentConfig) -> Verdict | None:
 
 def require_memory(config: ExperimentConfig, method: Method) -> None:
     """Raise `SdarError` before anything is loaded when a GPU cannot hold what `method` needs; warn
-    when it hardly can. Says nothing on a CPU, or of a model whose shape is not known."""
+    when it hardly can. Does nothing on a CPU, or for a model whose shape is not known."""
     shape = shape_of_policy(config)
     on_gpu, capacity = _machine(config)
     if shape is None or not on_gpu:
@@ -130,11 +130,11 @@ def _machine(config: ExperimentConfig) -> tuple[bool, int | None]:
     """Whether training is on GPUs, and the memory in bytes of one, or what is free on the host."""
     import torch
 
-    device, given = config.execution.device, config.execution.gpu_memory_gib
+    device, gib = config.execution.device, config.execution.gpu_memory_gib
     if device != "cpu" and torch.cuda.is_available():
         return True, torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     if device == "cuda":
-        return True, None if given is None else int(given * GIB)
+        return True, None if gib is None else int(gib * GIB)
     import psutil
 
     return False, psutil.virtual_memory().available // config.execution.processes

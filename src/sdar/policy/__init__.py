@@ -1,1 +1,1 @@
-"""policy."""
+"""The policy: a causal language model, its tokenizer, its shape, its log-probabilities."""

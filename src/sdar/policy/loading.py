@@ -1,8 +1,7 @@
 """Loading a policy and turning chats into prompt tokens.
 
 Any causal language model in Hugging Face format will do: the tiny policy made here, Qwen2.5,
-Qwen3. Prompts go through the tokenizer's chat template once and are remembered, because the
-episodes of a group often stand before the same prompt.
+Qwen3. Rendered prompts are cached, because episodes of a group often share a prompt.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,16 +57,16 @@ def load_policy(
 
 def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     """Tokens that end a response: the generation config's, and the tokenizer's own."""
-    found: set[int] = set()
+    ends: set[int] = set()
     for source in (getattr(model, "generation_config", None), tokenizer):
         value = getattr(source, "eos_token_id", None)
-        found.update([value] if isinstance(value, int) else value or [])
-    if not found:
+        ends.update([value] if isinstance(value, int) else value or [])
+    if not ends:
         raise SdarError(
             "the policy names no end-of-response token: set eos_token_id in its "
             "generation_config.json"
         )
-    return frozenset(found)
+    return frozenset(ends)
 
 
 def render_prompt(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]:

@@ -1,8 +1,8 @@
-"""Log-probabilities, entropies, divergences of response tokens: one kernel for all who need them.
+"""Log-probabilities, entropies and divergences of response tokens: one kernel for all uses.
 
 Student, old policy, teacher and reference are all scored here. Prompt positions are dropped before
 the head, and the head works on chunks of response tokens: `[chunk, vocabulary]` in float32 is the
-most that ever exists, in the backward pass too (there, several chunks are computed again).
+most that ever exists, in the backward pass too (which computes each of several chunks again).
 
 Shape suffixes: S samples, T tokens of a padded sequence, R response tokens of a padded response,
 N response tokens of all samples, C tokens of a chunk, D hidden size, V vocabulary.
@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sdar.algorithms.distillation import vocabulary_reverse_kl
 from sdar.policy.micro_batches import TokenBatch, one_token, pad_batch, plan_micro_batches
-from sdar.policy.trunk import hidden_states_at, hidden_states_packed
+from sdar.policy.trunk import hidden_states_at
 from sdar.policy.weights import whole
 
 CHUNK_LOGITS = 1 << 26
@@ -39,15 +39,15 @@ class Scores(NamedTuple):
 
 @dataclass(frozen=True)
 class TeacherDistribution:
-    """The teacher's distributions over the vocabulary at response tokens, before the head.
+    """The teacher's distributions over the vocabulary at response tokens: hidden states and a head.
 
-    `[N, vocabulary]` would be too large to keep; hidden states and the head they go through are
-    the same distributions. The head is a copy, so they stay what they are while the policy learns.
+    `[N, vocabulary]` would be too large to keep. The head is a copy, so the distributions stay what
+    they are while the policy learns.
     """
 
     head: nn.Module
     hidden_ND: Tensor
-    """Tokens of sample 0, then of sample 1, and so on. Of a whole step: on the CPU."""
+    """Tokens of sample 0, then of sample 1, and so on; of a whole step on the CPU."""
     tokens: tuple[int, ...]
     """Response tokens of each sample."""
 
@@ -72,10 +72,10 @@ def computing_dtype(values: Tensor) -> torch.dtype:
 def copied_head(model: Any) -> nn.Module:
     """The model's output layer as it is now, in the type it computes in. Where it is sharded, all
     ranks call together."""
-    like = model.lm_head
+    own = model.lm_head
     with torch.device("meta"):
-        head = nn.Linear(like.in_features, like.out_features, bias=like.bias is not None)
-    for name, value in like.named_parameters():
+        head = nn.Linear(own.in_features, own.out_features, bias=own.bias is not None)
+    for name, value in own.named_parameters():
         full = whole(value).to(computing_dtype(value), copy=True)
         setattr(head, name, nn.Parameter(full, requires_grad=False))
     return head
@@ -84,8 +84,8 @@ def copied_head(model: Any) -> nn.Module:
 class PolicyScorer(nn.Module):
     """A policy as a function from a batch of tokens to `Scores`.
 
-    A module, so that accelerate wraps it as one and its forward is the only way in: what shards
-    or replicates parameters sees every use of them.
+    A module whose forward is the only way in: what shards or replicates its parameters sees every
+    use of them.
     """
 
     def __init__(
@@ -100,17 +100,15 @@ class PolicyScorer(nn.Module):
         self,
         batch: TokenBatch,
         entropy: bool = False,
-        packed: bool = False,
         hidden: bool = False,
         teacher: TeacherDistribution | None = None,
     ) -> Scores:
-        """Score the responses of `batch`; `packed` puts all samples in one row without padding.
+        """Score the responses of `batch`.
 
-        `entropy`, `teacher` (its divergence from there) and `hidden` add these results. All carry
+        `entropy`, `teacher` (the divergence from it) and `hidden` add these results. All carry
         gradient where autograd is on; nothing flows to the teacher.
         """
-        trunk = hidden_states_packed if packed else hidden_states_at
-        hidden_SRD = trunk(self.model, batch.input_ids_ST, batch.positions_SR)
+        hidden_SRD = hidden_states_at(self.model, batch.input_ids_ST, batch.positions_SR)
         hidden_ND = hidden_SRD[batch.mask_SR]
         targets_N = batch.targets_SR[batch.mask_SR]
         scored = self._head(hidden_ND, targets_N, entropy, teacher)
@@ -157,7 +155,7 @@ class PolicyScorer(nn.Module):
         if every_CV is not None and torch.is_grad_enabled():
             log_probs_C = every_CV.gather(1, targets_C[:, None])[:, 0]
         else:
-            # One formula for all scoring: what else is asked for changes no log-prob's last bit.
+            # One formula for all scoring: asking for more results changes no bit of a log-prob.
             log_probs_C = logits_CV.gather(1, targets_C[:, None])[:, 0] - logits_CV.logsumexp(-1)
         if every_CV is None:
             return log_probs_C, None, None
@@ -191,9 +189,9 @@ def score_responses(
 ) -> Scores:
     """`[S, R]` scores of responses after prompts, on the CPU, without gradient.
 
-    The micro-batches (samples, padded tokens) bound the memory and never change the result.
-    `hidden` keeps the hidden states too, in the type that the head computes in. At least so many
-    `passes` are made: with sharded weights, ranks make them together.
+    The limits of a micro-batch (samples, padded tokens) bound the memory and never change the
+    result. `hidden` keeps the hidden states too, in the type that the head computes in. At least
+    `passes` passes are made: with sharded weights, all ranks must make equally many.
     """
     width = max(map(len, responses), default=0)
     log_probs_SR = torch.zeros(len(responses), width)

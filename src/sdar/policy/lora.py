@@ -2,7 +2,7 @@
 
 The model keeps its class and its layout; an adapted layer W becomes W + scale * B A with W frozen.
 There is no dropout: what is sampled and what is trained are one policy. Without its adapters the
-model is the policy that training began with, which is the reference, at no memory.
+model is the policy that training began with: the reference, for no memory.
 """
 
 from collections.abc import Callable, Iterator
@@ -53,13 +53,13 @@ def add_adapters(model: Any, config: LoraConfig, seed: int) -> None:
 
 
 def has_adapters(model: Any) -> bool:
-    """Whether `add_adapters` was here."""
+    """Whether `add_adapters` was called on the model."""
     return any(_LORA in name for name, _ in model.named_parameters())
 
 
 @contextmanager
 def without_adapters(model: Any) -> Iterator[None]:
-    """The policy that training began with, while this lasts."""
+    """A block in which the model is the policy that training began with."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     adapted = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
@@ -73,10 +73,8 @@ def without_adapters(model: Any) -> Iterator[None]:
 
 
 def merged_weights(model: Any, whole: Callable[[Tensor], Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """The model's state without traces of adapters: their product is in the weights they adapt.
-
-    `whole` makes a tensor that can be computed with of each value of the state.
-    """
+    """The model's state with its adapters added into the weights they adapt; `whole` gives the full
+    tensor of a value of the state."""
     state = model.state_dict()
     for name, value in state.items():
         if _LORA in name:

@@ -1,4 +1,4 @@
-"""From lists of token ids to tensors: padding on the right, micro-batches of like length.
+"""From lists of token ids to tensors: padding on the right, micro-batches of similar length.
 
 Shape suffixes: S samples, T tokens of the longest sequence, R of the longest response.
 """
@@ -20,7 +20,7 @@ class TokenBatch:
     """Prompts with their responses, ready to be scored.
 
     `input_ids_ST` holds prompt and response without the response's last token, which predicts
-    nothing. `positions_SR` is where the token that predicts each response token stands,
+    nothing. `positions_SR` is the place of the token that predicts each response token,
     `targets_SR` the response token itself, `mask_SR` which entries are real.
     """
 
@@ -53,7 +53,7 @@ def pad_batch(
 
 
 def one_token(device: torch.device | str = "cpu") -> TokenBatch:
-    """The smallest batch there is: for a pass that is made because other ranks make one."""
+    """The smallest batch: for a pass that is only made because other ranks make one."""
     return pad_batch([[0]], [[0]], device)
 
 
@@ -81,10 +81,8 @@ def padding_share(lengths: Sequence[int], plan: Sequence[Sequence[int]]) -> floa
 
 
 def split_evenly(count: int, most: int) -> list[range]:
-    """Consecutive ranges that cover 0..count-1, of at most `most` each and of like size.
-
-    Like size, so that no optimizer step rests on the handful of samples left over.
-    """
+    """Consecutive ranges that cover 0..count-1, of at most `most` each and of similar size, so that
+    no optimizer step rests on the few samples left over."""
     parts = -(-count // most)
     edges = [count * part // parts for part in range(parts + 1)] if parts else [0]
     return [range(a, b) for a, b in pairwise(edges)]

@@ -1,8 +1,8 @@
-"""Activation checkpointing: layers forget what they computed, and compute it again when needed.
+"""Activation checkpointing: layers compute their activations again in the backward pass.
 
-Between forward and backward only each layer's input is kept: memory for about a third more work.
-The switch of transformers acts in training mode alone; the policy is trained in evaluation mode
-(no dropout).
+Between forward and backward only each layer's input is kept, for about a third more work. The
+option of transformers acts in training mode alone; the policy trains in evaluation mode (no
+dropout).
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recompute_layers(model: Any) -> None:
-    """Make every decoder layer of the model do so, wherever autograd is on."""
+    """Checkpoint every decoder layer of the model, wherever autograd is on."""
     for layer in model.model.layers:
         layer.forward = _Recomputed(layer.forward)
 

@@ -1,4 +1,4 @@
-"""What results depend on besides seeds."""
+"""What results depend on beside seeds: threads and kernels."""
 
 import torch
 

@@ -1,8 +1,8 @@
-"""The shape of a policy: what its memory and its arithmetic follow from. No weights, no torch.
+"""The shape of a policy, from which its memory and arithmetic follow. No weights, no torch.
 
-Read from the Hugging Face `config.json` of a folder or of the hub's cache; for the models of the
-paper's experiments it is known beforehand (known_shapes.json: their published config.json), so that
-a login node without network or cache can compute with it.
+Read from the Hugging Face `config.json` of a folder or of the hub's cache. For the models of the
+SDAR paper's experiments known_shapes.json has the published one, so that a login node without
+network or cache can compute with it.
 """
 
 import json
@@ -53,13 +53,13 @@ class ModelShape:
 
     @property
     def layer_matrices(self) -> int:
-        """Parameters of a layer's matrices: what each token is multiplied with there."""
+        """Parameters of a layer's matrices."""
         attention = self.hidden * (2 * self.queries + 2 * self.keys)
         return attention + 3 * self.hidden * self.intermediate
 
     @property
     def layer_parameters(self) -> int:
-        """Of one layer, with biases and norms."""
+        """Parameters of one layer, with biases and norms."""
         vectors = 2 * self.hidden
         if self.qkv_bias:
             vectors += self.queries + 2 * self.keys
@@ -73,17 +73,17 @@ class ModelShape:
 
     @property
     def head_parameters(self) -> int:
-        """Of the head, and as many of the embedding, which is the same weight where tied."""
+        """Parameters of the head; the embedding has as many, and is the same weight where tied."""
         return self.vocabulary * self.hidden
 
     @property
     def parameters(self) -> int:
-        """All, a tied weight once."""
+        """All parameters, a tied weight once."""
         ends = self.head_parameters * (1 if self.tied else 2)
         return self.layers * self.layer_parameters + ends + self.hidden
 
     def adapter_parameters(self, rank: int, targets: tuple[str, ...] | None = None) -> int:
-        """Of LoRA adapters on `targets` (names of linear layers); None: on all but the head."""
+        """Parameters of LoRA adapters on `targets` (linear layers; None: on all but the head)."""
         hidden, queries, keys, inner = self.hidden, self.queries, self.keys, self.intermediate
         ends = {
             "q_proj": hidden + queries,
@@ -99,7 +99,7 @@ class ModelShape:
 
 
 def shape_of_config(values: dict[str, Any]) -> ModelShape | None:
-    """From the values of a Hugging Face `config.json`; None for a family that is not known here."""
+    """From the values of a Hugging Face `config.json`; None for a family not in `FAMILIES`."""
     family = values.get("model_type")
     if family not in FAMILIES:
         return None
@@ -124,7 +124,7 @@ def shape_of_config(values: dict[str, Any]) -> ModelShape | None:
 
 
 def shape_of_tiny(tiny: TinyPolicyConfig) -> ModelShape:
-    """That of the policy made here; its tokenizer may use less than the vocabulary allows."""
+    """The shape of the tiny policy; its tokenizer may use less than the vocabulary allows."""
     return ModelShape(
         family="qwen3",
         layers=tiny.layers,
@@ -145,13 +145,12 @@ def shape_of_tiny(tiny: TinyPolicyConfig) -> ModelShape:
 @cache
 def known_configs() -> dict[str, dict[str, Any]]:
     """`config.json` (what decides the shape) of models on the hub, by name."""
-    known: dict[str, dict[str, Any]] = json.loads(_KNOWN.read_text(encoding="utf-8"))
-    return known
+    return json.loads(_KNOWN.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
 def shape_of_policy(config: ExperimentConfig) -> ModelShape | None:
-    """The shape of `policy.model`; None where it cannot be told without a download, or its family
-    is not known here."""
+    """The shape of `policy.model`; None where that takes a download, or its family is not in
+    `FAMILIES`."""
     model = config.policy.model
     if model == "tiny":
         return shape_of_tiny(config.policy.tiny)
@@ -163,10 +162,10 @@ def shape_of_policy(config: ExperimentConfig) -> ModelShape | None:
             return None
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(model, "config.json")
-        if not isinstance(found, str):
+        cached = try_to_load_from_cache(model, "config.json")
+        if not isinstance(cached, str):
             return None
-        file = Path(found)
+        file = Path(cached)
     try:
         return shape_of_config(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError):

@@ -1,8 +1,8 @@
 """FSDP2 (torch's `fully_shard`): each rank keeps a part of every weight, gradient and moment.
 
-A layer's weights are gathered for the time it computes, so every pass is made by all ranks
-together, as many times on each. The forward of the `PolicyScorer` is the only way in. accelerate
-shards on GPUs alone; the same function here shards on GPUs and, for tests, on CPUs.
+A layer's weights are gathered while it computes, so all ranks make every pass together, equally
+many each. The forward of the `PolicyScorer` is the only way in. accelerate shards on GPUs alone;
+this also shards on CPUs, for tests.
 """
 
 import os
@@ -19,16 +19,16 @@ from sdar.policy.log_probs import PolicyScorer
 
 
 def wants_sharding(config: ExperimentConfig, accelerator: Any) -> bool:
-    """Whether ranks share the weights out among them, or each has its own copy.
+    """Whether each rank holds a part of the weights, or a copy of them.
 
     As accelerate's launcher says (`accelerate launch --config_file`), else the file in
-    `execution.accelerate`, else: where ranks have GPUs.
+    `execution.accelerate`; else it is so where ranks have GPUs.
     """
     if accelerator.num_processes == 1:
         return False
-    told = os.environ.get("ACCELERATE_USE_FSDP")
-    if told is not None:
-        return told.lower() == "true"
+    launched = os.environ.get("ACCELERATE_USE_FSDP")
+    if launched is not None:
+        return launched.lower() == "true"
     path = config.execution.accelerate
     if path is None:
         return bool(accelerator.device.type == "cuda")
@@ -43,11 +43,11 @@ def wants_sharding(config: ExperimentConfig, accelerator: Any) -> bool:
 
 
 def shard(scorer: PolicyScorer, accelerator: Any) -> PolicyScorer:
-    """Share the weights of a whole policy out, layer by layer; on the ranks' device then.
+    """Divide the weights of a whole policy among the ranks, layer by layer, on their devices.
 
-    Weights, gradients and their sums stay as they are (float32); under mixed precision what is
-    gathered and computed is bfloat16. Gradients are summed over ranks, not averaged: the loss is
-    divided by what the global batch is divided by.
+    Weights, gradients and their sums stay float32; under mixed precision what is gathered and
+    computed is bfloat16. Gradients are summed over ranks, not averaged: the loss already has the
+    global batch's denominator.
     """
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     bf16 = accelerator.mixed_precision == "bf16"

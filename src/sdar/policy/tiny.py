@@ -12,7 +12,7 @@ def make_tiny_policy(
     config: TinyPolicyConfig, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> Qwen3ForCausalLM:
     """A `Qwen3ForCausalLM` with random weights (a function of `seed`) for this tokenizer."""
-    # Rounded up so that the head's matrix has a friendly width.
+    # A multiple of 16: matrix products of such a width are fast.
     rows = -(-len(tokenizer) // 16) * 16
     qwen3 = Qwen3Config(
         vocab_size=rows,
@@ -40,14 +40,14 @@ def make_tiny_policy(
 
 
 _ENTITY = re.compile(r"\s?([a-z]+) (\d+)")
-# Wide enough that optimisation does not wash out what is put in here within its first updates.
+# Wide enough that the first updates do not wash out what is put in here.
 _EMBEDDING_STD = 0.1
 
 
 def _relate_entities(embeddings_VD: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> None:
     """Start the embedding of an entity ("egg 2") as its class's ("egg") plus its number's.
 
-    One token an entity keeps prompts short, but a policy that has to find out from scratch that
+    One token per entity keeps prompts short, but a policy that has to learn from scratch that
     "egg 2" is an egg takes things nobody asked for (docs/log.md). V tokens, D hidden size.
     """
     embeddings_VD.normal_(std=_EMBEDDING_STD)

@@ -1,10 +1,9 @@
-"""A trained tokenizer for the tiny policy: one token an entity ("drawer 3") and a stock phrase.
+"""A trained tokenizer for the tiny policy: one token per entity ("drawer 3") and common phrase.
 
 A policy of half a million parameters cannot spend its depth on spelling, so the vocabulary holds
-what the corpus says over and over: numbered things, their class names, and the runs of words
-between them ("', 'go to"). Text is unchanged: it is byte-level BPE without merges, whose
-pre-tokeniser cuts at the learned units; what was never seen falls back to bytes, and every text
-decodes to itself. It is saved as any Hugging Face tokenizer and loads with `AutoTokenizer`.
+what the corpus repeats: numbered things, their class names, and the runs of words between them
+("', 'go to"). It is byte-level BPE without merges, whose pre-tokeniser cuts at the learned units;
+unseen text falls back to bytes, and every text decodes to itself. It loads with `AutoTokenizer`.
 """
 
 import re
@@ -43,18 +42,13 @@ _ATOM = re.compile(rf"{_ENTITY}| ?\w+:?|\n| ?[^\w\s]|\s")
 _NAME = re.compile(r" ?([a-z]+) \d+")
 
 
-def _segments(corpus: Iterable[str]) -> Iterable[str]:
-    for text in corpus:
-        yield from (segment for segment in _MARKERS.split(text) if segment)
-
-
 def learn_units(corpus: list[str], size: int, words: Iterable[str] = ()) -> list[str]:
     """The `size` most useful units: every atom by frequency first, then whole phrases.
 
     A phrase is a run of words and punctuation between two names; names (numbered things and their
     classes, and `words`) always stand alone, so that a model can copy them.
     """
-    segments = Counter(_segments(corpus))
+    segments = Counter(part for text in corpus for part in _MARKERS.split(text) if part)
     names = set(words)
     for segment in segments:
         names.update(_NAME.findall(segment))
@@ -73,10 +67,9 @@ def learn_units(corpus: list[str], size: int, words: Iterable[str] = ()) -> list
         if len(run) > 1:
             phrases["".join(run)] += count
     seen_once = len(corpus) // 200
-    kept = [atom for atom, _ in _ranked(atoms) if len(atom) > 1][: size // 2]
-    ranked = [phrase for phrase, count in _ranked(phrases) if count > seen_once]
-    rest = [atom for atom, _ in _ranked(atoms) if len(atom) > 1][size // 2 :]
-    return (kept + ranked + rest)[:size]
+    longer = [atom for atom, _ in _ranked(atoms) if len(atom) > 1]
+    common = [phrase for phrase, count in _ranked(phrases) if count > seen_once]
+    return (longer[: size // 2] + common + longer[size // 2 :])[:size]
 
 
 def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:
@@ -91,7 +84,7 @@ def train_tokenizer(
     `names`: words that are never part of a phrase, beside those that are numbered.
     """
     alphabet = sorted(ByteLevel.alphabet())
-    # An environment's own tags: what its corpus never says is spelled, should it ever come up.
+    # An environment's own tags: what its corpus never says is spelled.
     tags = [tag for tag in TAGS if any(tag in text for text in corpus)]
     size = vocabulary - len(alphabet) - len(tags) - len(SPECIAL)
     if size < 0:

@@ -1,12 +1,11 @@
-"""The policy's final hidden states at chosen positions, without work nobody reads.
+"""The policy's final hidden states at chosen positions, without work whose result is not read.
 
 Sequences are padded on the right and attention is causal, so that no mask is needed and padding
 changes nothing. Below the last layer every position is computed; in the last layer a position that
-nobody reads only has to give its key and value. For a tiny policy of three layers that saves about
-a quarter of the work; for a deep one it saves nothing worth the trouble, and the model's own
-forward is used.
+is not read only has to give its key and value. That saves a policy of three layers about a quarter
+of the work, and a deep one too little: there the model's own forward is used.
 
-Shape suffixes: S sequences, T tokens of a padded sequence, Q chosen positions a sequence,
+Shape suffixes: S sequences, T tokens of a padded sequence, Q chosen positions per sequence,
 D hidden size, N attention heads, K key-value heads, H head size.
 """
 
@@ -27,7 +26,7 @@ class KeyValueStore(Protocol):
     """What a forward pass may keep keys and values `[S, K, T, H]` of a layer in."""
 
     def update(self, key: Tensor, value: Tensor, layer: int, *rest: Any) -> tuple[Tensor, Tensor]:
-        """Keep them, and return the keys and values attention shall see."""
+        """Keep them; return the keys and values that attention sees."""
         ...
 
 
@@ -50,25 +49,8 @@ def hidden_states_at(
     return _take(hidden_STD, positions_SQ)
 
 
-def hidden_states_packed(model: Any, input_ids_ST: Tensor, positions_SQ: Tensor) -> Tensor:
-    """As `hidden_states_at`, with all sequences in one row and a block-diagonal mask.
-
-    No padding enters the layers (a sequence ends at its largest chosen position), but attention on
-    a CPU visits the whole row: measured slower than sorting by length, so not the default.
-    """
-    lengths_S = positions_SQ.max(dim=1).values + 1
-    inside_ST = torch.arange(input_ids_ST.shape[1], device=lengths_S.device) < lengths_S[:, None]
-    starts_S = lengths_S.cumsum(0) - lengths_S
-    hidden_1ND = model.model(
-        input_ids=input_ids_ST[inside_ST][None],
-        position_ids=_positions(input_ids_ST).expand_as(input_ids_ST)[inside_ST][None],
-        use_cache=False,
-    ).last_hidden_state
-    return hidden_1ND[0][starts_S[:, None] + positions_SQ]
-
-
 def shortens_last_layer(model: Any) -> bool:
-    """Whether the shortened last layer applies to this model and pays."""
+    """Whether the shortened last layer applies to this model and is worth it."""
     config = model.config
     return (
         config.model_type in _FAMILIES

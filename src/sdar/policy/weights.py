@@ -1,4 +1,4 @@
-"""A policy's weights in full, whatever holds them: sharded over ranks, or with adapters beside."""
+"""A policy's weights in full, also where they are sharded over ranks or have adapters."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -22,27 +22,26 @@ def named_full_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     """Names and values of the model's state as Hugging Face has it: tied ones under each of their
     names, adapters merged into what they adapt.
 
-    In the type the trainer keeps, on its device; a value may be the model's own memory. Where
-    weights are sharded this is collective: all ranks take all items, in this order, and one
-    weight at a time exists in full.
+    In the trainer's type and on its device; a value may be the model's own memory. Of sharded
+    weights all ranks take all items, in this order, and one at a time exists in full.
     """
     yield from merged_weights(model, whole)
 
 
 def is_sharded(model: Any) -> bool:
-    """Whether the ranks hold a part of the weights each."""
+    """Whether each rank holds a part of the weights."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def further_names(model: Any) -> set[str]:
-    """The names of tied weights but the first of each."""
+    """All names of each tied weight but its first."""
     first: dict[int, str] = {}
     every = model.named_parameters(remove_duplicate=False)
     return {name for name, value in every if first.setdefault(id(value), name) != name}
 
 
 def policy_digest(model: Any) -> str:
-    """SHA-256 over the names and values of the weights."""
+    """The first 16 digits of the SHA-256 of the weights' names and values."""
 
     def parts() -> Iterator[bytes]:
         for name, value in model.state_dict().items():

@@ -28,9 +28,9 @@ VALUES = {
 
 
 def shape() -> ModelShape:
-    found = shape_of_config(VALUES)
-    assert found is not None
-    return found
+    known = shape_of_config(VALUES)
+    assert known is not None
+    return known
 
 
 def test_a_forward_pass_is_what_torch_counts() -> None:

@@ -41,20 +41,20 @@ def config(**sections: dict[str, Any]) -> ExperimentConfig:
     return parse_config(values)
 
 
-def estimated(given: ExperimentConfig, method: str = "sdar", **more: Any) -> MemoryEstimate:
-    shape = shape_of_policy(given)
+def estimated(experiment: ExperimentConfig, method: str = "sdar", **more: Any) -> MemoryEstimate:
+    shape = shape_of_policy(experiment)
     assert shape is not None
-    return estimate(shape, given, get_method(method), **more)
+    return estimate(shape, experiment, get_method(method), **more)
 
 
-def parts(found: MemoryEstimate, phase: str) -> dict[str, int]:
-    return next(each.parts for each in found.phases if each.name == phase)
+def parts(job: MemoryEstimate, phase: str) -> dict[str, int]:
+    return next(each.parts for each in job.phases if each.name == phase)
 
 
-def test_full_training_holds_sixteen_bytes_a_parameter_and_the_reference() -> None:
-    found = parts(estimated(config()), "update")
-    assert found["weights"] == found["gradients"] == found["reference"] == 4 * SEVEN
-    assert found["moments"] == 8 * SEVEN
+def test_full_training_holds_sixteen_bytes_per_parameter_and_the_reference() -> None:
+    update = parts(estimated(config()), "update")
+    assert update["weights"] == update["gradients"] == update["reference"] == 4 * SEVEN
+    assert update["moments"] == 8 * SEVEN
 
 
 def test_ranks_share_weights_gradients_moments_and_reference() -> None:
@@ -63,7 +63,7 @@ def test_ranks_share_weights_gradients_moments_and_reference() -> None:
     for name in ("weights", "moments", "gradients", "reference"):
         assert parts(eight, "update")[name] == -(-parts(one, "update")[name] // 8)
     # Each rank plays an eighth of the 64 episodes.
-    caches = [parts(found, "rollout")["cache"] for found in (one, eight)]
+    caches = [parts(each, "rollout")["cache"] for each in (one, eight)]
     assert caches[1] < caches[0] / 4
     # The engine is a whole copy in bfloat16.
     assert parts(eight, "rollout")["engine"] == 2 * SEVEN
@@ -90,11 +90,11 @@ def test_a_reference_on_the_host_comes_for_its_pass() -> None:
 
 
 def test_adapters_alone_have_gradients_and_moments() -> None:
-    found = parts(estimated(config(training={"lora": {"rank": 16}})), "update")
-    adapters = found["gradients"] // 4
+    update = parts(estimated(config(training={"lora": {"rank": 16}})), "update")
+    adapters = update["gradients"] // 4
     assert 0 < adapters < SEVEN / 100
-    assert found["moments"] == 8 * adapters
-    assert found["weights"] == 4 * (SEVEN + adapters)
+    assert update["moments"] == 8 * adapters
+    assert update["weights"] == 4 * (SEVEN + adapters)
 
 
 def test_activation_checkpointing_and_smaller_micro_batches_shrink_the_update_alone() -> None:
@@ -113,18 +113,18 @@ def test_the_teacher_reads_longer_prompts() -> None:
 
 
 def test_a_whole_distribution_needs_a_copy_of_the_head() -> None:
-    given = config()
-    assert parts(estimated(given, "reverse_kl_full"), "update")["teacher's head"] == (
+    experiment = config()
+    assert parts(estimated(experiment, "reverse_kl_full"), "update")["teacher's head"] == (
         2 * 152064 * 3584
     )
-    assert parts(estimated(given, "sdar"), "update")["teacher's head"] == 0
+    assert parts(estimated(experiment, "sdar"), "update")["teacher's head"] == 0
 
 
 def test_vllm_takes_its_share_while_it_is_awake() -> None:
     vllm = {"engine": "vllm", "vllm": {"gpu_memory_share": 0.3}}
-    found = estimated(config(rollout=vllm), gpu_bytes=80 * GIB)
-    assert parts(found, "rollout")["engine"] == 24 * GIB
-    assert parts(found, "update").get("engine", 0) == 0
+    job = estimated(config(rollout=vllm), gpu_bytes=80 * GIB)
+    assert parts(job, "rollout")["engine"] == 24 * GIB
+    assert parts(job, "update").get("engine", 0) == 0
     awake = {"engine": "vllm", "vllm": {"gpu_memory_share": 0.3, "sleep": False}}
     assert parts(estimated(config(rollout=awake), gpu_bytes=80 * GIB), "update")["engine"] == (
         24 * GIB
@@ -132,25 +132,25 @@ def test_vllm_takes_its_share_while_it_is_awake() -> None:
     elsewhere = {"engine": "vllm", "vllm": {"servers": ["http://gpu2:8000"]}}
     assert parts(estimated(config(rollout=elsewhere)), "rollout")["engine"] == 0
     scoring = {"distillation": {"scored_by": "engine"}}
-    found = estimated(config(rollout=vllm, training=scoring), gpu_bytes=80 * GIB)
-    assert parts(found, "scoring")["engine"] == 24 * GIB
+    job = estimated(config(rollout=vllm, training=scoring), gpu_bytes=80 * GIB)
+    assert parts(job, "scoring")["engine"] == 24 * GIB
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_the_papers_experiments_fit_what_they_ask_for(file: Path) -> None:
-    given = load_config(file)
-    assert given.execution.gpu_memory_gib == 79  # an 80 GB card
-    found = judge_experiment(given)
-    assert found is not None
-    assert found.level == "fits", found.sentence()
+    experiment = load_config(file)
+    assert experiment.execution.gpu_memory_gib == 79  # an 80 GB card
+    verdict = judge_experiment(experiment)
+    assert verdict is not None
+    assert verdict.level == "fits", verdict.sentence()
     if file.stem.endswith("qwen2.5-7b"):
-        assert (given.execution.nodes, given.execution.processes) == (1, 8)
+        assert (experiment.execution.nodes, experiment.execution.processes) == (1, 8)
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, gib: float | None, on_gpu: bool = True) -> None:
     """As if there were GPUs of that much memory."""
     capacity = None if gib is None else int(gib * GIB)
-    monkeypatch.setattr(judging, "_machine", lambda given: (on_gpu, capacity))
+    monkeypatch.setattr(judging, "_machine", lambda experiment: (on_gpu, capacity))
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_loaded(
@@ -159,8 +159,8 @@ def test_what_cannot_fit_is_refused_before_anything_is_loaded(
     from sdar.training import trainer
 
     machine(monkeypatch, 79)
-    monkeypatch.setattr(trainer, "make_accelerator", lambda given: SimpleNamespace())
-    monkeypatch.setattr(trainer, "open_parts", lambda *given: pytest.fail("it loaded the policy"))
+    monkeypatch.setattr(trainer, "make_accelerator", lambda _: SimpleNamespace())
+    monkeypatch.setattr(trainer, "open_parts", lambda *_: pytest.fail("it loaded the policy"))
     with pytest.raises(SdarError) as refused:
         trainer.train(config(), Layout(tmp_path, "e"), "sdar", 0)
     said = str(refused.value)
@@ -170,52 +170,52 @@ def test_what_cannot_fit_is_refused_before_anything_is_loaded(
 
 
 def test_following_the_advice_makes_it_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = config(training={"micro_batch": 32}, rollout={"batch": 128})
-    shape, method = shape_of_policy(given), get_method("sdar")
+    experiment = config(training={"micro_batch": 32}, rollout={"batch": 128})
+    shape, method = shape_of_policy(experiment), get_method("sdar")
     assert shape is not None
-    found = judge(shape, given, [method], on_gpu=True, capacity=79 * GIB)
-    assert found.level == "too large"
-    keys = [change.key for change in found.changes]
+    verdict = judge(shape, experiment, [method], on_gpu=True, capacity=79 * GIB)
+    assert verdict.level == "too large"
+    keys = [change.key for change in verdict.changes]
     assert keys[0] == "execution.processes"  # 20 bytes a parameter are too many for one
     assert len(set(keys)) == len(keys)
-    for change, before in zip(found.changes[1:], found.changes, strict=False):
+    for change, before in zip(verdict.changes[1:], verdict.changes, strict=False):
         assert change.peak < before.peak
-    advised = found.changes[-1].config
+    advised = verdict.changes[-1].config
     again = judge(shape, advised, [method], on_gpu=True, capacity=79 * GIB)
     assert again.level == "fits"
-    assert again.estimate.peak == found.changes[-1].peak
+    assert again.estimate.peak == verdict.changes[-1].peak
 
 
 def test_the_cheapest_key_that_suffices_comes_first() -> None:
-    given = config(execution={"processes": 8}, training={"micro_batch": 32})
-    shape = shape_of_policy(given)
+    experiment = config(execution={"processes": 8}, training={"micro_batch": 32})
+    shape = shape_of_policy(experiment)
     assert shape is not None
-    found = judge(shape, given, [get_method("grpo")], on_gpu=True, capacity=200 * GIB)
-    assert [change.key for change in found.changes] == ["training.micro_batch"]
-    assert found.changes[0].value == 8  # 16 would be too many, 4 and checkpointing cost more
-    assert "set training.micro_batch to 8 (" in found.sentence()
+    verdict = judge(shape, experiment, [get_method("grpo")], on_gpu=True, capacity=200 * GIB)
+    assert [change.key for change in verdict.changes] == ["training.micro_batch"]
+    assert verdict.changes[0].value == 8  # 16 would be too many, 4 and checkpointing cost more
+    assert "set training.micro_batch to 8 (" in verdict.sentence()
 
 
 def test_nothing_helps_a_small_gpu() -> None:
-    given = config()
-    shape = shape_of_policy(given)
+    experiment = config()
+    shape = shape_of_policy(experiment)
     assert shape is not None
-    found = judge(shape, given, [get_method("grpo")], on_gpu=True, capacity=2 * GIB)
-    assert not found.changes
-    assert found.sentence().endswith("take a smaller model, or larger GPUs")
+    verdict = judge(shape, experiment, [get_method("grpo")], on_gpu=True, capacity=2 * GIB)
+    assert not verdict.changes
+    assert verdict.sentence().endswith("take a smaller model, or larger GPUs")
 
 
 def test_a_small_margin_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    given = config(execution={"processes": 8})
-    peak = estimated(given).peak
+    experiment = config(execution={"processes": 8})
+    peak = estimated(experiment).peak
     machine(monkeypatch, peak / 0.95 / GIB)
-    require_memory(given, get_method("sdar"))
+    require_memory(experiment, get_method("sdar"))
     assert "set " in caplog.text
     caplog.clear()
     machine(monkeypatch, peak / 0.8 / GIB)
-    require_memory(given, get_method("sdar"))
+    require_memory(experiment, get_method("sdar"))
     assert not caplog.text
 
 
@@ -247,26 +247,26 @@ def finding(file: Path, tmp_path: Path) -> Any:
 
 def test_doctor_without_a_gpu_compares_with_the_key(tmp_path: Path) -> None:
     file = write(tmp_path, EXPERIMENT + "execution: {device: cuda, gpu_memory_gib: 79}")
-    found = finding(file, tmp_path)
-    assert found.level == "wrong"
-    assert found.found.startswith("sdar with 7.62 B parameters needs up to ")
-    assert found.remedy.startswith("set execution.processes to ")
-    lines = found.found.splitlines()
+    check = finding(file, tmp_path)
+    assert check.level == "wrong"
+    assert check.found.startswith("sdar with 7.62 B parameters needs up to ")
+    assert check.remedy.startswith("set execution.processes to ")
+    lines = check.found.splitlines()
     assert lines[1].split() == ["GiB", "rollout", "scoring", "update", "optimizer", "step"]
     together = next(line for line in lines if line.startswith("together"))
     assert max(map(float, together.split()[1:])) > 79
 
 
 def test_doctor_without_a_gpu_or_the_key_says_which_key_to_set(tmp_path: Path) -> None:
-    found = finding(write(tmp_path, EXPERIMENT + "execution: {device: cuda}"), tmp_path)
-    assert found.level == "note"
-    assert found.remedy.startswith("set execution.gpu_memory_gib")
+    check = finding(write(tmp_path, EXPERIMENT + "execution: {device: cuda}"), tmp_path)
+    assert check.level == "note"
+    assert check.remedy.startswith("set execution.gpu_memory_gib")
 
 
 def test_doctor_on_a_cpu_only_notes(tmp_path: Path) -> None:
-    found = finding(write(tmp_path, EXPERIMENT + "execution: {device: cpu}"), tmp_path)
-    assert found.level == "note"
-    assert found.remedy == ""
+    check = finding(write(tmp_path, EXPERIMENT + "execution: {device: cpu}"), tmp_path)
+    assert check.level == "note"
+    assert check.remedy == ""
     tiny = finding(write(tmp_path, "execution: {device: cpu}"), tmp_path)
     assert tiny.level == "good"
     assert "MiB of each process's memory" in tiny.found

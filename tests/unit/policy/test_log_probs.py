@@ -41,26 +41,18 @@ def gradients(model, log_probs, entropies):
 
 
 @pytest.mark.parametrize(
-    ("layers", "packed", "chunk_logits"),
-    [
-        (1, False, 1 << 26),
-        (3, False, 1 << 26),
-        (3, False, 360 * 5),
-        (3, False, 1),
-        (3, True, 360 * 5),
-        (8, False, 1 << 26),
-        (8, True, 1 << 26),
-    ],
+    ("layers", "chunk_logits"),
+    [(1, 1 << 26), (3, 1 << 26), (3, 360 * 5), (3, 1), (8, 360 * 5), (8, 1 << 26)],
 )
-def test_values_and_gradients_equal_the_naive_ones(layers, packed, chunk_logits):
+def test_values_and_gradients_equal_the_naive_ones(layers, chunk_logits):
     model = scripted.policy(layers=layers)
     expected = naive(model)
     expected_gradients = gradients(model, *expected)
     scorer = PolicyScorer(model, chunk_logits=chunk_logits)
-    found = scorer(pad_batch(PROMPTS, RESPONSES), entropy=True, packed=packed)
-    torch.testing.assert_close(found.log_probs, expected[0], atol=2e-5, rtol=1e-5)
-    torch.testing.assert_close(found.entropy, expected[1], atol=2e-5, rtol=1e-5)
-    for name, gradient in gradients(model, found.log_probs, found.entropy).items():
+    scores = scorer(pad_batch(PROMPTS, RESPONSES), entropy=True)
+    torch.testing.assert_close(scores.log_probs, expected[0], atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(scores.entropy, expected[1], atol=2e-5, rtol=1e-5)
+    for name, gradient in gradients(model, scores.log_probs, scores.entropy).items():
         torch.testing.assert_close(
             gradient, expected_gradients[name], atol=2e-4, rtol=1e-4, msg=lambda m, n=name: n + m
         )
@@ -68,11 +60,11 @@ def test_values_and_gradients_equal_the_naive_ones(layers, packed, chunk_logits)
 
 def test_temperature_divides_the_logits():
     model = scripted.policy()
-    found = PolicyScorer(model, temperature=0.5)(pad_batch(PROMPTS, RESPONSES), entropy=True)
+    scores = PolicyScorer(model, temperature=0.5)(pad_batch(PROMPTS, RESPONSES), entropy=True)
     with torch.no_grad():
         expected = naive(model, temperature=0.5)
-    torch.testing.assert_close(found.log_probs, expected[0], atol=5e-5, rtol=1e-5)
-    torch.testing.assert_close(found.entropy, expected[1], atol=5e-5, rtol=1e-5)
+    torch.testing.assert_close(scores.log_probs, expected[0], atol=5e-5, rtol=1e-5)
+    torch.testing.assert_close(scores.entropy, expected[1], atol=5e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("micro_batch", "tokens"), [(1, 4096), (2, 4096), (64, 50), (64, 4096)])
@@ -81,7 +73,7 @@ def test_micro_batches_change_nothing(micro_batch, tokens):
     scorer = PolicyScorer(model)
     with torch.no_grad():
         expected = naive(model)
-    found = score_responses(
+    scores = score_responses(
         scorer,
         PROMPTS,
         RESPONSES,
@@ -89,8 +81,8 @@ def test_micro_batches_change_nothing(micro_batch, tokens):
         micro_batch_tokens=tokens,
         entropy=True,
     )
-    torch.testing.assert_close(found.log_probs, expected[0], atol=2e-5, rtol=1e-5)
-    torch.testing.assert_close(found.entropy, expected[1], atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(scores.log_probs, expected[0], atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(scores.entropy, expected[1], atol=2e-5, rtol=1e-5)
 
 
 def test_no_more_than_a_chunk_of_logits_exists():
@@ -124,8 +116,8 @@ def double_policy(layers=2):
 
 
 def distribution(model, **how):
-    found = score_responses(PolicyScorer(model), TEACHER_PROMPTS, RESPONSES, hidden=True, **how)
-    return TeacherDistribution(copied_head(model), found.hidden, tuple(map(len, RESPONSES)))
+    scores = score_responses(PolicyScorer(model), TEACHER_PROMPTS, RESPONSES, hidden=True, **how)
+    return TeacherDistribution(copied_head(model), scores.hidden, tuple(map(len, RESPONSES)))
 
 
 def naive_divergence(model, teacher, temperature=1.0):
@@ -147,10 +139,10 @@ def naive_divergence(model, teacher, temperature=1.0):
 
 @pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize(
-    ("chunk_logits", "packed", "temperature", "layers"),
-    [(1 << 26, False, 1.0, 2), (360 * 5, False, 0.7, 2), (1, True, 1.0, 2), (360 * 5, True, 1, 8)],
+    ("chunk_logits", "temperature", "layers"),
+    [(1 << 26, 1.0, 2), (360 * 5, 0.7, 2), (1, 1.0, 2), (360 * 5, 1, 8)],
 )
-def test_divergence_equals_the_naive_one(chunk_logits, packed, temperature, layers):
+def test_divergence_equals_the_naive_one(chunk_logits, temperature, layers):
     """Values and gradients, also once the student has moved away from the step's start."""
     model = double_policy(layers)
     teacher = copy.deepcopy(model)
@@ -165,15 +157,14 @@ def test_divergence_equals_the_naive_one(chunk_logits, packed, temperature, laye
     model.zero_grad()
     rows = [4, 2, 0, 5, 1, 3]
     scorer = PolicyScorer(model, temperature=temperature, chunk_logits=chunk_logits)
-    found = scorer(
+    scores = scorer(
         pad_batch([PROMPTS[i] for i in rows], [RESPONSES[i] for i in rows]),
         entropy=True,
-        packed=packed,
         teacher=taught.of(rows, "cpu"),
     )
-    torch.testing.assert_close(found.divergence, expected[rows], atol=1e-9, rtol=0)
+    torch.testing.assert_close(scores.divergence, expected[rows], atol=1e-9, rtol=0)
     assert expected.detach()[0, 0] > 1e-3
-    (weights[rows] * found.divergence).sum().backward()
+    (weights[rows] * scores.divergence).sum().backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients_expected[name], atol=1e-9, rtol=0)
     assert all(p.grad is None for p in taught.head.parameters())

@@ -36,9 +36,9 @@ def counted(values: dict[str, Any]) -> int:
 
 
 def shape(values: dict[str, Any]) -> ModelShape:
-    found = shape_of_config(values)
-    assert found is not None
-    return found
+    known = shape_of_config(values)
+    assert known is not None
+    return known
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -60,9 +60,9 @@ def test_parameters_are_those_of_the_model(family: dict[str, Any], tied: bool) -
 
 @pytest.mark.parametrize("name", sorted(known_configs()))
 def test_known_models_have_the_published_size(name: str) -> None:
-    found = shape(known_configs()[name])
-    assert found.parameters == counted(known_configs()[name])
-    assert round(found.parameters / 1e9, 2) == PUBLISHED[name]
+    known = shape(known_configs()[name])
+    assert known.parameters == counted(known_configs()[name])
+    assert round(known.parameters / 1e9, 2) == PUBLISHED[name]
 
 
 @pytest.mark.parametrize("targets", [None, ("q_proj", "v_proj", "down_proj")])
@@ -97,12 +97,12 @@ def test_shape_of_the_tiny_policy_is_that_of_what_is_made() -> None:
     config = parse_config({"policy": {"tiny": {"vocabulary": 310, "layers": 2}}})
     tokenizer = train_tokenizer(["go to shelf 1. " * 40 + "take egg 2"], 310, 512)
     model = make_tiny_policy(config.policy.tiny, tokenizer, seed=0)
-    found = shape_of_policy(config)
-    assert found is not None
+    known = shape_of_policy(config)
+    assert known is not None
     # The tokenizer found less to say than the vocabulary allows.
-    unused = (found.vocabulary - model.config.vocab_size) * found.hidden
+    unused = (known.vocabulary - model.config.vocab_size) * known.hidden
     assert unused >= 0
-    assert found.parameters - unused == sum(p.numel() for p in model.parameters())
+    assert known.parameters - unused == sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize("model", ["nobody/never-published", "nowhere/at/all"])
