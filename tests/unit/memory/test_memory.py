@@ -249,9 +249,9 @@ def test_doctor_without_a_gpu_compares_with_the_key(tmp_path: Path) -> None:
     file = write(tmp_path, EXPERIMENT + "execution: {device: cuda, gpu_memory_gib: 79}")
     check = finding(file, tmp_path)
     assert check.level == "wrong"
-    assert check.found.startswith("sdar with 7.62 B parameters needs up to ")
+    assert check.state.startswith("sdar with 7.62 B parameters needs up to ")
     assert check.remedy.startswith("set execution.processes to ")
-    lines = check.found.splitlines()
+    lines = check.state.splitlines()
     assert lines[1].split() == ["GiB", "rollout", "scoring", "update", "optimizer", "step"]
     together = next(line for line in lines if line.startswith("together"))
     assert max(map(float, together.split()[1:])) > 79
@@ -269,4 +269,4 @@ def test_doctor_on_a_cpu_only_notes(tmp_path: Path) -> None:
     assert check.remedy == ""
     tiny = finding(write(tmp_path, "execution: {device: cpu}"), tmp_path)
     assert tiny.level == "good"
-    assert "MiB of each process's memory" in tiny.found
+    assert "MiB of each process's memory" in tiny.state
