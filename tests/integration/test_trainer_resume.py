@@ -109,7 +109,7 @@ def test_checkpoints_of_other_settings_are_not_continued(finished, tmp_path, cap
     shutil.copytree(finished, folder)
     with caplog.at_level(logging.WARNING, logger="sdar.training"):
         trainer_world.run(tmp_path, learning_rate=2e-3)
-    assert "another configuration" in caplog.text
+    assert "other settings or data" in caplog.text
     fresh = trainer_world.run(tmp_path / "fresh", learning_rate=2e-3)
     assert_same_run(folder, fresh)
 

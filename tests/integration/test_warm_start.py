@@ -266,7 +266,7 @@ def test_other_settings_begin_anew_and_their_checkpoints_stay(finished, root, ca
         patch.setattr(stage, "save_checkpoint", broken_off)
         with pytest.raises(KeyboardInterrupt):
             run(root, other)
-    assert "another configuration" in caplog.text
+    assert "other settings or data" in caplog.text
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
         "step-00005",
         "step-00010",
