@@ -118,6 +118,18 @@ def test_another_environment_inherits_no_keys_of_the_default_one(project: Path) 
     assert "environment.habit: unknown key" in done.stdout
 
 
+def test_an_experiment_is_planned_over_its_base(project: Path) -> None:
+    (project / "base.yaml").write_text("{experiment: base, methods: [rlsd], seeds: [5, 6, 7]}")
+    path = experiment(project, "{base: base.yaml, experiment: own, seeds: [8]}")
+    command = ("--dry-run", "--configfile", str(path))
+    done = snakemake(project, *command, "--", "all")
+    assert done.returncode == 0, done.stdout
+    assert planned(done.stdout)["train"] == 1
+    assert "sdar train --method rlsd --seed 8 --config runs/own/config.yaml" in done.stdout
+    done = snakemake(project, *command, "--config", "experiment=told", "--", "all")
+    assert "--seed 8 --config runs/told/config.yaml" in done.stdout, done.stdout
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -23,11 +23,12 @@ from sdar.errors import SdarError
 from sdar.methods.roles import trained_among, untrained_beside
 
 try:
-    # Snakemake lays an experiment over the default key by key, also where it is about another
-    # environment, whose section has other keys.
-    merged = merge_values(
-        read_values(DEFAULT_CONFIG), workflow.config_settings.overwrite_config
-    )
+    # Not left to Snakemake, which does not know `base`, and would leave the default environment's
+    # keys in the section of another one.
+    merged = read_values(DEFAULT_CONFIG)
+    for path in workflow.config_settings.configfiles:
+        merged = merge_values(merged, read_values(path))
+    merged = merge_values(merged, workflow.config_settings.config)
     config.clear()
     config.update(merged)
     CONFIG = parse_config(config, source=" + ".join(map(str, workflow.configfiles)))
@@ -120,7 +121,9 @@ SWEEP = (
     if CONFIG.sweep.is_set
     else {}
 )
-VARIANT_CONFIGS = {name: variant_config(CONFIG, variant) for name, variant in SWEEP.items()}
+VARIANT_CONFIGS = {
+    name: variant_config(CONFIG, variant) for name, variant in SWEEP.items()
+}
 PER_VARIANT = LAYOUT.of_variant("{variant}").run("", "{seed}")
 SWEEP_RUNS = [
     LAYOUT.of_variant(name).run("", seed)

@@ -22,13 +22,14 @@ HEADER = """\
 # yaml-language-server: $schema=schema.json
 # The default experiment. Generated from src/sdar/config/models.py by `sdar config write`: change
 # defaults there. For an experiment of your own write config/experiments/NAME.yaml with only what
-# differs, and run it with
+# differs (`base: OTHER.yaml` starts from another experiment than this one), and run it with
 #   snakemake --profile profiles/local --configfile config/experiments/NAME.yaml -- all
 # May a key be changed in the middle of a run? A change of most keys changes results, and what
 # depends on them is computed again. Where a change alters only the rounding (sums in another
 # order), or no result at all, the comment says so: what is finished stays, and a run continues.
 """
 CHANGES = {"rounding": "Changes only the rounding", "nothing": "Changes no result"}
+BASE = "Another experiment's file, relative to this one: what is said here is laid over it."
 WIDTH = 98
 
 
@@ -50,6 +51,7 @@ def schema_json() -> str:
         for name in section.model_fields:
             if "$ref" not in properties[name]:
                 properties[name]["changes"] = section.changes(name)
+    schema["properties"]["base"] = {"type": "string", "description": BASE}
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 

@@ -20,8 +20,9 @@ def load_config(path: Path | str) -> ExperimentConfig:
     return parse_config(read_values(path), source=str(path))
 
 
-def read_values(path: Path | str) -> Any:
-    """What a YAML file says, unchecked; an empty file says nothing. Raises `SdarError`."""
+def read_values(path: Path | str, above: tuple[Path, ...] = ()) -> Any:
+    """What a YAML file says, unchecked, laid over the file that its `base` names, if any (relative
+    to its own folder). An empty file says nothing. Raises `SdarError`."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -34,7 +35,19 @@ def read_values(path: Path | str) -> Any:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise SdarError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    return {} if values is None else values
+    if not isinstance(values, Mapping) or "base" not in values:
+        return {} if values is None else values
+    above, base = (*above, path.resolve()), values["base"]
+    if not isinstance(base, str) or (path.parent / base).resolve() in above:
+        raise SdarError(
+            f"{path}: base is {base!r}; name another file, which is not based on this one"
+        )
+    below = read_values(path.parent / base, above)
+    if not isinstance(below, Mapping):
+        raise SdarError(
+            f"{path.parent / base}: expected keys and values, found {type(below).__name__}"
+        )
+    return merge_values(below, {key: values[key] for key in values if key != "base"})
 
 
 def parse_config(values: Mapping[str, Any], source: str = "configuration") -> ExperimentConfig:

@@ -143,6 +143,50 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     assert load_config(broken) == ExperimentConfig()
 
 
+def written(folder: Path, **texts: str) -> Path:
+    """Files NAME.yaml with these texts; the path of the last."""
+    for name, text in texts.items():
+        path = folder / f"{name}.yaml"
+        path.write_text(text)
+    return path
+
+
+def test_a_file_is_laid_over_its_base(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    written(
+        tmp_path,
+        first="{experiment: first, seeds: [7], training: {minibatch: 16, micro_batch: 8}}",
+        second="{base: first.yaml, experiment: second, training: {steps: 4}}",
+    )
+    path = written(tmp_path / "own", third="{base: ../second.yaml, seeds: [8]}")
+    config = load_config(path)
+    assert (config.experiment, config.seeds) == ("second", (8,))
+    assert (config.training.steps, config.training.minibatch) == (4, 16)
+    assert load_config(tmp_path / "first.yaml").seeds == (7,)
+
+
+@pytest.mark.parametrize(
+    ("texts", "says"),
+    [
+        ({"one": "base: none.yaml"}, r"none\.yaml: no such configuration"),
+        ({"one": "base: one.yaml"}, "base is 'one.yaml'; name another file"),
+        (
+            {"one": "base: two.yaml", "two": "base: one.yaml"},
+            r"one\.yaml: base is 'two.yaml'; name another file, which is not based on this one",
+        ),
+        ({"one": "base: [two.yaml]"}, r"base is \['two.yaml'\]; name another file"),
+        (
+            {"two": "- 1", "one": "base: two.yaml"},
+            r"two\.yaml: expected keys and values, found list",
+        ),
+        ({"one": "{environment: {base: two.yaml}}"}, "environment.base: unknown key"),
+    ],
+)
+def test_a_base_that_cannot_be_is_refused(tmp_path: Path, texts: dict[str, str], says: str) -> None:
+    with pytest.raises(SdarError, match=says):
+        load_config(written(tmp_path, **texts))
+
+
 def test_exponents_without_a_point_are_numbers(tmp_path: Path) -> None:
     """YAML 1.1 reads 1e-6 as text; a learning rate written so must still be that number."""
     assert yaml.safe_load("1e-6") == "1e-6"
