@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sdar.config import Layout, parse_config
+from sdar.errors import SdarError
 from sdar.files import lines
 from sdar.files.whole import read_json
 from sdar.tracking import RunRecorder, mirror, store
@@ -102,11 +103,11 @@ def test_runs_that_start_together_share_one_parent(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(one, range(3)))
-    found = runs(tmp_path)
-    assert sorted(found) == ["experiment fake", *(f"grpo/seed-{seed}" for seed in range(3))]
-    parent = found.pop("experiment fake").info.run_id
+    by_name = runs(tmp_path)
+    assert sorted(by_name) == ["experiment fake", *(f"grpo/seed-{seed}" for seed in range(3))]
+    parent = by_name.pop("experiment fake").info.run_id
     for seed in range(3):
-        run = found[f"grpo/seed-{seed}"]
+        run = by_name[f"grpo/seed-{seed}"]
         assert run.data.tags["mlflow.parentRunId"] == parent
         assert (run.data.tags["method"], run.data.tags["seed"]) == ("grpo", str(seed))
         assert run.data.params["training.group_size"] == "8"
@@ -144,32 +145,27 @@ def test_a_dead_server_is_one_line_and_the_run_goes_on(tmp_path: Path) -> None:
 def test_a_run_that_is_done_again_replaces_the_earlier_one(tmp_path: Path) -> None:
     assert fake(tmp_path, 0).wait() == 0
     assert fake(tmp_path, 0).wait() == 0
-    found = runs(tmp_path)
-    assert sorted(found) == ["experiment fake", "sdar/seed-0", "sdar/seed-0 (replaced)"]
-    assert found["sdar/seed-0 (replaced)"].info.status == "FINISHED"
-    steps = client(tmp_path).get_metric_history(found["sdar/seed-0"].info.run_id, "train/m00")
+    by_name = runs(tmp_path)
+    assert sorted(by_name) == ["experiment fake", "sdar/seed-0", "sdar/seed-0 (replaced)"]
+    assert by_name["sdar/seed-0 (replaced)"].info.status == "FINISHED"
+    steps = client(tmp_path).get_metric_history(by_name["sdar/seed-0"].info.run_id, "train/m00")
     assert len(steps) == STEPS
 
 
-def test_initialise_makes_store_and_parent_once(tmp_path: Path) -> None:
-    config, layout = parse_config({"experiment": "fake"}), Layout(tmp_path, "fake")
-    first = store.initialise(config, layout)
-    assert first is not None
-    assert store.initialise(config, layout) == first
+def test_store_and_parent_are_made_once(tmp_path: Path) -> None:
+    where = store.address(parse_config({"experiment": "fake"}), Layout(tmp_path, "fake"))
+    first = store.parent_run(store.connect(where), where)
+    assert store.parent_run(store.connect(where), where) == first
     assert sorted(runs(tmp_path)) == ["experiment fake"]
     experiment = client(tmp_path).get_experiment_by_name("fake")
     assert experiment.artifact_location == (tmp_path / "mlartifacts" / "fake").as_uri()
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
 
 
-def test_initialise_goes_on_without_a_store(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    layout = Layout(tmp_path, "fake")
+def test_a_server_that_is_down_is_an_error_at_once(tmp_path: Path) -> None:
     down = parse_config({"experiment": "fake", "tracking": {"uri": "http://127.0.0.1:9"}})
-    assert store.initialise(down, layout) is None
-    assert len(caplog.messages) == 1
-    assert "cannot be written" in caplog.messages[0]
-    off = parse_config({"experiment": "fake", "tracking": {"enabled": False}})
-    assert store.initialise(off, layout) is None
+    where = store.address(down, Layout(tmp_path, "fake"))
+    with pytest.raises(SdarError, match=r"no server answers at 127\.0\.0\.1:9") as error:
+        store.connect(where)
+    assert "cannot be written" in store.unreachable(where, error.value)
     assert not any(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""A JSON-lines file that survives being killed: one object per line, on disk before we go on."""
+"""A JSON-lines file that survives being killed: each line is on disk before the run goes on."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ def encode(step: int, values: Mapping[str, Any]) -> tuple[str, int]:
     """Return the line for one step and how many of its values were not finite (written as null).
 
     `step` comes first, the other keys are sorted, floats have their shortest exact form: equal
-    values give equal bytes. Scalars of numpy and torch are taken as the numbers they hold.
+    values give equal bytes. Scalars of numpy and torch become numbers.
     """
     if "step" in values:
         raise ValueError("'step' is the record's own key; leave it out of the values")

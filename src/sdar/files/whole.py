@@ -1,4 +1,4 @@
-"""Whole or not at all: everything is written beside its place and renamed into it.
+"""Files and folders that are whole or not there: written beside their place, renamed into it.
 
 A reader sees the old content or the new, never a part, whatever is killed or full meanwhile.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sdar.errors import SdarError
 
 if TYPE_CHECKING:
-    import polars as pl  # half a second, and a table knows how to write itself
+    import polars as pl  # takes half a second, and a table can write itself
 
 REMEDY = (
     "free some space or fix the folder's permissions, then run the same command again: what is "
@@ -81,7 +81,7 @@ def write_folder(
 ) -> None:
     """Let `fill` write a folder, force it to disk, and put it in its place.
 
-    For a target that one process writes: what a killed one left beside it is removed. Raises
+    For a target that one process writes: what a killed one left is removed. Raises
     `SdarError`, which ends with `remedy`, on an OSError or one of `failures` (what `fill`'s
     libraries raise when the disk is full); `target` is then what it was.
     """

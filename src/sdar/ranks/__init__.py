@@ -1,1 +1,1 @@
-"""Many processes that train as one: how they meet, add up, and notice a lost one."""
+"""Many processes that train as one: how they meet, sum, and notice that one has died."""

@@ -1,11 +1,11 @@
-"""How ranks notice that one of them is gone: a connection that only a living process keeps open.
+"""How ranks notice that one of them has died: a connection that only a living process keeps open.
 
 A collective of NCCL waits for a dead peer until its time-out, and a launcher sees only the
-processes of its own machine. Here every rank holds a TCP connection to rank 0, and rank 0 one to
-each. The kernel closes a dead process's connections at once, whatever killed it and whatever it was
-doing; where a whole machine is gone, the kernel's keep-alive probes find out in half a minute. A
-rank that ends as it should says so first. Who hears of a death gives its own main thread a little
-time to end by itself (a collective fails, files are closed), and then ends the process.
+processes of its own machine. Here every rank has a TCP connection with rank 0. The kernel closes a
+dead process's connections at once, whatever killed it; where a whole machine is gone, the kernel's
+keep-alive probes notice in half a minute. A rank that ends as it should says so first. A process
+that hears of a death gives its main thread a little time to end by itself (a collective fails,
+files are closed), and then exits.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ GRACE = 10.0
 LOST_EXIT_CODE = 71
 _FAREWELL = b"bye"
 _CONNECT_SECONDS = 60.0
-# Keep-alive: the first probe after so many seconds of silence, then one every so many, so often.
+# Keep-alive: seconds of silence before the first probe, seconds between probes, their number.
 _IDLE, _INTERVAL, _PROBES = 10, 5, 4
 
 
@@ -33,7 +33,7 @@ def lifeline(rank: int, count: int, broadcast: Callable[[Any], Any]) -> Iterator
     """A block in which the death of another rank ends this process as well.
 
     All ranks enter it; `broadcast` gives all of them rank 0's value. Leaving the block by an
-    exception counts as a death, so that the others end too; but for `Stopped`, which all ranks
+    exception counts as a death, so that the others end too, except for `Stopped`, which all ranks
     raise together.
     """
     others = _connect(rank, count, broadcast)
@@ -53,7 +53,7 @@ def lifeline(rank: int, count: int, broadcast: Callable[[Any], Any]) -> Iterator
 
 
 def _say_farewell(others: dict[socket.socket, int], watch: threading.Thread) -> None:
-    """And wait for the others', as far as they are about to come."""
+    """Say that this rank ends as it should, and wait a while until the others have."""
     for connection in others:
         with contextlib.suppress(OSError):
             connection.sendall(_FAREWELL)
@@ -113,7 +113,7 @@ def _watch(rank: int, others: dict[socket.socket, int], over: threading.Event) -
         try:
             ready, _, _ = select.select(list(waiting), [], [])
         except (OSError, ValueError):
-            return  # hung up by this process itself
+            return  # closed by this process itself
         for connection in ready:
             try:
                 said = connection.recv(len(_FAREWELL))

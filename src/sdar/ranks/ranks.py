@@ -1,9 +1,8 @@
-"""What ranks of one training job tell each other. One process is the case where all is at hand.
+"""What the ranks of one training job exchange; a single process has nothing to exchange.
 
-Everything small is everywhere: episodes, scores and losses of a step are gathered, so every rank
-holds the same step, decides alike, and only passes through the model are split (`shares`). Small
-things travel by gloo between CPUs, whatever carries gradients: a peer that dies closes its
-connections, and who waits for it gets an error instead of waiting.
+Episodes, scores and losses of a step are gathered, so every rank holds the same step and decides
+alike; only passes through the model are split (`training.shares`). Small values go by gloo between
+CPUs, whatever carries gradients: when a rank dies, those that wait for it get an error at once.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,10 +20,10 @@ from sdar.ranks.lifeline import lifeline
 
 Value = TypeVar("Value")
 PATIENCE = timedelta(hours=2)
-"""How long a rank waits for another that lives: the slowest share of a rollout, or a checkpoint
-being written. One that has died is noticed at once (`lifeline`)."""
+"""How long a rank waits for one that lives: for the slowest part of a rollout, or for a
+checkpoint to be written. A death is noticed at once (`lifeline`)."""
 BUCKET = 1 << 25
-"""Gradients summed in one message: 128 MiB of float32."""
+"""Gradients per message: 128 MiB of float32."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Ranks:
     rank: int = 0
     count: int = 1
     group: Any = None
-    """Of all ranks, on CPUs; None for a single process."""
+    """The group of all ranks, on CPUs; None for a single process."""
 
     @classmethod
     def of(cls, accelerator: Any) -> "Ranks":
@@ -53,10 +52,10 @@ class Ranks:
         """Every rank's value (anything that can be pickled), in order of ranks."""
         if self.count == 1:
             return [value]
-        found: list[Any] = [None] * self.count
+        values: list[Any] = [None] * self.count
         with self._talking():
-            dist.all_gather_object(found, value, group=self.group)
-        return found
+            dist.all_gather_object(values, value, group=self.group)
+        return values
 
     def broadcast(self, value: Value) -> Value:
         """Rank 0's value."""
@@ -67,14 +66,14 @@ class Ranks:
         return any(self.gather(flag))
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over ranks of a tensor on the CPU, in its place."""
+        """The sum over ranks of a tensor on the CPU, in place."""
         if self.count > 1:
             with self._talking():
                 dist.all_reduce(values, group=self.group)
         return values
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Give every rank the sum of all ranks' gradients; one without samples adds nothing."""
+        """Give every rank the sum of all ranks' gradients; a rank without samples adds zeros."""
         if self.count == 1:
             return
         trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -92,7 +91,7 @@ class Ranks:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """A block that ends, by an error or the end of the process, when another rank has died."""
+        """A block that ends when another rank has died, by an error or with the process."""
         if self.count == 1:
             yield
             return
@@ -113,7 +112,7 @@ class Ranks:
 
 
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Consecutive tensors of one type, of some `BUCKET` numbers at most."""
+    """Consecutive tensors of one type, at most `BUCKET` numbers together or a single tensor."""
     bucket: list[Tensor] = []
     size = 0
     for tensor in tensors:

@@ -1,8 +1,8 @@
 """How the ranks of a training job find each other: torch.distributed's variables from SLURM's.
 
-`srun` starts a task per rank and tells it its place (SLURM_PROCID and others); torch.distributed
-reads RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, which `torchrun` and `accelerate
-launch` set themselves. See https://slurm.schedmd.com/srun.html, OUTPUT ENVIRONMENT VARIABLES.
+`srun` starts a process per rank and sets SLURM_PROCID and others; torch.distributed reads RANK,
+WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, which `torchrun` and `accelerate launch` set.
+See https://slurm.schedmd.com/srun.html, OUTPUT ENVIRONMENT VARIABLES.
 """
 
 import os
@@ -21,12 +21,12 @@ def join_ranks(
     environment: MutableMapping[str, str] = os.environ,
     resolves: Callable[[str], bool] | None = None,
 ) -> None:
-    """Set torch.distributed's variables where `srun` started the ranks and nobody has.
+    """Set torch.distributed's variables where `srun` started the ranks and they are not set yet.
 
     MASTER_ADDR is the first node's name or, where that `resolves` to no address, the address of
-    the node srun was called on; one that is set already (`cluster.environment`) is kept, as is
-    MASTER_PORT, else a function of the job's number. Raises `SdarError` where more or fewer ranks
-    were started than `nodes` times `processes`.
+    the node srun was called on; MASTER_PORT is a function of the job's number. Either is kept where
+    it is set (`cluster.environment`). Raises `SdarError` where more or fewer ranks were started
+    than `nodes` times `processes`.
     """
     started = int(environment.get("SLURM_STEP_NUM_TASKS", 1))
     if "WORLD_SIZE" not in environment and started > 1:
@@ -56,8 +56,7 @@ def rank(environment: MutableMapping[str, str] = os.environ) -> int:
 
 
 def first_node(nodes: str) -> str:
-    """The first name in SLURM's notation, as `scontrol show hostnames` says it: `n[07-12,15],m1`
-    begins with n07."""
+    """The first name of a list in SLURM's notation: n07 of `n[07-12,15],m1`."""
     first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)
     return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first.group() if first else nodes)
 

@@ -1,4 +1,4 @@
-"""Skills: the privileged texts, and which of them a task's teacher is told."""
+"""Skills: the privileged texts, and which of them the teacher of a task reads."""
 
 from sdar.config import ExperimentConfig
 from sdar.environments.base import Knowledge
@@ -8,10 +8,10 @@ __all__ = ["Skill", "SkillLibrary", "open_skills"]
 
 
 def open_skills(config: ExperimentConfig, knowledge: Knowledge | None) -> SkillLibrary:
-    """The configured library, told with `knowledge`, retrieving as `skills.retrieval` says.
+    """The configured library, filled in with `knowledge`, choosing as `skills.retrieval` says.
 
-    For teachers and for rollouts with the skill. Demonstrations follow what their hints say, so
-    they are made with a plain `SkillLibrary`, whose retrieval is `type`. Raises SdarError when the
+    For teachers and for rollouts with the skill. Demonstrations follow the hints of their task
+    type, so they use a plain `SkillLibrary`, whose retrieval is `type`. Raises SdarError when the
     library is missing or unreadable.
     """
     return SkillLibrary(

@@ -1,11 +1,10 @@
-"""The skill library: what the teacher is told and the student is not.
+"""The skill library: what the teacher reads and the student does not.
 
-One markdown file a task type, named exactly as the type, and `general.md` for all of them. A
+One markdown file per task type, named exactly as the type, and `general.md` for all of them. A
 `{habits}` line is replaced by what is known of the world (ALFWorld: the home's usual places), and
-dropped where nothing is (real data). Skills are looked up by the exact task type: an unknown one is
-an error, never a silent fall-back to the general text. `for_task` chooses as `skills.retrieval`
-says (see `sdar.skills.retrieval`). A file may open with front matter, `keywords: [...]` between two
-lines of `---`, which is told to nobody.
+dropped where nothing is (real data). An unknown task type is an error, never a silent fall-back to
+the general text. A file may open with front matter, `keywords: [...]` between two lines of `---`,
+which is no part of the skill.
 """
 
 from collections.abc import Iterable
@@ -17,12 +16,7 @@ from sdar.environments.base import Knowledge, Task
 from sdar.environments.packages import DEFAULT, skills_folder
 from sdar.errors import SdarError
 from sdar.files.digest import text_digest
-from sdar.skills.retrieval import (
-    best_match,
-    derived_keywords,
-    drawn_type,
-    split_front_matter,
-)
+from sdar.skills.retrieval import best_match, derived_keywords, drawn_type, split_front_matter
 
 GENERAL = "general"
 PLACEHOLDER = "{habits}"
@@ -30,7 +24,7 @@ PLACEHOLDER = "{habits}"
 
 @dataclass(frozen=True)
 class Skill:
-    """What a teacher is told; `digest` is the start of its SHA-256, to log with a sample.
+    """What a teacher reads; `digest` is the start of its SHA-256, to log with a sample.
 
     `name` is the task type, with the kind of retrieval before it where that is not `type`:
     `random:pick_two_obj_and_place`, `keyword:general`, `all`, `none`. An empty `text` is no skill.
@@ -42,8 +36,8 @@ class Skill:
 
 
 class SkillLibrary:
-    """Skills read once from `folder` (None: those that come with sdar for `environment`), told with
-    `knowledge` of the world. `retrieval` is how `for_task` chooses, `seed` that of `random`.
+    """Skills read once from `folder` (None: those that come with sdar for `environment`), filled in
+    with `knowledge` of the world. `for_task` chooses as `retrieval` says, with `seed` if `random`.
 
     Raises SdarError when the folder or its `general.md` is missing or unreadable.
     """
@@ -66,7 +60,8 @@ class SkillLibrary:
                 f"skills.library: no folder {self.folder}; give a folder of markdown skills, or "
                 "null for the library that comes with sdar"
             )
-        self._keywords: dict[str, tuple[str, ...]] = {}
+        self.keywords: dict[str, tuple[str, ...]] = {}
+        """Of each task type: declared in front matter, or derived from the library."""
         texts = {path.stem: self._read(path) for path in sorted(self.folder.rglob("*.md"))}
         if GENERAL not in texts:
             raise SdarError(
@@ -76,7 +71,7 @@ class SkillLibrary:
         self._general = texts.pop(GENERAL)
         self._types = texts
         derived = derived_keywords({name: text.split("\n", 1)[0] for name, text in texts.items()})
-        self._keywords = {name: self._keywords.get(name, derived[name]) for name in texts}
+        self.keywords = {name: self.keywords.get(name, derived[name]) for name in texts}
         self._skills: dict[str, Skill] = {}
 
     @property
@@ -88,22 +83,18 @@ class SkillLibrary:
         """The skill of exactly this task type: the general text, then the type's own."""
         if task_type not in self._skills:
             self.check([task_type])
-            text = _join(self._general, self._tell(task_type, self._types[task_type]))
+            text = _join(self._general, self._filled_in(task_type, self._types[task_type]))
             self._skills[task_type] = Skill(task_type, text, _digest(text))
         return self._skills[task_type]
 
     def for_task(self, task: Task) -> Skill:
-        """What the teacher of this task is told, chosen as `retrieval` says.
-
-        A function of (task, library, seed): all samples of a task are told the same. Raises
-        SdarError for a task type without a skill, where the choice depends on it.
-        """
+        """What the teacher of this task reads, a function of (task, library, seed). Raises
+        SdarError for a task type without a skill, where the choice depends on it."""
         match self.retrieval:
             case "type":
                 return self.lookup(task.task_type)
             case "keyword":
-                chosen = best_match(self._keywords, task.instruction)
-                return self._named("keyword", chosen)
+                return self._named("keyword", best_match(self.keywords, task.instruction))
             case "random":
                 return self._named("random", drawn_type(self.task_types, self.seed, task.id))
             case "all":
@@ -111,20 +102,15 @@ class SkillLibrary:
             case "none":
                 return Skill("none", "", _digest(""))
 
-    @property
-    def keywords(self) -> dict[str, tuple[str, ...]]:
-        """Task type -> its keywords, declared in front matter or derived from the library."""
-        return dict(self._keywords)
-
     def digests(self, tasks: Iterable[Task]) -> dict[str, str]:
-        """Digests by name of all that these tasks are told; where the task type alone does not say
-        which task is told what, `retrieval` is the digest of that assignment."""
-        told = {task.id: self.for_task(task) for task in tasks}
-        found = {skill.name: skill.digest for skill in told.values()}
+        """Digests by name of all skills of these tasks; where the task type alone does not decide,
+        `retrieval` is the digest of the choices."""
+        chosen = {task.id: self.for_task(task) for task in tasks}
+        digests = {skill.name: skill.digest for skill in chosen.values()}
         if self.retrieval != "type":
-            lines = (f"{name} {told[name].name} {told[name].digest}" for name in sorted(told))
-            found["retrieval"] = _digest("\n".join((self.retrieval, *lines)))
-        return dict(sorted(found.items()))
+            lines = (f"{task} {chosen[task].name} {chosen[task].digest}" for task in sorted(chosen))
+            digests["retrieval"] = _digest("\n".join((self.retrieval, *lines)))
+        return dict(sorted(digests.items()))
 
     def check(self, task_types: Iterable[str]) -> None:
         """Raise SdarError naming every one of these types that has no skill."""
@@ -136,12 +122,6 @@ class SkillLibrary:
                 f"{missing[0]}.md"
             )
 
-    @property
-    def digest(self) -> str:
-        """One digest of all skills as they are told: same digest, same privileged knowledge."""
-        skills = (self.lookup(name) for name in self.task_types)
-        return _digest("\n".join(f"{skill.name} {skill.digest}" for skill in skills))
-
     def _named(self, kind: str, task_type: str | None) -> Skill:
         if task_type is None:
             return Skill(f"{kind}:{GENERAL}", self._general, _digest(self._general))
@@ -150,15 +130,15 @@ class SkillLibrary:
 
     def _all(self) -> Skill:
         if "all" not in self._skills:
-            told = (
-                f"## {name.replace('_', ' ')}\n{self._tell(name, self._types[name])}"
+            sections = (
+                f"## {name.replace('_', ' ')}\n{self._filled_in(name, self._types[name])}"
                 for name in self.task_types
             )
-            text = _join(self._general, *told)
+            text = _join(self._general, *sections)
             self._skills["all"] = Skill("all", text, _digest(text))
         return self._skills["all"]
 
-    def _tell(self, task_type: str, text: str) -> str:
+    def _filled_in(self, task_type: str, text: str) -> str:
         lines = []
         for line in text.splitlines():
             if line.strip() == PLACEHOLDER:
@@ -186,7 +166,7 @@ class SkillLibrary:
                 "between two lines of ---, or remove it"
             ) from None
         if "keywords" in values:
-            self._keywords[path.stem] = tuple(map(str, values["keywords"]))  # type: ignore[call-overload]
+            self.keywords[path.stem] = tuple(map(str, values["keywords"]))  # type: ignore[call-overload]
         return text
 
 

@@ -1,9 +1,9 @@
-"""Which skill a task's teacher is told: the kinds of `skills.retrieval`. Pure text.
+"""Which skill the teacher of a task reads: the kinds of `skills.retrieval`.
 
 `type` looks up the exact task type. `keyword` counts declared keywords in the task's *instruction*,
-word by word: `hat` is not in `that`, and nothing else of the prompt is looked at. `all` tells every
-type's text. `random` draws a type from (seed, task id) alone, so that every sample of a task is
-told the same. `none` tells nothing: the teacher reads what the student reads.
+word by word: `hat` is not in `that`. `all` joins every type's text. `random` draws a type from
+(seed, task id) alone, so that every sample of a task has the same. `none` is no skill: the teacher
+reads what the student reads.
 """
 
 import random
@@ -18,7 +18,7 @@ FRONT_MATTER = re.compile(
 )
 WORD = re.compile(r"[^\W_]+")
 SHORTEST_DERIVED = 3
-"""Letters: shorter words of a title ("to", "in") distinguish nothing."""
+"""Letters: shorter words of a title ("to", "in") distinguish no types."""
 
 
 def split_front_matter(text: str) -> tuple[dict[str, object], str]:
@@ -26,11 +26,11 @@ def split_front_matter(text: str) -> tuple[dict[str, object], str]:
 
     Raises ValueError, with a sentence, where it is not YAML of the form `keywords: [...]`.
     """
-    found = FRONT_MATTER.match(text)
-    if found is None:
+    front = FRONT_MATTER.match(text)
+    if front is None:
         return {}, text.strip()
     try:
-        values = yaml.safe_load(found["values"]) or {}
+        values = yaml.safe_load(front["values"]) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"is not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict) or set(values) - {"keywords"}:
@@ -38,7 +38,7 @@ def split_front_matter(text: str) -> tuple[dict[str, object], str]:
     keywords = values.get("keywords", [])
     if not isinstance(keywords, list) or not all(words(str(word)) for word in keywords):
         raise ValueError("expects `keywords` to be a list of words")
-    return values, text[found.end() :].strip()
+    return values, text[front.end() :].strip()
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -68,14 +68,14 @@ def matches(keywords: Sequence[str], instruction: str) -> int:
 
     A keyword of several words must occur in one piece; its last word may be a regular plural.
     """
-    said = words(instruction)
-    return sum(_occurs(keyword, said) for keyword in {words(keyword) for keyword in keywords})
+    spoken = words(instruction)
+    return sum(_occurs(keyword, spoken) for keyword in {words(keyword) for keyword in keywords})
 
 
-def _occurs(keyword: tuple[str, ...], said: tuple[str, ...]) -> bool:
+def _occurs(keyword: tuple[str, ...], text: tuple[str, ...]) -> bool:
     length = len(keyword)
     forms = [(*keyword[:-1], keyword[-1] + ending) for ending in ("", "s", "es")]
-    return any(said[at : at + length] in forms for at in range(len(said) - length + 1))
+    return any(text[at : at + length] in forms for at in range(len(text) - length + 1))
 
 
 def best_match(keywords: Mapping[str, Sequence[str]], instruction: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What MLflow is told about a run: parameters, tags and data sets, each only where it matters."""
+"""What MLflow shows of a run: its parameters, tags and data sets."""
 
 import json
 import re
@@ -15,8 +15,8 @@ LONGEST_PARAMETER = 500
 
 
 def parameters(config: ExperimentConfig, kind: Stage) -> dict[str, str]:
-    """What a run depends on (`config.stages`) and what it was computed with, as flat parameters of
-    at most 500 characters each."""
+    """What a run depends on (`config.stages`) and was computed with, as flat parameters of at most
+    `LONGEST_PARAMETER` characters."""
     flat: dict[str, str] = {}
     for values in (depends_on(config, kind), computed_with(config, kind)):
         for key, value in values.items():
@@ -38,16 +38,11 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:
 
 
 def run_tags(config: ExperimentConfig, kind: Stage, name: str) -> dict[str, str]:
-    """Tags to filter and group by: experiment, stage and, where the name tells, method and seed."""
+    """Tags to filter and group by: experiment, stage and, if the name has them, method and seed."""
     tags = {"experiment": config.experiment, "stage": kind}
     if match := re.match(r"(?P<method>[a-z_]+)/seed-(?P<seed>\d+)", name):
         tags |= match.groupdict()
     return tags
-
-
-def variant_tags(layout: Layout) -> dict[str, str]:
-    """The variant of the sweep that a run belongs to, where it does."""
-    return {} if layout.variant is None else {"variant": layout.variant}
 
 
 def run_name(layout: Layout, name: str) -> str:
@@ -59,23 +54,22 @@ def run_name(layout: Layout, name: str) -> str:
 
 def datasets(kind: Stage, layout: Layout) -> list[dict[str, Any]]:
     """The data a run reads: name, digest, path and split sizes. Absent files are left out."""
-    found: list[dict[str, Any]] = []
+    inputs: list[dict[str, Any]] = []
     tasks = layout.tasks / "tasks.jsonl"
     if kind in ("tasks", "train", "evaluate", "warm_start") and tasks.is_file():
         lines = tasks.read_text(encoding="utf-8").splitlines()
         splits = Counter(str(json.loads(line).get("split", "all")) for line in lines if line)
         context = "evaluation" if kind == "evaluate" else "training"
-        found.append(
-            _dataset(f"{layout.experiment} tasks", tasks, context, dict(sorted(splits.items())))
-        )
+        name = f"{layout.experiment} tasks"
+        inputs.append(_dataset(name, tasks, context, dict(sorted(splits.items()))))
     demonstrations = layout.demonstrations / "demonstrations.parquet"
     if kind in ("demonstrations", "warm_start") and demonstrations.is_file():
         import pyarrow.parquet
 
         rows = pyarrow.parquet.read_metadata(demonstrations).num_rows
         name = f"{layout.experiment} demonstrations"
-        found.append(_dataset(name, demonstrations, "training", {"rows": rows}))
-    return found
+        inputs.append(_dataset(name, demonstrations, "training", {"rows": rows}))
+    return inputs
 
 
 def _dataset(name: str, path: Path, context: str, splits: dict[str, int]) -> dict[str, Any]:

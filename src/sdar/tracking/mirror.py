@@ -1,10 +1,10 @@
-"""Brings MLflow up to date with a run's folder. Runs beside the job, as its own process.
+"""Brings MLflow up to date with a run's folder, in a process beside the job.
 
-    python -m sdar.tracking.mirror FOLDER            # once: send what MLflow misses
+    python -m sdar.tracking.mirror FOLDER            # once: send what MLflow lacks
     python -m sdar.tracking.mirror --follow FOLDER   # while the parent process lives
 
-The folder is the truth and this is a function of it: whatever was sent is known (each metric's
-steps are asked of MLflow itself), so it may be killed, run twice or run much later.
+The folder decides what MLflow shows. What was sent is known (MLflow itself is asked for each
+metric's steps), so this may be killed, run twice or run much later.
 """
 
 import argparse
@@ -53,14 +53,14 @@ class Mirror:
         self._send_outbox()
 
     def end(self) -> None:
-        """Send the rest and close the run with the status its folder tells."""
+        """Send the rest and close the run with the status in its folder."""
         self.spec = read_json(self.folder / "tracking.json")
         self.sync()
         status = self.spec["status"]
         for name in ("config.yaml", "provenance.json"):
             if (self.folder / name).is_file():
                 self.client.log_artifact(self.run_id, str(self.folder / name))
-        # A recorder that ended without a word was killed, some time after it last wrote.
+        # A recorder that left no status was killed, some time after it last wrote.
         ended = int(1000 * (time.time() if status == "RUNNING" else self.spec["written"]))
         status = "KILLED" if status == "RUNNING" else status
         self.client.set_terminated(self.run_id, status, ended)
@@ -120,22 +120,22 @@ class Mirror:
         inputs = [
             DatasetInput(
                 Dataset(
-                    name=found["name"],
-                    digest=found["digest"],
+                    name=each["name"],
+                    digest=each["digest"],
                     source_type="local",
-                    source=json.dumps({"uri": found["path"]}),
-                    profile=json.dumps(found["splits"]),
+                    source=json.dumps({"uri": each["path"]}),
+                    profile=json.dumps(each["splits"]),
                 ),
-                [InputTag("mlflow.data.context", found["context"])],
+                [InputTag("mlflow.data.context", each["context"])],
             )
-            for found in describe.datasets(self.spec["kind"], layout)
+            for each in describe.datasets(self.spec["kind"], layout)
         ]
         if inputs:
             client.log_inputs(run.info.run_id, datasets=inputs)
         return run
 
     def _retire(self, client: Any) -> None:
-        """An earlier run of this folder keeps its numbers under a name that says it is replaced."""
+        """An earlier run of this folder keeps its numbers; its name says that it was replaced."""
         from mlflow.exceptions import MlflowException
 
         earlier = self.state.get("run_id")
@@ -153,10 +153,8 @@ class Mirror:
         at = {record["step"]: record["at"] for record in timings if "at" in record}
         now = time.time()
         batch: list[Any] = []
-        for prefix, rows in (
-            ("", lines.read(self.folder / "metrics.jsonl")),
-            ("time/", timings),
-        ):
+        metrics = lines.read(self.folder / "metrics.jsonl")
+        for prefix, rows in (("", metrics), ("time/", timings)):
             for row in rows:
                 step = row["step"]
                 moment = int(1000 * at.get(step, now))
@@ -211,7 +209,7 @@ class Mirror:
             name=self.spec["name"].replace("/", "_").replace(".", "_"),
             source_run_id=self.run_id,
             tags={"path": str(path), "bytes": str(size)},
-            params=read_json(path / "config.json") and _architecture(path),
+            params=_architecture(path),
             model_type="policy",
         )
         if size <= LARGEST_COPY:
@@ -224,7 +222,7 @@ class Mirror:
 
 
 def _episode_identity(message: dict[str, Any]) -> str:
-    """A resumed run repeats steps, an evaluation begun again its episodes: show each once."""
+    """A resumed run repeats steps, a repeated evaluation its episodes: show each once."""
     episode = message["episode"]
     if message["step"] is not None and "slot" in episode:
         return f"{message['step']}/{episode['slot']}"
@@ -233,8 +231,8 @@ def _episode_identity(message: dict[str, Any]) -> str:
 
 def _architecture(path: Path) -> dict[str, str]:
     wanted = ("model_type", "num_hidden_layers", "hidden_size", "vocab_size", "dtype")
-    found = read_json(path / "config.json")
-    return {key: str(found[key]) for key in wanted if key in found}
+    config = read_json(path / "config.json")
+    return {key: str(config[key]) for key in wanted if key in config}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -263,19 +261,19 @@ def _follow(folder: Path) -> int:
     # Signals reach the whole group or job; the stage decides when this ends.
     leave_to_parent()
     os.nice(5)
-    people = os.fdopen(os.dup(2), "w")
+    terminal = os.fdopen(os.dup(2), "w")
     with (folder / "mlflow.log").open("w") as log:
         os.dup2(log.fileno(), 2)
     mirror = Mirror(folder)
-    warned = False
-    ended = False
+    warned = ended = False
     while True:
         try:
             mirror.end() if ended else mirror.sync()
         except Exception as error:
             traceback.print_exc()
             if not warned:
-                print(f"warning: {store.unreachable(mirror.where, error)}", file=people, flush=True)
+                warning = f"warning: {store.unreachable(mirror.where, error)}"
+                print(warning, file=terminal, flush=True)
             warned = True
             if ended:
                 return 1
@@ -285,7 +283,7 @@ def _follow(folder: Path) -> int:
 
 
 def _wait(parent: int) -> bool:
-    """Wait for the next round; True when the job has ended, by a word, its pipe, or its death."""
+    """Wait for the next round; True when the job has said so, closed its pipe or died."""
     deadline = time.monotonic() + SYNC_SECONDS
     while (left := deadline - time.monotonic()) > 0:
         ready, _, _ = select.select([sys.stdin], [], [], min(left, 5.0))

@@ -40,20 +40,20 @@ def write_provenance(
 ) -> dict[str, Any]:
     """Write `config.yaml` and `provenance.json` into a run's folder; return the latter.
 
-    `extra` adds keys, such as `skills="<digest of the skill library>"`. A folder that was used
-    before keeps a short list of the earlier starts under `earlier`. Takes milliseconds and no
-    network. Raises `SdarError` when the files cannot be written.
+    `extra` adds keys, such as the skills' digests. Earlier starts in the same folder are listed
+    under `earlier`. Takes milliseconds and no network. Raises `SdarError` when the files cannot be
+    written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_text(folder / "config.yaml", resolved)
-    found = provenance(layout) | extra
+    described = provenance(layout) | extra
     earlier = read_json(folder / "provenance.json")
     if earlier:
         short = {key: earlier.get(key) for key in ("started", "git", "command")}
-        found["earlier"] = [*earlier.get("earlier", []), short]
-    write_json(folder / "provenance.json", found, indent=2, default=str)
-    return found
+        described["earlier"] = [*earlier.get("earlier", []), short]
+    write_json(folder / "provenance.json", described, indent=2, default=str)
+    return described
 
 
 def provenance(layout: Layout) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """The record of one run: `metrics.jsonl` first, MLflow from it.
 
 Everything is written to the run's folder, step by step, and forced to disk. A second process
-(`sdar.tracking.mirror`) reads the folder and brings MLflow up to date every few seconds, so that
-training neither waits for MLflow, nor imports it, nor stops when it is down. What the mirror
-missed it finds in the folder the next time.
+(`sdar.tracking.mirror`) reads the folder and brings MLflow up to date every few seconds: training
+neither waits for MLflow, nor imports it, nor stops when it is down.
 
     with RunRecorder(folder, config=config, layout=layout, kind="train", name="sdar/seed-0") as run:
         run.truncate(first_step)
@@ -11,9 +10,9 @@ missed it finds in the folder the next time.
             run.metrics(step, {"train/success": 0.5})
             run.timings(step, {"rollout_s": 3.2})
 
-Files: `metrics.jsonl` (a function of the run alone), `timings.jsonl` (seconds, memory, and when),
+Files: `metrics.jsonl` (a function of the run alone), `timings.jsonl` (seconds, memory, the time),
 `tracking.json` (what the run is), `outbox.jsonl` (artifacts and episodes for MLflow), `mlflow.json`
-(written by the mirror: its run id and what it has sent), `mlflow.log` (what the mirror had to say).
+(the mirror's: its run id and what it has sent), `mlflow.log` (the mirror's messages).
 """
 
 import contextlib
@@ -48,9 +47,9 @@ class RunRecorder:
 
     Args:
         folder: the run's folder (made if missing).
-        config: the resolved configuration; the sections that matter to `kind` become parameters.
+        config: the resolved configuration; what `kind` depends on becomes parameters.
         kind: the stage.
-        name: what people read in the list of runs, such as `sdar/seed-0`.
+        name: as in MLflow's list of runs, such as `sdar/seed-0`.
         parameters: more parameters, such as the steps of a sweep.
         tags: more tags; `method` and `seed` are read from a name like `sdar/seed-0`.
 
@@ -74,7 +73,7 @@ class RunRecorder:
     ) -> None:
         self.folder = Path(folder)
         self.not_finite = 0
-        """Values that were not finite so far, each written as null."""
+        """Number of values so far that were not finite, and are null in the file."""
         self._active = int(os.environ.get("RANK", "0")) == 0
         self._enabled = config.tracking.enabled
         self._mirror: subprocess.Popen[bytes] | None = None
@@ -122,14 +121,11 @@ class RunRecorder:
         self._append(self.metrics_path, step, values)
 
     def timings(self, step: int, values: Mapping[str, Any]) -> None:
-        """Append what this step cost: seconds, tokens a second, memory. Adds the time of day."""
+        """Append what this step cost: seconds, tokens per second, memory. Adds the time of day."""
         self._append(self.timings_path, step, {**values, "at": round(time.time(), 3)})
 
     def truncate(self, step: int) -> None:
-        """Drop the records of `step` and later, before those steps are run (again).
-
-        Call it with the first step to be run, 0 on a fresh start.
-        """
+        """Drop the records of `step` and later, before the run goes on from there."""
         if self._active:
             for path in (self.metrics_path, self.timings_path):
                 lines.truncate(path, step)
@@ -143,7 +139,7 @@ class RunRecorder:
         self._send({"do": "policy", "path": str(Path(path).resolve()), "step": step})
 
     def episodes(self, episodes: Iterable[Mapping[str, Any]], step: int | None = None) -> None:
-        """Show sampled episodes as traces: a span an episode, below it a span a turn.
+        """Show sampled episodes as traces: one span per episode, below it one per turn.
 
         Keys of an episode and of its turns: see `sdar.tracking.traces.episode_record`.
         """
@@ -205,7 +201,9 @@ def _spec(
     tags: Mapping[str, Any],
 ) -> dict[str, Any]:
     flat = describe.parameters(config, kind) | describe.flatten(parameters)
-    known = describe.run_tags(config, kind, name) | describe.variant_tags(layout)
+    every = describe.run_tags(config, kind, name)
+    if layout.variant is not None:
+        every["variant"] = layout.variant
     name = describe.run_name(layout, name)
     spec: dict[str, Any] = {
         "kind": kind,
@@ -214,9 +212,9 @@ def _spec(
         "experiment": layout.experiment,
         "store": store.address(config, layout),
         "parameters": flat,
-        "tags": known | {k: str(v) for k, v in tags.items()},
+        "tags": every | {k: str(v) for k, v in tags.items()},
     }
-    # Two runs with one digest are one run: what only says where or how fast is left out.
+    # Runs with equal digests are one run, so where and how fast it is computed is left out.
     decisive = {k: v for k, v in flat.items() if not k.startswith("execution.")}
     spec["digest"] = json_digest([kind, name, decisive])[:16]
     return spec
@@ -228,9 +226,9 @@ def _start_mirror(folder: Path) -> "subprocess.Popen[bytes] | None":
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "sdar.tracking.mirror", "--follow", str(folder.resolve())]
     try:
-        # Ctrl-C reaches it too, from its first import on: it inherits the block, and ends after us.
+        # Ctrl-C reaches it too, from its first import on: it inherits the block, and ends later.
         with held_back():
-            # Its standard input is how it knows that we live: the pipe closes when we end.
+            # The pipe to its standard input closes when this process ends.
             return subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment
             )
@@ -241,7 +239,7 @@ def _start_mirror(folder: Path) -> "subprocess.Popen[bytes] | None":
 
 def _await_mirror(mirror: "subprocess.Popen[bytes]", folder: Path) -> None:
     assert mirror.stdin is not None
-    # A word and not only the closed pipe: forked workers may hold their copies of it open.
+    # Not only the closed pipe: forked workers may hold copies of it open.
     with contextlib.suppress(OSError):
         mirror.stdin.write(b"end\n")
         mirror.stdin.close()

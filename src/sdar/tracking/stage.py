@@ -15,10 +15,8 @@ from sdar.tracking.recorder import RunRecorder
 def recorded_stage(
     config: ExperimentConfig, layout: Layout, kind: Stage, artifacts: tuple[Path, ...]
 ) -> Iterator[None]:
-    """Record what runs inside as a run in `layout.runs / kind`: how long it took, what it left.
-
-    `artifacts` are shown in MLflow where they exist at the end.
-    """
+    """Record the block as a run in `layout.runs / kind`: how long it took, and those of `artifacts`
+    that exist at its end."""
     folder = layout.runs / kind
     with RunRecorder(folder, config=config, layout=layout, kind=kind, name=kind) as run:
         run.truncate(0)

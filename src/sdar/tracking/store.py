@@ -1,4 +1,4 @@
-"""The MLflow store: where it is, made once, and one parent run for each experiment.
+"""The MLflow store: where it is, its creation, and one parent run per experiment.
 
 MLflow is imported by the functions that need it, never by importing this module.
 """
@@ -19,19 +19,18 @@ from sdar.config import ExperimentConfig, Layout
 from sdar.errors import SdarError
 
 SQLITE = "sqlite:///"
-# MLflow's pages hide tags that begin with `mlflow.`: these are for machines.
+# MLflow's pages hide tags that begin with `mlflow.`.
 PARENT_TAG = "mlflow.sdar.parent"
 ATTEMPT_TAG = "mlflow.sdar.attempt"
 MLFLOW_PARENT = "mlflow.parentRunId"
 VIEW = "sdar"
 HEADLINES = ("train/success", "gap/mean", "gate/mean")
 """Columns of MLflow's list of runs, before the success on each panel."""
-log = logging.getLogger("sdar.tracking")
 
 
 def address(config: ExperimentConfig, layout: Layout) -> dict[str, Any]:
-    """Where MLflow keeps things: `uri`, `artifacts` (None: the server decides), `lock`, names, and
-    the panels whose success its list of runs shows.
+    """Where MLflow keeps its records: `uri`, `artifacts` (None: the server decides), `lock`, names,
+    and the panels whose success its list of runs shows.
 
     A relative `sqlite:///` path lies under the root, and so do the artifacts (`mlartifacts/`).
     """
@@ -51,7 +50,7 @@ def address(config: ExperimentConfig, layout: Layout) -> dict[str, Any]:
 
 
 def quieten() -> None:
-    """Settings to make before MLflow is imported: no telemetry, no long retries, no chatter."""
+    """Settings to make before MLflow is imported: no telemetry, no long retries, few messages."""
     for key, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
@@ -65,30 +64,9 @@ def quieten() -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
-def initialise(config: ExperimentConfig, layout: Layout) -> str | None:
-    """Make or migrate the store, the MLflow experiment and its parent run, once.
-
-    Returns the parent run's id; None, after one warning, when tracking is off or out of reach.
-    The first stage calls it before jobs run side by side; a job that comes earlier does the same
-    under the same lock.
-    """
-    if not config.tracking.enabled:
-        return None
-    where = address(config, layout)
-    try:
-        client = connect(where)
-        with locked(where):
-            return parent_run(client, where)
-    except Exception as error:
-        log.warning("%s", unreachable(where, error))
-        return None
-
-
 def connect(where: dict[str, Any]) -> Any:
-    """An `MlflowClient` on the store, which is made or migrated when needed.
-
-    Raises whatever MLflow raises when the store is out of reach.
-    """
+    """An `MlflowClient` on the store, which is made or migrated when needed. Raises what MLflow
+    raises when the store is out of reach."""
     quieten()
     _answering(where["uri"])
     with locked(where):
@@ -103,23 +81,22 @@ def connect(where: dict[str, Any]) -> Any:
 def experiment_id(client: Any, where: dict[str, Any]) -> str:
     """The id of the MLflow experiment; made, or brought back from the bin, when needed."""
     name = where["experiment"]
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         artifacts = where["artifacts"]
         location = f"{artifacts}/{name}" if artifacts else None
         tags = experiment_tags(where.get("panels", ()))
-        made = client.create_experiment(name, artifact_location=location, tags=tags)
-        return str(made)
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
+        return str(client.create_experiment(name, artifact_location=location, tags=tags))
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def experiment_tags(panels: Iterable[str]) -> dict[str, str]:
-    """What makes MLflow's pages open as people expect.
+    """Tags that make MLflow's pages open on a flat list of all runs by name, with these columns.
 
-    Without the kind, an experiment that has traces opens as a chat application. The view lists
-    every run flat, by name, with the columns that matter; `?viewStateShareKey=sdar` opens it.
+    Without the kind, an experiment that has traces opens as a chat application.
+    `?viewStateShareKey=sdar` opens the view.
     """
     successes = [f"{panel}/success" for panel in panels]
     columns = [f"attributes.`{name}`" for name in ("Created", "Duration")]
@@ -145,17 +122,15 @@ def parent_run(client: Any, where: dict[str, Any]) -> str:
         return str(run.info.run_id)
     tags = {PARENT_TAG: name, "experiment": name, "stage": "experiment"} | source_tags("sdar", None)
     run = client.create_run(experiment, run_name=f"experiment {name}", tags=tags)
-    # It holds its children together and computes nothing: never shown as still running.
+    # It groups its children and computes nothing: never shown as still running.
     client.set_terminated(run.info.run_id)
     return str(run.info.run_id)
 
 
 def tagged_run(client: Any, experiment: str, tag: str, value: str) -> Any | None:
     """The newest run of an MLflow experiment with this tag, or None."""
-    found = client.search_runs(
-        [experiment], filter_string=f"tags.`{tag}` = '{value}'", max_results=1
-    )
-    return found[0] if found else None
+    wanted = f"tags.`{tag}` = '{value}'"
+    return next(iter(client.search_runs([experiment], filter_string=wanted, max_results=1)), None)
 
 
 def source_tags(command: str, commit: str | None) -> dict[str, str]:
@@ -184,16 +159,16 @@ def locked(where: dict[str, Any]) -> Iterator[None]:
 
 
 def unreachable(where: dict[str, Any], error: BaseException) -> str:
-    """One line for people: MLflow cannot be written, what it said, and that the run goes on."""
-    said = " ".join(str(error).split())[:160] or type(error).__name__
+    """One line: MLflow cannot be written, why, and that the run goes on."""
+    reason = " ".join(str(error).split())[:160] or type(error).__name__
     return (
-        f"MLflow at {where['uri']} cannot be written ({said}); the run goes on, its records are "
+        f"MLflow at {where['uri']} cannot be written ({reason}); the run goes on, its records are "
         "complete in its folder"
     )
 
 
 def _answering(uri: str, seconds: float = 3.0) -> None:
-    """Knock before MLflow does: its own retries on a dead server take minutes."""
+    """Raise where no server answers: MLflow's own retries would take minutes."""
     parsed = urlparse(uri)
     if parsed.scheme not in ("http", "https"):
         return

@@ -1,4 +1,4 @@
-"""Episodes as MLflow traces: a span for the episode, below it one for each turn."""
+"""Episodes as MLflow traces: one span per episode, below it one per turn."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ def episode_record(
 ) -> dict[str, Any]:
     """An episode as the plain values that `RunRecorder.episodes` takes.
 
-    `gaps` and `gates` hold one value a response token for each turn; their means are shown.
+    `gaps` and `gates` hold one value per response token of each turn; their means are shown.
     """
     turns = []
     for number, turn in enumerate(episode.turns):
@@ -46,7 +46,7 @@ def episode_record(
 def log_episode(
     client: Any, state: Mapping[str, Any], spec: Mapping[str, Any], message: Mapping[str, Any]
 ) -> None:
-    """Send one episode. Its spans lie a millisecond apart: a turn's own time is not recorded."""
+    """Send one episode. Its spans are a millisecond apart: a turn's own time is not recorded."""
     from mlflow.entities import SpanType
 
     episode: dict[str, Any] = message["episode"]

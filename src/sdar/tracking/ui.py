@@ -36,7 +36,7 @@ def serve_ui(
         return 0
     command = server_command(where, port)
     say("Starting MLflow's pages (some seconds) ...")
-    # Being terminated must end the server too, as Ctrl-C does.
+    # SIGTERM must end the server too, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     server = subprocess.Popen(command, env=_environment())
     address = f"http://127.0.0.1:{port}"
@@ -71,17 +71,8 @@ def server_command(where: dict[str, str | None], port: int) -> list[str]:
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     if where["artifacts"]:
         command += ["--default-artifact-root", str(where["artifacts"])]
-    return [
-        *command,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-        "--uvicorn-opts",
-        "--log-level warning",
-    ]
+    command += f"--host 127.0.0.1 --port {port} --workers 1 --uvicorn-opts".split()
+    return [*command, "--log-level warning"]
 
 
 def _environment() -> dict[str, str]:

@@ -135,15 +135,15 @@ def test_declaring_no_keyword_means_none(folder: Path) -> None:
 
 def test_keyword_reads_the_instruction_and_nothing_else(folder: Path) -> None:
     library = SkillLibrary(folder, retrieval="keyword")
-    found = library.for_task(task("put a hot mug in cabinet.", task_type="look_at", name="look"))
-    assert found.name == "keyword:heat_it"
-    assert found.text == library.lookup("heat_it").text
-    assert found.digest == library.lookup("heat_it").digest
+    skill = library.for_task(task("put a hot mug in cabinet.", task_type="look_at", name="look"))
+    assert skill.name == "keyword:heat_it"
+    assert skill.text == library.lookup("heat_it").text
+    assert skill.digest == library.lookup("heat_it").digest
 
 
 def test_no_keyword_tells_the_general_text_alone(folder: Path) -> None:
-    found = SkillLibrary(folder, retrieval="keyword").for_task(task("do something"))
-    assert (found.name, found.text) == ("keyword:general", "Think first.")
+    skill = SkillLibrary(folder, retrieval="keyword").for_task(task("do something"))
+    assert (skill.name, skill.text) == ("keyword:general", "Think first.")
     (folder / "general.md").write_text("")
     silent = SkillLibrary(folder, retrieval="keyword").for_task(task("do something"))
     assert (silent.name, silent.text) == ("keyword:general", "")
@@ -156,9 +156,9 @@ def test_an_empty_general_text_leaves_no_empty_line(folder: Path) -> None:
 
 
 def test_all_tells_every_type_in_order_with_its_habits(folder: Path) -> None:
-    found = SkillLibrary(folder, Told(), retrieval="all").for_task(task())
-    assert found.name == "all"
-    assert found.text.splitlines() == [
+    skill = SkillLibrary(folder, Told(), retrieval="all").for_task(task())
+    assert skill.name == "all"
+    assert skill.text.splitlines() == [
         "Think first.",
         "## heat it",
         "Bring a hot object.",
@@ -203,18 +203,18 @@ def test_none_is_the_students_own_prompt(environment: str, folder: Path) -> None
 
 def test_digests_tell_assignments_apart(folder: Path) -> None:
     tasks = [task(name=f"task-{index}") for index in range(20)]
-    found = {
+    digests = {
         (kind, seed): SkillLibrary(folder, Told(), retrieval=kind, seed=seed).digests(tasks)
         for kind in ("type", "keyword", "all", "random", "none")
         for seed in (0, 1)
     }
-    assert found["type", 0] == {"put_it": SkillLibrary(folder, Told()).lookup("put_it").digest}
+    assert digests["type", 0] == {"put_it": SkillLibrary(folder, Told()).lookup("put_it").digest}
     for kind in ("type", "keyword", "all", "none"):
-        assert found[kind, 0] == found[kind, 1]
-    assert found["random", 0]["retrieval"] != found["random", 1]["retrieval"]
-    assert len({tuple(values.items()) for values in found.values()}) == 6
+        assert digests[kind, 0] == digests[kind, 1]
+    assert digests["random", 0]["retrieval"] != digests["random", 1]["retrieval"]
+    assert len({tuple(values.items()) for values in digests.values()}) == 6
     shuffled = SkillLibrary(folder, Told(), retrieval="random").digests(tasks[::-1])
-    assert shuffled == found["random", 0]
+    assert shuffled == digests["random", 0]
 
 
 def test_configured_kind_and_seed_are_opened(folder: Path) -> None:

@@ -23,12 +23,12 @@ def test_provenance_says_what_ran_where(tmp_path: Path) -> None:
     before = time.perf_counter()
     write_provenance(folder, config, layout, skills="abc")
     assert time.perf_counter() - before < 2  # half a second where the machine is idle
-    found = json.loads((folder / "provenance.json").read_text())
-    assert found["skills"] == "abc"
+    record = json.loads((folder / "provenance.json").read_text())
+    assert record["skills"] == "abc"
     digest = "ca3d163bab055381827226140568f3bef7eaac187cebd76878e0b63e9e442356"
-    assert found["data"] == {"data/fake/tasks/tasks.jsonl": digest}
-    assert found["packages"]["pydantic"]
-    assert found["hardware"]["cores"] >= 1
+    assert record["data"] == {"data/fake/tasks/tasks.jsonl": digest}
+    assert record["packages"]["pydantic"]
+    assert record["hardware"]["cores"] >= 1
     assert yaml.safe_load((folder / "config.yaml").read_text()) == config.model_dump(mode="json")
 
 
@@ -79,10 +79,10 @@ def test_data_sets_have_digest_and_split_sizes(tmp_path: Path) -> None:
     rows = ["train"] * 3 + ["valid_seen"] * 2
     text = "".join(json.dumps({"split": split}) + "\n" for split in rows)
     (layout.tasks / "tasks.jsonl").write_text(text)
-    (found,) = describe.datasets("train", layout)
-    assert found["name"] == "fake tasks"
-    assert found["splits"] == {"train": 3, "valid_seen": 2}
-    assert len(found["digest"]) == 16
+    (record,) = describe.datasets("train", layout)
+    assert record["name"] == "fake tasks"
+    assert record["splits"] == {"train": 3, "valid_seen": 2}
+    assert len(record["digest"]) == 16
     assert describe.datasets("compare", layout) == []
 
 
@@ -100,10 +100,10 @@ def test_an_episode_becomes_plain_values() -> None:
         admissible=True,
     )
     episode = Episode(task=task, slot=5, group=0, turns=[turn], won=True, episode_return=10.0)
-    found = episode_record(episode, gaps=[[0.0, 1.0]], gates=[[0.25, 0.75]])
-    assert json.loads(json.dumps(found)) == found
-    assert found["instruction"] == "look at the mug"
-    assert found["turns"][0]["gap_mean"] == 0.5
-    assert found["turns"][0]["gate_mean"] == 0.5
-    assert found["turns"][0]["observation"] == "after"
+    record = episode_record(episode, gaps=[[0.0, 1.0]], gates=[[0.25, 0.75]])
+    assert json.loads(json.dumps(record)) == record
+    assert record["instruction"] == "look at the mug"
+    assert record["turns"][0]["gap_mean"] == 0.5
+    assert record["turns"][0]["gate_mean"] == 0.5
+    assert record["turns"][0]["observation"] == "after"
     assert "gap_mean" not in episode_record(episode)["turns"][0]

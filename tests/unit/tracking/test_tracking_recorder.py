@@ -137,8 +137,8 @@ def test_the_folder_knows_whether_it_continues(
         return str(read_json(run.folder / "tracking.json")["attempt"])
 
     first = attempt(on, KeyboardInterrupt)
-    found = read_json(tmp_path / "runs/fake/sdar/seed-0/tracking.json")
-    assert (found["status"], found["tags"]["method"], found["tags"]["seed"]) == (
+    spec = read_json(tmp_path / "runs/fake/sdar/seed-0/tracking.json")
+    assert (spec["status"], spec["tags"]["method"], spec["tags"]["seed"]) == (
         "KILLED",
         "sdar",
         "0",
