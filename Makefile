@@ -116,7 +116,7 @@ ui: $(STAMP) ## The MLflow pages of the runs
 repro: $(STAMP) ## The default experiment through DVC: only what changed is done again
 	dvc repro
 
-pull: $(STAMP) ## Fetch tracked results from the DVC remote, and agree with Snakemake that they are current
+pull: $(STAMP) ## Fetch tracked results from the DVC remote, and tell Snakemake that they are current
 	dvc pull
 	$(SNAKEMAKE) --touch --forceall -- all
 
