@@ -1,1 +1,1 @@
-"""rollout."""
+"""Rollouts: engines sample the policy's responses, environments answer them."""

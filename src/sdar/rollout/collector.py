@@ -1,9 +1,8 @@
 """Playing episodes: prompts out of observations, responses out of the engine, actions back.
 
 Here all live episodes of a turn are sampled together; `continuous` has the schedule without that
-barrier. A finished episode costs nothing from then on. An episode depends on its task, its skill,
-the policy and (seed, step, slot) alone: not on which episodes run beside it, nor on the order in
-which they end.
+barrier. An episode depends on its task, its skill, the policy and (seed, step, slot) alone: not on
+which episodes run beside it, nor on the order in which they end.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,15 +49,15 @@ def collect(
         slot: Episode(task=task, slot=slot, group=group)
         for slot, (task, group) in enumerate(zip(tasks, groups, strict=True), first_slot)
     }
-    known: dict[int, Skill | None] = {}
+    chosen: dict[int, Skill | None] = {}
     for episode in episodes.values():
         skill = None if skills is None else skills.for_task(episode.task)
-        known[episode.slot] = skill
+        chosen[episode.slot] = skill
         if skill is not None:
             episode.skill, episode.skill_digest = skill.name, skill.digest
     rollout = Rollout(
         episodes=episodes,
-        skills=known,
+        skills=chosen,
         pool=pool,
         tokenizer=tokenizer,
         settings=settings,
@@ -75,17 +74,17 @@ def collect(
 
 
 def play(rollout: Rollout, engine: RolloutEngine) -> None:
-    """Turn after turn, until no episode is left or the turn limit is reached."""
+    """Play turn after turn, until no episode is live or the turn limit is reached."""
     settings, pool = rollout.settings, rollout.pool
     live = rollout.reset()
     for _ in range(settings.max_turns):
         with rollout.timed("generation"):
-            asked = [rollout.open_turn(slot) for slot in live]
+            opened = [rollout.open_turn(slot) for slot in live]
             for start in range(0, len(live), settings.batch):
                 part = slice(start, start + settings.batch)
                 generations = engine.generate(
-                    [prompt_ids for prompt_ids, _ in asked[part]],
-                    [key for _, key in asked[part]],
+                    [prompt_ids for prompt_ids, _ in opened[part]],
+                    [key for _, key in opened[part]],
                     max_new_tokens=settings.max_response_tokens,
                     temperature=settings.temperature,
                 )

@@ -1,12 +1,10 @@
 """Episodes without a barrier at each turn: each goes on when its own environment has answered.
 
-Which responses are generated together changes their rounding, and how long an environment takes
-would change which are: a run would no longer be repeatable bit for bit. So time is counted, not
-measured. Its unit is a step of the engine (a token of every live response), and the answer to an
-action is taken up `answer_after` steps after the step that ended the response: waited for when it
-is not there yet, left when it is there sooner. The course of a rollout is thus a function of what
-is played, whatever the workers are and however long they take; and they compute while the engine
-does. When nothing is being generated, the time jumps to the next answer.
+Which responses are generated together changes their rounding. If that depended on how long an
+environment takes, a run would not be repeatable bit for bit. So time is counted in steps of the
+engine (one token per live response), not measured: an environment's answer is taken up exactly
+`answer_after` steps after the step that ended the response, however long the workers take, which
+compute while the engine does. When nothing is being generated, the time jumps to the next answer.
 """
 
 from collections import deque
@@ -19,8 +17,8 @@ from sdar.rollout.state import Rollout
 def play(rollout: Rollout, engine: RolloutEngine) -> None:
     """Play all episodes to their end or the turn limit.
 
-    At most `batch` responses are generated at once; who has to wait for a place does so in the
-    order of the answers' times, then of the slots.
+    At most `batch` responses are generated at once; others wait in the order of the answers' times,
+    then of the slots.
     """
     engine = cast(ContinuousEngine, engine)
     settings, pool = rollout.settings, rollout.pool

@@ -1,4 +1,4 @@
-"""What a rollout is told, and what it tells of its progress."""
+"""The settings of a rollout, and its progress."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -54,8 +54,8 @@ class RolloutSettings:
 
 @dataclass(frozen=True)
 class RolloutProgress:
-    """Where a rollout stands: counts of episodes. `turn`: turns that those which still play have
-    had on average (all of them, when none does)."""
+    """Counts of episodes; `turn` is the mean number of turns that the live ones (all, when none is
+    live) have played."""
 
     turn: float
     live: int
@@ -64,7 +64,7 @@ class RolloutProgress:
 
 
 def longest_sequence(config: ExperimentConfig) -> int:
-    """Most tokens of a prompt, the teacher's among them, with its response."""
+    """Most tokens of a prompt, student's or teacher's, with its response."""
     policy = config.policy
     prompt = max(policy.max_prompt_tokens, policy.max_teacher_prompt_tokens)
     return prompt + policy.max_response_tokens

@@ -1,4 +1,4 @@
-"""A rollout on its way: what both schedules (`collector`, `continuous`) work on."""
+"""The state of a rollout, for both schedules (`collector`, `continuous`)."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Rollout:
-    """Episodes, skills and what was seen last go by slot."""
+    """Episodes, skills and observations by slot."""
 
     episodes: dict[int, Episode]
     skills: dict[int, "Skill | None"]
@@ -30,12 +30,12 @@ class Rollout:
     timed: Callable[[str], AbstractContextManager[None]]
     on_progress: Callable[[RolloutProgress], None] | None
     current: dict[int, Observation] = field(default_factory=dict)
-    """What each environment said last."""
+    """The last observation of each episode."""
     played: Counter[int] = field(default_factory=Counter)
-    """Turns that each episode has behind it."""
+    """Turns each episode has played."""
 
     def reset(self) -> list[int]:
-        """Start all episodes; their slots."""
+        """Start all episodes; returns their slots."""
         tasks = {slot: episode.task for slot, episode in self.episodes.items()}
         with self.timed("environment"):
             self.current = self.pool.reset(tasks)
@@ -57,7 +57,7 @@ class Rollout:
         return self.episodes[slot].turns[-1].action
 
     def take(self, slot: int, observation: Observation) -> bool:
-        """The environment's answer to the last action; whether there may be a next one."""
+        """Take in the answer to the last action; returns whether the episode goes on."""
         episode = self.episodes[slot]
         self.current[slot] = observation
         self.played[slot] += 1
@@ -68,7 +68,7 @@ class Rollout:
         return not (observation.done or observation.won)
 
     def report(self, live: list[int]) -> None:
-        """Tell of the progress; `live` are the slots of the episodes that still play."""
+        """Report the progress; `live` are the slots of the live episodes."""
         if self.on_progress is not None:
             turns = [self.played[slot] for slot in live or self.episodes]
             finished = len(self.episodes) - len(live)

@@ -1,8 +1,8 @@
 """The teacher's prompts: the same turn with the skill in the system message.
 
-The teacher is the student's own weights. It reads its prompt and then the *sampled token ids*:
-nothing is decoded and tokenised again. The prompt has its own limit; what goes when it is reached
-is history, never the skill, and it is counted.
+The teacher has the student's own weights. It reads its prompt and then the *sampled token ids*:
+nothing is decoded and tokenised again. Its prompt has its own limit, beyond which history is
+dropped, never the skill, and counted.
 """
 
 from collections.abc import Sequence
@@ -36,8 +36,8 @@ def teacher_prompts(
 ) -> list[TeacherPrompt]:
     """One prompt per turn, in the order of episodes and turns; `limit` in tokens.
 
-    The skill is what the library tells for the task (`skills.retrieval`). Raises `SdarError` when
-    its type is unknown, or when a prompt is over the limit without any history.
+    The library chooses the skill (`skills.retrieval`). Raises `SdarError` when the task's type is
+    unknown, or when a prompt is over the limit without any history.
     """
     prompts = []
     for episode in episodes:

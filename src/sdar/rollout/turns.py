@@ -1,4 +1,4 @@
-"""One turn of an episode: the prompt out of its moment, the action out of the response."""
+"""One turn of an episode: from its moment to the prompt, from the response to the action."""
 
 from typing import Any
 
@@ -13,11 +13,10 @@ from sdar.rollout.settings import RolloutSettings
 def fit_prompt(
     tokenizer: Any, package: EnvironmentPackage, moment: Moment, skill: str | None, limit: int
 ) -> Prompt:
-    """The prompt of a turn, within `limit` tokens; `skill` is the text told, None for a student.
+    """The prompt of a turn, within `limit` tokens; `skill` is its text, None for a student.
 
-    History goes oldest first; nothing else ever does. Raises `SdarError` naming the configuration
-    key of the limit, which is the teacher's where there is a skill, when the prompt is too long
-    without any history.
+    Only history is dropped, oldest first. Raises `SdarError` naming the key of the limit (the
+    teacher's where there is a skill) when the prompt is too long without any history.
     """
     for dropped in range(len(moment.history) + 1):
         shown = moment.without_oldest(dropped)
@@ -48,7 +47,7 @@ def open_turn(
 def close_turn(
     turn: Turn, generation: Generation, tokenizer: Any, settings: RolloutSettings
 ) -> None:
-    """Take in the response: what it says and what it does."""
+    """Take in the response: its tokens, its text, its action."""
     turn.response_ids = generation.token_ids
     turn.log_probs = generation.log_probs
     turn.response = tokenizer.decode(generation.token_ids, skip_special_tokens=True)

@@ -116,12 +116,12 @@ def without_log_probs(episodes):
     return episodes
 
 
-def assert_same_episodes(found, expected):
+def assert_same_episodes(episodes, expected):
     """Everything equal but log-probs, which may round otherwise."""
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(episodes, expected, strict=True):
         for turn, same in zip(one.turns, other.turns, strict=True):
             np.testing.assert_allclose(turn.log_probs, same.log_probs, atol=1e-5)
-    assert without_log_probs(found) == without_log_probs(expected)
+    assert without_log_probs(episodes) == without_log_probs(expected)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -216,15 +216,15 @@ def test_the_engine_samples_what_the_other_does_whenever_rows_join():
     options = {"max_new_tokens": 9, "temperature": 1.0}
     expected = together.generate(prompts, keys, **options)
     greedy = together.generate(prompts[:1], keys[:1], max_new_tokens=4, temperature=0.0)[0]
-    found, left = {}, list(enumerate(zip(prompts, keys, strict=True)))
+    responses, left = {}, list(enumerate(zip(prompts, keys, strict=True)))
     engine.submit(100, prompts[0], keys[0], max_new_tokens=4, temperature=0.0)
-    while left or len(found) <= len(prompts):
+    while left or len(responses) <= len(prompts):
         for name, (prompt, key) in left[:2]:
             engine.submit(name, prompt, key, **options)
         left = left[2:]
-        found.update(engine.advance())
-    assert found[100].token_ids == greedy.token_ids
+        responses.update(engine.advance())
+    assert responses[100].token_ids == greedy.token_ids
     for name, generation in enumerate(expected):
-        assert found[name].token_ids == generation.token_ids
-        np.testing.assert_allclose(found[name].log_probs, generation.log_probs, atol=1e-5)
+        assert responses[name].token_ids == generation.token_ids
+        np.testing.assert_allclose(responses[name].log_probs, generation.log_probs, atol=1e-5)
     assert engine.advance() == []

@@ -41,22 +41,22 @@ def test_matches_sampling_one_prompt_at_a_time(temperature, prefill_tokens):
     model = scripted.policy()
     ends = frozenset({5, 9, 60, 61, 62, 63, 64})
     engine = TransformersEngine(model, None, ends=ends, prefill_tokens=prefill_tokens)
-    found = engine.generate(PROMPTS, KEYS, max_new_tokens=9, temperature=temperature)
-    for prompt, key, generation in zip(PROMPTS, KEYS, found, strict=True):
+    responses = engine.generate(PROMPTS, KEYS, max_new_tokens=9, temperature=temperature)
+    for prompt, key, generation in zip(PROMPTS, KEYS, responses, strict=True):
         tokens, log_probs = naive(model, prompt, key, ends, 9, temperature)
         assert generation.token_ids == tokens
         np.testing.assert_allclose(generation.log_probs, log_probs, atol=2e-5)
     if temperature == 1.0:
-        assert len({len(g.token_ids) for g in found}) > 1, "the test needs rows that leave early"
+        assert len({len(g.token_ids) for g in responses}) > 1, "rows must leave early"
 
 
 def test_a_deep_model_uses_its_own_forward_and_agrees():
     model = scripted.policy(layers=8)
     ends = frozenset({5, 60})
-    found = TransformersEngine(model, None, ends=ends).generate(
+    responses = TransformersEngine(model, None, ends=ends).generate(
         PROMPTS, KEYS, max_new_tokens=4, temperature=1.0
     )
-    for prompt, key, generation in zip(PROMPTS, KEYS, found, strict=True):
+    for prompt, key, generation in zip(PROMPTS, KEYS, responses, strict=True):
         assert generation.token_ids == naive(model, prompt, key, ends, 4, 1.0)[0]
 
 

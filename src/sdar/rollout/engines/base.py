@@ -1,4 +1,4 @@
-"""What the collector asks of an engine, and the random numbers all engines share."""
+"""What the collector needs of an engine, and the random numbers all engines share."""
 
 import hashlib
 import struct
@@ -12,7 +12,7 @@ from torch import Tensor
 
 Key = tuple[int, int, int, int]
 """(run seed, step, slot, turn): all that a response's randomness depends on. Training counts steps
-from 0; other uses of the same seed (evaluation, relabelling) take negative steps."""
+from 0; other uses of the same seed (evaluation, demonstrations) have negative steps."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class RolloutEngine(Protocol):
 
 
 class ContinuousEngine(RolloutEngine, Protocol):
-    """Samples many responses at once, each from when it is asked for to when it ends."""
+    """Samples many responses at once, which begin and end at any time."""
 
     def submit(
         self,
@@ -56,9 +56,8 @@ class ContinuousEngine(RolloutEngine, Protocol):
         ...
 
     def advance(self) -> list[tuple[int, Generation]]:
-        """One step: every response asked for gets a token. Those that ended in this step, in the
-        order in which they were asked for. What a sequence of calls returns is a function of the
-        calls alone."""
+        """One step: every response gets a token. Returns those that ended in it, in the order of
+        their requests; what a sequence of calls returns is a function of the calls alone."""
         ...
 
     def close(self) -> None:
@@ -68,10 +67,10 @@ class ContinuousEngine(RolloutEngine, Protocol):
 
 @runtime_checkable
 class RemoteWeights(Protocol):
-    """An engine whose weights are not the trainer's own: they have to be brought to it."""
+    """An engine with weights of its own, which the trainer has to send."""
 
     def take_weights(self, named: Iterable[tuple[str, Tensor]], step: int) -> None:
-        """Compute with these from now on. All names of the model's state, tied ones included."""
+        """Compute with these from now on: all names of the model's state, tied ones included."""
         ...
 
     def sleep(self) -> None:

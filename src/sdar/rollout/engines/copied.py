@@ -15,9 +15,8 @@ from sdar.rollout.engines.transformers_continuous import ContinuousTransformersE
 
 
 class CopiedEngine(ContinuousTransformersEngine):
-    """A `TransformersEngine` with `RemoteWeights`. `like` and `tokenizer` say what is computed;
-    there are no weights before the first `take_weights`. Lies on `device`, and asleep on the host.
-    """
+    """A `TransformersEngine` with `RemoteWeights`, of a model as `like`. It has no weights before
+    the first `take_weights`, lies on `device`, and asleep on the host."""
 
     def __init__(
         self, like: Any, tokenizer: Any, *, dtype: torch.dtype, device: torch.device | str

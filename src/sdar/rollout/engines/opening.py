@@ -1,4 +1,4 @@
-"""The engine that the configuration names, for those who sample: trainer and evaluation."""
+"""Opening the engine that the configuration names."""
 
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ def open_engine(
 ) -> Any:
     """A `RolloutEngine` for `model`.
 
-    One with `RemoteWeights` computes nothing before its first `take_weights`. `trusted` is the
-    trainer's side of the check there; None: `model` as it is in this process. In `folder`, on a
-    file system that servers see, lie their weights for a moment. Raises `SdarError`.
+    One with `RemoteWeights` needs `take_weights` first. `trusted` are the trainer's scores for its
+    check; None: those of `model` in this process. `folder`, on a file system that servers see,
+    holds the weights during their transfer. Raises `SdarError` when the engine cannot start.
     """
     rollout, policy = config.rollout, config.policy
     if rollout.engine == "transformers":
@@ -35,7 +35,7 @@ def open_engine(
             return ContinuousTransformersEngine(model, tokenizer)
         dtype = getattr(torch, policy.dtype)
         return CopiedEngine(model, tokenizer, dtype=dtype, device=model.device)
-    given: dict[str, Any] = {
+    options: dict[str, Any] = {
         "trusted": trusted or local_scores(model),
         "longest": longest_sequence(config),
         "batch": rollout.batch,
@@ -47,12 +47,11 @@ def open_engine(
 
         if folder is None:
             raise ValueError("servers take weights through a folder: give one")
-        return VllmServers(
-            model, tokenizer, rollout.vllm, folder=folder / "engine-weights", **given
-        )
+        weights = folder / "engine-weights"
+        return VllmServers(model, tokenizer, rollout.vllm, folder=weights, **options)
     from sdar.rollout.engines.vllm.engine import VllmEngine
 
-    return VllmEngine(model, tokenizer, rollout.vllm, **given)
+    return VllmEngine(model, tokenizer, rollout.vllm, **options)
 
 
 def open_filled_engine(config: ExperimentConfig, model: Any, tokenizer: Any, **more: Any) -> Any:

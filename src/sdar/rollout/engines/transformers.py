@@ -1,10 +1,10 @@
-"""Sampling with a Hugging Face model: a decode loop on a key-value cache of our own.
+"""Sampling with a Hugging Face model: a decode loop on a key-value cache of its own.
 
-What makes it faster than `generate` for many short responses: identical prompts are prefilled
-once; prompts are prefilled in order of length in blocks small enough for the CPU's caches, padded
-on the right and so without a mask; the last layer computes one position per prompt; every row of
-the cache has its own length, so that nothing is padded on the left; rows leave when they are
-finished; sampling is one cumulative sum and one binary search.
+Faster than `generate` for many short responses: identical prompts are prefilled once; prompts are
+prefilled in order of length in blocks small enough for the CPU's caches, padded on the right and so
+without a mask; the last layer computes one position per prompt; rows of the cache have their own
+lengths, so that nothing is padded on the left; rows leave when finished; sampling is one cumulative
+sum and one binary search.
 
 Shape suffixes: B rows (responses), V vocabulary, T capacity of the cache in tokens.
 """
@@ -25,8 +25,8 @@ from sdar.rollout.engines.base import Generation, Key, uniforms
 class TransformersEngine:
     """Implements `RolloutEngine` on the trainer's own model: new weights need no transfer.
 
-    `prefill_tokens` bounds one prefill block. Whether a response is finished is looked up in
-    `ends`, by default the model's own end-of-response tokens.
+    `prefill_tokens` bounds one prefill block. A token of `ends` ends a response; None: the model's
+    own end-of-response tokens.
     """
 
     def __init__(
@@ -88,8 +88,7 @@ class TransformersEngine:
         return [Generation(t, p) for t, p in zip(tokens, log_probs, strict=True)]
 
     def _prefill(self, prompt_ids: list[list[int]], cache: "RowCache", first: int = 0) -> Tensor:
-        """Hidden state `[B, D]` of each prompt's last token. Fills the cache's rows from `first`
-        on."""
+        """Hidden state `[B, D]` of each prompt's last token. Fills cache rows from `first` on."""
         owners: dict[tuple[int, ...], list[int]] = {}
         for row, ids in enumerate(prompt_ids):
             owners.setdefault(tuple(ids), []).append(row)
@@ -153,10 +152,10 @@ def _blocks(sorted_lengths: list[int], token_limit: int) -> list[slice]:
 
 
 class RowCache(DynamicCache):
-    """Keys and values in one buffer a layer, `[B, key-value heads, T, head size]`.
+    """Keys and values in one buffer per layer, `[B, key-value heads, T, head size]`.
 
-    Rows have their own lengths: a new token is written behind its row's last one. `fill` routes
-    the next prefill block to its rows; `advance` starts a decode step.
+    A new token is written behind its row's last one. `fill` routes the next prefill block to its
+    rows; `advance` starts a decode step.
     """
 
     def __init__(self, lengths_B: Tensor, capacity: int) -> None:
@@ -171,7 +170,7 @@ class RowCache(DynamicCache):
         self._target = (rows, lines)
 
     def advance(self) -> tuple[Tensor, Tensor]:
-        """The next forward appends one token a row: their positions `[B]` and the mask."""
+        """The next forward appends a token per row; returns positions `[B]` and the mask."""
         self._target = None
         self._positions = self.lengths
         self.lengths = self.lengths + 1
@@ -196,7 +195,7 @@ class RowCache(DynamicCache):
     ) -> tuple[Tensor, Tensor]:
         if layer == len(self.buffers):
             shape = (len(self.lengths), key.shape[1], self.capacity, key.shape[3])
-            # Zeros, not garbage: what is masked out must still be finite.
+            # Zeros: what is masked out must still be finite.
             self.buffers.append((key.new_zeros(shape), value.new_zeros(shape)))
         keys, values = self.buffers[layer]
         if self._target is not None:

@@ -1,9 +1,9 @@
 """The same sampling for responses that begin and end at any time (`rollout.schedule: continuous`).
 
-Live responses are the first rows of one key-value cache. What joins is prefilled in the step in
+Live responses are the first rows of one key-value cache. A new one is prefilled in the step in
 which it joins and written behind them; when a row ends, the last one moves into its place, so that
-a step copies no more than the rows that ended. Which row a response has is a function of the calls
-alone, and so are the bits.
+a step copies no more rows than ended. A response's row is a function of the calls alone, and so is
+its rounding.
 """
 
 from collections import defaultdict
@@ -18,12 +18,12 @@ from sdar.rollout.engines.base import Generation, Key, uniforms
 from sdar.rollout.engines.transformers import RowCache, TransformersEngine, sample
 
 CAPACITY_GRAIN = 64
-"""The cache grows by this many tokens a row at least: each time it is copied."""
+"""The cache, which is copied to grow, grows by at least this many tokens per row."""
 
 
 @dataclass
 class _Row:
-    """A response on its way."""
+    """A response that is being sampled."""
 
     name: int
     number: int
@@ -120,8 +120,8 @@ class ContinuousTransformersEngine(TransformersEngine):
         chosen = draws.new_empty(len(draws), dtype=torch.long)
         log_probs = logits_BV.new_empty(len(draws))
         for temperature, places in alike.items():
-            found = sample(logits_BV[places], draws[places], temperature)
-            chosen[places], log_probs[places] = found
+            part = sample(logits_BV[places], draws[places], temperature)
+            chosen[places], log_probs[places] = part
         return chosen, log_probs
 
     def _leave(self, ended: set[int]) -> None:
@@ -142,8 +142,8 @@ class OpenRowCache(RowCache):
     """A `RowCache` that rows join and leave. The rows in use are the first of its buffers."""
 
     def join(self, lengths_N: Tensor, capacity: int) -> None:
-        """Rows of these lengths come behind the last, to be prefilled next. `capacity` is what the
-        longest of them will need, in tokens."""
+        """Rows of these lengths come behind the last, to be prefilled next; the longest will need
+        `capacity` tokens."""
         self.lengths = torch.cat([self.lengths, lengths_N])
         self.capacity = max(self.capacity, capacity)
         rows, tokens = self.buffers[0][0].shape[0], self.buffers[0][0].shape[2]

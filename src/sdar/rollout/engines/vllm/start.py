@@ -1,4 +1,4 @@
-"""Starting vLLM in this process: what it is told, and what it may not leave behind."""
+"""Starting vLLM in this process: its settings, and undoing what it changes in the process."""
 
 import copy
 import importlib.util
@@ -18,7 +18,7 @@ from sdar.config.rollout import VllmConfig
 from sdar.errors import SdarError
 
 CPU_STEP_TOKENS = 8192
-"""Tokens of prompts that one step on a CPU takes up."""
+"""Tokens of prompts in one step on a CPU."""
 CPU_BLOCK = 128
 """Tokens of a block of vLLM's key-value cache on a CPU."""
 LLVM = "llvmlite.binding.ffi"
@@ -29,7 +29,7 @@ def start_engine(
 ) -> Any:
     """vLLM's engine for `model`'s architecture, with random weights.
 
-    `tokens` is the most of a sequence, `batch` the most sequences in one step. Raises `SdarError`
+    `tokens` is the most per sequence, `batch` the most sequences in one step. Raises `SdarError`
     with vLLM's reason when it cannot start.
     """
     vllm = import_vllm()
@@ -60,13 +60,13 @@ def start_engine(
                 logprobs_mode="raw_logprobs",
                 # A step's tokens come back from that step.
                 async_scheduling=False,
-                # One engine a rank: vLLM takes the ranks' group for one of independent replicas.
+                # One engine per rank: vLLM takes the ranks' group for independent replicas.
                 distributed_executor_backend="external_launcher" if several else "uni",
                 seed=0,
                 disable_log_stats=True,
                 **limits,
             )
-            # The offline class's defaults: many tokens a step.
+            # The offline class's defaults: many tokens per step.
             return vllm.LLMEngine.from_engine_args(arguments, UsageContext.LLM_CLASS)
         except (ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
             raise SdarError(
@@ -105,8 +105,8 @@ def import_vllm() -> Any:
 
 def require_vllm() -> None:
     """Raise `SdarError` when vLLM is not installed; does not load it."""
-    found = importlib.util.find_spec("vllm")
-    if found is None or found.origin is None:  # a folder of that name has no origin
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or spec.origin is None:  # a folder of that name has no origin
         raise _absent(f"is not installed for {sys.executable}")
 
 
@@ -122,7 +122,7 @@ def _save_shape(model: Any, folder: Path, tokens: int) -> Any:
     shape = copy.deepcopy(model.config)
     if not shape.architectures:
         shape.architectures = [type(model).__name__.removeprefix("FSDP")]
-    # The token after a scored response may be one beyond the context: it is thrown away.
+    # The token after a scored response, which is not used, may be one beyond the context.
     shape.max_position_embeddings = max(shape.max_position_embeddings, tokens)
     shape.save_pretrained(folder)
     return shape
@@ -131,15 +131,15 @@ def _save_shape(model: Any, folder: Path, tokens: int) -> Any:
 def _cache_bytes(shape: Any, tokens: int, batch: int, dtype: str) -> int:
     """Room for `batch` sequences of `tokens` tokens in the key-value cache."""
     head = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-    a_token = 2 * shape.num_hidden_layers * shape.num_key_value_heads * head
+    per_token = 2 * shape.num_hidden_layers * shape.num_key_value_heads * head
     blocks = batch * (-(-tokens // CPU_BLOCK) + 1) + 1
-    return int(a_token * getattr(torch, dtype).itemsize * CPU_BLOCK * blocks)
+    return int(per_token * getattr(torch, dtype).itemsize * CPU_BLOCK * blocks)
 
 
 @contextmanager
 def _as_it_was() -> Iterator[None]:
-    """What vLLM changes in its process when it starts, and the trainer wants as it was: the global
-    generators, the setting of threads, the precision of matrix products."""
+    """Undo what vLLM changes in its process when it starts: the global random generators,
+    `torch.set_num_threads`, the precision of matrix products."""
     python, numbers, set_threads = random.getstate(), np.random.get_state(), torch.set_num_threads
     precision = torch.get_float32_matmul_precision()
     # vLLM's CPU build looks through every loaded module, and trips over an object of this one.

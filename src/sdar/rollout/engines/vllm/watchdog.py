@@ -1,4 +1,4 @@
-"""A limit on how long a call may take, also when the thread is stuck where no exception arrives."""
+"""A limit on how long a call may take, also when its thread is stuck in C code."""
 
 import ctypes
 import faulthandler
@@ -16,8 +16,8 @@ STUCK_EXIT_CODE = 70
 
 class Watchdog:
     """`with Watchdog(600, "rank 3: generating"):` — beyond the limit every thread's stack goes to
-    stderr and the block ends with an `SdarError` that begins with the given words. A block that
-    sits in C code never sees it: then the process ends, so that its launcher ends the others.
+    stderr and the block ends with an `SdarError` that begins with these words. A block stuck in C
+    code never gets it: then the process ends, so that its launcher ends the others.
     """
 
     def __init__(self, seconds: float, what: str, grace: float = GRACE) -> None:
@@ -51,7 +51,7 @@ class Watchdog:
             if self._left.is_set():
                 return
             faulthandler.dump_traceback(2)  # stderr, whatever sys.stderr is
-            # An exception's class is all that can be sent to a thread: it brings its sentence.
+            # Only an exception's class can be sent to a thread, so the class has the sentence.
             sentence = self.sentence
             error = type("TimedOut", (SdarError,), {"__str__": lambda self: sentence})
             ctypes.pythonapi.PyThreadState_SetAsyncExc(

@@ -1,4 +1,4 @@
-"""Weights on their way to servers: safetensors files in a folder that both sides see."""
+"""Sending weights to servers: safetensors files in a folder that both sides see."""
 
 import shutil
 from collections.abc import Iterable, Iterator
@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 SHARD_BYTES = 2 << 30
-"""A file is closed once it holds so much: that, and one tensor, is what the host's memory needs."""
+"""A file is written once it holds so much, which bounds the host memory needed."""
 
 
 def write_weights(named: Iterable[tuple[str, Tensor]], folder: Path, dtype: torch.dtype) -> None:
-    """Write all tensors, floating ones as `dtype`; what lay in `folder` goes.
+    """Write all tensors, floating ones as `dtype`, in place of what is in `folder`.
 
     The files are in the order of their names; a tensor under two names is written twice.
     """

@@ -11,5 +11,5 @@ class WeightsFromFiles:
     `POST /collective_rpc`."""
 
     def sdar_take_weights(self: Any, folder: str) -> None:
-        """Load what lies in `folder` in place of the weights so far."""
+        """Load the weights in `folder`."""
         self.reload_weights(weights_iterator=read_weights(Path(folder)))
