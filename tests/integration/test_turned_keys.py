@@ -78,7 +78,7 @@ def test_what_rounds_otherwise_goes_on_and_is_on_record(
     first, second = spans(folder)
     assert (first["from_step"], second["from_step"]) == (0, FIRST)
     assert second[key] == value != first[key]
-    assert f"goes on at {FIRST} with {key} ({first[key]}, now {value})" in caplog.text
+    assert f"continues at {FIRST} with {key} ({first[key]}, now {value})" in caplog.text
 
 
 def test_what_changes_the_result_begins_anew_and_says_which_key(

@@ -194,8 +194,7 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
 app.command()(ui)
 app.command(name="serve-retriever")(serve_retriever)
 app.command(
-    name="serve-policy",
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    name="serve-policy", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
 )(serve_policy)
 app.add_typer(config_app, name="config")
 app.add_typer(sweep_app, name="sweep")

@@ -11,9 +11,7 @@ from sdar.config.dvc import dvc_yaml
 from sdar.config.generate import generated_files, schema_json, shown_yaml, write_if_changed
 
 config_app = typer.Typer(
-    help="Show, check or regenerate the configuration.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+    help="Show, check or regenerate the configuration.", no_args_is_help=True, rich_markup_mode=None
 )
 
 

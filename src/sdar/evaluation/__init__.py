@@ -1,1 +1,1 @@
-"""evaluation."""
+"""Evaluation: panels of tasks are played, scored and summarised with intervals."""

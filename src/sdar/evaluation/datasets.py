@@ -10,12 +10,13 @@ Bamboogle as much as 14,267 of PopQA, so its interval is a bootstrap of its own.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sdar.evaluation.statistics import Rate, rate_over_tasks
+from sdar.evaluation.statistics import Rate, percentiles, rate_over_tasks
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,6 @@ class DatasetRates:
     by_set: dict[str, Rate]
     overall: Rate
     mean_of_sets: MeanOfSets
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def dataset_rates(
@@ -66,7 +64,7 @@ def dataset_rates(
     means = {
         name: np.asarray([sum(won) / len(won) for won in plays[name].values()]) for name in names
     }
-    low, high = _bootstrap(means, seed, resamples, confidence)
+    low, high = percentiles(_bootstrap(means, seed, resamples), confidence)
     rate = sum(one.rate for one in by_set.values()) / len(by_set)
     return DatasetRates(
         by_set,
@@ -76,11 +74,8 @@ def dataset_rates(
 
 
 def _bootstrap(
-    means: Mapping[str, "np.ndarray[Any, np.dtype[np.float64]]"],
-    seed: int,
-    resamples: int,
-    confidence: float,
-) -> tuple[float, float]:
+    means: Mapping[str, NDArray[np.float64]], seed: int, resamples: int
+) -> NDArray[np.float64]:
     """Questions are drawn again inside each set; the sets are those that were chosen, not a sample.
 
     A set's questions differ in their outcome alone, so drawing how often each outcome occurs is
@@ -93,6 +88,4 @@ def _bootstrap(
         values, counts = np.unique(means[name], return_counts=True)
         drawn = rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples)
         total_N += drawn @ values / counts.sum()
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    low, high = np.quantile(total_N / len(means), tails)
-    return float(low), float(high)
+    return total_N / len(means)

@@ -7,6 +7,7 @@ kill the same command plays only the rest, and the results are the same as witho
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,19 +81,13 @@ def evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -
     with RunRecorder(
         folder, config=config, layout=layout, kind="evaluate", name=f"{name}/evaluation"
     ) as recorder:
-        player = ChunkPlayer(
-            config,
-            subject,
-            layout.tasks,
-            skills,
-            recorded_tasks(panels, config.evaluation.recorded_episodes),
-            recorder,
-            folder,
-        )
+        recorded = recorded_tasks(panels, config.evaluation.recorded_episodes)
+        player = ChunkPlayer(config, subject, layout.tasks, skills, recorded, recorder, folder)
         with closing(player):
             if not all(partial.has(chunk.name) for chunk in chunks):
                 player.open()
-            episodes, tokens = play_all(chunks, player.play, partial, name, player.max_turns)
+            max_turns = config.environment.max_turns
+            episodes, tokens = play_all(chunks, player.play, partial, name, max_turns)
         summary = summarise(
             episodes,
             {
@@ -155,31 +150,23 @@ def play_all(
     )
 
 
+@dataclass
 class ChunkPlayer:
     """Plays chunks with a policy on the real environment."""
 
-    def __init__(
-        self,
-        config: ExperimentConfig,
-        subject: Subject,
-        tasks: Path,
-        skills: Any,
-        recorded: set[tuple[str, str]],
-        recorder: Any,
-        folder: Path,
-    ) -> None:
-        self.folder = folder
-        self.config = config
-        self.subject = subject
-        self.tasks = tasks
-        self.skills = skills
-        self.recorded = recorded
-        self.recorder = recorder
-        self.max_turns = config.environment.max_turns
-        self.pool: EnvironmentPool
-        self.model: Any
-        self.tokenizer: Any
-        self.engine: Any
+    config: ExperimentConfig
+    subject: Subject
+    tasks: Path
+    """The tasks' folder."""
+    skills: Any
+    recorded: set[tuple[str, str]]
+    """(panel, task id) of those recorded token by token."""
+    recorder: Any
+    folder: Path
+    pool: EnvironmentPool = field(init=False)
+    model: Any = field(init=False)
+    tokenizer: Any = field(init=False)
+    engine: Any = field(init=False)
 
     def open(self) -> None:
         """Load the policy and start the environment."""
@@ -194,21 +181,16 @@ class ChunkPlayer:
         device = self.config.execution.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model, self.tokenizer = load_policy(
-            self.subject.policy, device, self.config.policy.dtype
-        )
+        policy, dtype = self.subject.policy, self.config.policy.dtype
+        self.model, self.tokenizer = load_policy(policy, device, dtype)
         self.engine = open_filled_engine(
             self.config, self.model, self.tokenizer, folder=self.folder
         )
-        self.pool = environment_package(self.config.environment.name).open_pool(
-            self.config.environment, self.tasks
-        )
+        environment = self.config.environment
+        self.pool = environment_package(environment.name).open_pool(environment, self.tasks)
 
     def play(
-        self,
-        chunk: Chunk,
-        following: Iterable[Task],
-        report: Callable[[RolloutProgress], None],
+        self, chunk: Chunk, following: Iterable[Task], report: Callable[[RolloutProgress], None]
     ) -> Played:
         """Play one chunk, score its recorded episodes."""
         self.pool.prefetch(list(following))
@@ -219,9 +201,7 @@ class ChunkPlayer:
             chunk.tasks,
             range(len(chunk.tasks)),
             settings=RolloutSettings.from_config(
-                self.config,
-                temperature=self.config.evaluation.temperature,
-                skill=chunk.with_skill,
+                self.config, temperature=self.config.evaluation.temperature, skill=chunk.with_skill
             ),
             skills=self.skills if chunk.with_skill else None,
             seed=chunk.evaluation_seed,
@@ -269,12 +249,8 @@ class ChunkPlayer:
             engine=self.engine,
             device=self.model.device,
         )
-        rows = token_rows(
-            episode,
-            scored,
-            self._identity(chunk)
-            | {"episode": f"{chunk.panel}/{chunk.evaluation_seed}/{episode.task.id}"},
-        )
+        name = f"{chunk.panel}/{chunk.evaluation_seed}/{episode.task.id}"
+        rows = token_rows(episode, scored, self._identity(chunk) | {"episode": name})
         gaps = [
             [t - s for s, t in zip(turn.student_log_probs, turn.teacher_log_probs, strict=True)]
             for turn in scored

@@ -30,8 +30,8 @@ class Partial:
             write_text(path, text)
 
     def computed_with(self, rounding: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """How the sums of the chunks are rounded: what earlier starts had, and `rounding` from the
-        chunks on that are not there yet (`from_chunk`: how many are)."""
+        """How the sums of the chunks are rounded, one entry per span: `from_chunk` says how many
+        chunks were there when it began; `rounding` holds for those that are missing now."""
         path = self.folder / "computed_with.json"
         spans: list[dict[str, Any]] = json.loads(path.read_text("utf-8")) if path.is_file() else []
         done = len(list(self.folder.glob("*.episodes.parquet")))

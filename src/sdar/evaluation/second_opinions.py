@@ -16,7 +16,7 @@ def expert_actions(
     """The expert's action at every turn, given what the episode had shown until then.
 
     `knowledge` tells it the world's habits, as a skill tells the teacher. None where no expert can
-    play the task, and from the turn on at which it no longer knows what to do.
+    play the task, and from the turn on where it no longer knows what to do.
     """
     turns = episode.turns
     seen = [

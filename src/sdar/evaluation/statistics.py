@@ -9,15 +9,14 @@ They are crossed, not nested: every run plays every task. So
   two-way or "pigeonhole" bootstrap, Owen 2007, doi:10.1214/07-AOAS122). Of R runs it draws R-1,
   because drawing R would understate the variance between runs by the factor (R-1)/R (half of it,
   at two runs). It errs on the wide side: where runs differ by sampling noise alone, up to three
-  times that noise's variance is counted (Owen's bound). With one run a method, the runs cannot be
-  resampled: the interval then speaks of these two policies only, and
-  `Difference.runs_resampled` says so.
+  times that noise's variance is counted (Owen's bound). With one run per method, runs cannot be
+  resampled: the interval is then for these two policies only (`Difference.runs_resampled`).
 
 Array names: T tasks, A runs of method a, B runs of method b, R runs, N resamples.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import lcm, sqrt
 from statistics import NormalDist
 from typing import Any
@@ -39,9 +38,6 @@ class Rate:
     tasks: int
     plays: int
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Difference:
@@ -62,9 +58,6 @@ class Difference:
     runs_a: int
     runs_b: int
     runs_resampled: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -144,21 +137,26 @@ def paired_bootstrap(
         weight_NA = _run_weights(run_rng, count, runs_a)
         weight_NB = _run_weights(run_rng, count, runs_b)
         both.append((a_NA * weight_NA).sum(axis=1) - (b_NB * weight_NB).sum(axis=1))
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    low, high = np.quantile(np.concatenate(both), tails)
-    low_tasks, high_tasks = np.quantile(np.concatenate(tasks_only), tails)
+    low, high = percentiles(np.concatenate(both), confidence)
+    low_tasks, high_tasks = percentiles(np.concatenate(tasks_only), confidence)
     return Difference(
         difference=float(difference_T.mean()),
-        low=float(low),
-        high=float(high),
-        low_these_runs=float(low_tasks),
-        high_these_runs=float(high_tasks),
+        low=low,
+        high=high,
+        low_these_runs=low_tasks,
+        high_these_runs=high_tasks,
         p_value=sign_flip_p_value(difference_T, denominator=lcm(runs_a, runs_b)),
         tasks=tasks,
         runs_a=runs_a,
         runs_b=runs_b,
         runs_resampled=runs_a > 1 or runs_b > 1,
     )
+
+
+def percentiles(resampled: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    """The ends of the percentile interval of resamples `[N]`."""
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 def _as_table(outcomes: ArrayLike) -> NDArray[np.float64]:
@@ -211,9 +209,6 @@ class Mean:
     high: float
     tasks: int
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def mean_over_tasks(
     values: Mapping[str, Sequence[float]],
@@ -233,7 +228,6 @@ def mean_over_tasks(
         count = min(_CHUNK, resamples - start)
         drawn = rng.integers(means_T.size, size=(count, means_T.size))
         resampled.append(means_T[drawn].mean(axis=1))
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    low, high = np.quantile(np.concatenate(resampled), tails)
+    low, high = percentiles(np.concatenate(resampled), confidence)
     mean = float(means_T.mean())
-    return Mean(mean, min(float(low), mean), max(float(high), mean), means_T.size)
+    return Mean(mean, min(low, mean), max(high, mean), means_T.size)

@@ -62,7 +62,7 @@ def evaluation_key(
 ) -> dict[str, Any]:
     """All that the episodes are a function of: kept chunks are reused only when it is the same.
 
-    `skills` maps task types to digests. What only rounds otherwise is left out, like workers.
+    `skills` maps task types to digests. What changes only the rounding is left out.
     """
     ids = [[panel, [task.id for task in tasks]] for panel, tasks in panels.items()]
     named = ("environment.data", "skills.library")  # the digests say what lies there

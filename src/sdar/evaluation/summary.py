@@ -25,7 +25,7 @@ def summarise(episodes: pl.DataFrame, about: Mapping[str, Any]) -> dict[str, Any
         extra: dict[str, Any] = {}
         if any(row["data_set"] for row in rows):
             rates = dataset_rates(rows)
-            extra["by_data_set"] = {name: rate.as_dict() for name, rate in rates.by_set.items()}
+            extra["by_data_set"] = {name: asdict(rate) for name, rate in rates.by_set.items()}
             extra["mean_of_data_sets"] = asdict(rates.mean_of_sets)
         if frame["score"].is_not_null().any():
             extra["score"] = float(sum(frame["score"].fill_null(0.0).to_list()) / len(rows))
@@ -33,8 +33,8 @@ def summarise(episodes: pl.DataFrame, about: Mapping[str, Any]) -> dict[str, Any
             {
                 "panel": panel,
                 "with_skill": with_skill,
-                "success": rate_by(rows, ["panel"])[(panel,)].as_dict(),
-                "by_type": {k[0]: r.as_dict() for k, r in rate_by(rows, ["task_type"]).items()},
+                "success": asdict(rate_by(rows, ["panel"])[(panel,)]),
+                "by_type": {k[0]: asdict(r) for k, r in rate_by(rows, ["task_type"]).items()},
                 **extra,
                 **{name: float(sum(frame[name].to_list()) / len(rows)) for name in MEANS},
             }

@@ -8,6 +8,11 @@ from sdar.records.tables import turn_columns
 from sdar.records.token_classes import token_classes
 from sdar.rollout.episode import Episode
 
+_OF_TURN = (
+    *("expert_action", "student_greedy_action", "teacher_greedy_action"),
+    *("student_prompt", "teacher_prompt", "skill", "skill_digest", "skill_text"),
+)
+
 
 @dataclass(frozen=True)
 class ScoredTurn:
@@ -39,19 +44,7 @@ def token_rows(
     """
     rows = []
     for turn, score in zip(episode.turns, scored, strict=True):
-        shared = turn_columns(episode, turn) | {
-            name: getattr(score, name)
-            for name in (
-                "expert_action",
-                "student_greedy_action",
-                "teacher_greedy_action",
-                "student_prompt",
-                "teacher_prompt",
-                "skill",
-                "skill_digest",
-                "skill_text",
-            )
-        }
+        shared = turn_columns(episode, turn) | {name: getattr(score, name) for name in _OF_TURN}
         columns = zip(
             score.pieces,
             turn.response_ids,

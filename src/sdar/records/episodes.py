@@ -16,13 +16,8 @@ from sdar.records.token_files import read_token_file, training_files
 
 DIGITS = 4
 NUMBERS = (
-    "gap",
-    "gate",
-    "advantage",
-    "student_log_prob",
-    "teacher_log_prob",
-    "reference_log_prob",
-    "old_log_prob",
+    *("gap", "gate", "advantage"),
+    *("student_log_prob", "teacher_log_prob", "reference_log_prob", "old_log_prob"),
 )
 """What is shown of a token, in this order everywhere."""
 

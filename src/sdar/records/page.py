@@ -76,11 +76,7 @@ def _page_data(episodes: list[TokenEpisode]) -> dict[str, Any]:
         "numbers": NUMBERS,
         "limits": {"gap": colours.GAP_LIMIT, "advantage": colours.ADVANTAGE_LIMIT},
         "classes": [{"name": name, "colour": colours.CLASS_COLOURS[name]} for name in CLASSES],
-        "colours": {
-            "closed": colours.ORANGE,
-            "neutral": colours.WHITE,
-            "open": colours.BLUE,
-        },
+        "colours": {"closed": colours.ORANGE, "neutral": colours.WHITE, "open": colours.BLUE},
     }
 
 

@@ -22,9 +22,7 @@ def spans_of(folder: Path) -> list[Span]:
     return spans if isinstance(spans, list) else []
 
 
-def rounding_differences(
-    runs: Iterable[tuple[str, list[Span]]],
-) -> dict[str, dict[str, list[str]]]:
+def rounding_differences(runs: Iterable[tuple[str, list[Span]]]) -> dict[str, dict[str, list[str]]]:
     """key -> value as JSON -> the names of the runs that had it, of keys with several values.
 
     A name says from where on, where a run had the value not from its beginning.

@@ -87,8 +87,7 @@ def read_run(layout: Layout, method: str, seed: int) -> Run:
         product = [(r["step"], r[counts[0]] * r[counts[1]]) for r in metrics]
         series["response_tokens"] = product
     timings = lines.read(folder / "timings.jsonl")
-    seconds = seconds_by_phase(timings)
-    return Run(method, seed, folder, series, seconds, len(metrics), timings)
+    return Run(method, seed, folder, series, seconds_by_phase(timings), len(metrics), timings)
 
 
 def read_runs(config: ExperimentConfig, layout: Layout) -> list[Run]:

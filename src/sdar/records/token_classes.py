@@ -1,8 +1,7 @@
 """What each response token is: part of a thought, an action's verb, its object, or a tag. Pure.
 
-Classes are those of characters; a token has the class of most of its characters (of two that hold
-equally many, the one that comes first in it), whatever the tokenizer cuts. Responses that break
-the form have classes too: nothing is refused.
+Every character has a class, and a token that of most of its characters (of two equally frequent
+ones, the one that comes first in it). Responses that break the form have classes too.
 """
 
 import re
@@ -30,7 +29,7 @@ def token_classes(pieces: Sequence[str]) -> list[TokenClass]:
     `thought`: inside think tags (of a response whose prompt opened them: before the closing one).
     `tag`: think, action, search and answer tags, and special tokens. `action verb` and `object`:
     the first words and the rest of the first action block; a search's query or an answer is all
-    object. `other`: between the parts, and blocks after the first, which nobody carries out.
+    object. `other`: between the parts, and blocks after the first, which are not carried out.
     A token without text of its own (part of a character) belongs to the character that follows.
     """
     marks = _character_classes("".join(pieces))

@@ -25,10 +25,8 @@ def read_token_file(path: Path) -> pl.DataFrame:
         ) from None
     missing = [name for name in TOKENS if name not in frame.columns]
     if missing:
-        raise SdarError(
-            f"{path}: columns {', '.join(missing)} are missing; make it again with the stage that "
-            "writes it"
-        )
+        remedy = "make it again with the stage that writes it"
+        raise SdarError(f"{path}: columns {', '.join(missing)} are missing; {remedy}")
     return frame
 
 

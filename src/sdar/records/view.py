@@ -54,8 +54,8 @@ def view(
     `folder` is a run's folder (its evaluation and recorded training steps), or one token file.
     `episode` is a number of the list or a part of a task's id. `prompts` shows both prompts of
     each turn, the skill marked; `numbers` a table of its tokens with class, gap, gate, advantage
-    and log-probs; `turn` (from 1) shows that turn alone. Raises SdarError when nothing is recorded
-    or the episode or turn is not found.
+    and log-probs; `turn` (from 1) shows that turn alone. Raises SdarError when nothing is recorded,
+    and for an episode or turn that is not there.
     """
     console = console or Console()
     recorded = _read(folder)
@@ -156,11 +156,11 @@ def _print_opinions(turn: TokenTurn, console: Console) -> None:
         if turn.expert_action is not None:
             right = action == turn.expert_action
             judged = Text("  as the expert", "green") if right else Text("  not so", "red")
-        console.print(Text.assemble((f"{who}", "dim"), action or "(nothing)", judged))
+        console.print(Text.assemble((who, "dim"), action or "(nothing)", judged))
 
 
 def _numbers(turn: TokenTurn, scale: Scale, columns: int) -> Table:
-    # Narrow enough for 80 columns: a long token is cut (it stands in full above), a number never.
+    # Narrow enough for 80 columns: a long token is cut (it is shown in full above), no number is.
     longest = 9 if columns < 100 else 24
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", justify="right", min_width=2)

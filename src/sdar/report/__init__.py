@@ -1,1 +1,1 @@
-"""report."""
+"""The report: comparison, figures, answers and pages, from the runs' records."""

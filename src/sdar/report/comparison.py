@@ -85,7 +85,7 @@ class Versus:
 
 @dataclass(frozen=True)
 class Cost:
-    """Mean seconds a training step of one method, by phase; `teacher_share` of the whole step."""
+    """Mean seconds per training step of one method, by phase; `teacher_share` of the whole step."""
 
     method: str
     seconds: dict[str, float]
@@ -190,7 +190,9 @@ def build_comparison(
     )
 
 
-_Tables = dict[tuple[Variant, str], tuple[list[str], NDArray[np.float64]]]
+Outcomes = tuple[list[tuple[str, ...]], NDArray[np.float64]]
+"""The tasks in order, and success `[tasks, runs]` averaged over evaluation seeds."""
+_Tables = dict[tuple[Variant, str], Outcomes]
 
 
 def _variants(episodes: pl.DataFrame, runs: Sequence[Run]) -> list[Variant]:
@@ -200,24 +202,28 @@ def _variants(episodes: pl.DataFrame, runs: Sequence[Run]) -> list[Variant]:
     return sorted(variants, key=lambda v: (order.index(v.method), not v.usual))
 
 
-def _outcomes(
-    episodes: pl.DataFrame, variant: Variant, panel: str
-) -> tuple[list[str], NDArray[np.float64]]:
-    """Task ids in order, and success [tasks, runs] averaged over evaluation seeds."""
-    rows = _rows(episodes, variant, panel)
-    table = (
-        rows.group_by("task_id", "seed")
-        .agg(pl.col("success").cast(pl.Float64).sort().mean())
-        .pivot("seed", index="task_id", values="success", sort_columns=True)
-        .sort("task_id")
-    )
-    values = table.drop("task_id").to_numpy()
-    if values.size == 0 or np.isnan(values.astype(np.float64)).any():
+def _outcomes(episodes: pl.DataFrame, variant: Variant, panel: str) -> Outcomes:
+    outcomes = outcome_table(_rows(episodes, variant, panel), ["task_id"])
+    if outcomes is None:
         raise SdarError(
             f"panel {panel}: the runs of {variant.label} did not all play the same tasks; "
             f"evaluate them again with `sdar evaluate --method {variant.method}`"
         )
-    return table["task_id"].to_list(), values.astype(np.float64)
+    return outcomes
+
+
+def outcome_table(rows: pl.DataFrame, keys: list[str]) -> Outcomes | None:
+    """Outcomes of episode rows, whose tasks `keys` name; None where a run lacks a task."""
+    table = (
+        rows.group_by(*keys, "seed")
+        .agg(pl.col("success").cast(pl.Float64).sort().mean())
+        .pivot("seed", index=keys, values="success", sort_columns=True)
+        .sort(keys)
+    )
+    values = table.drop(keys).to_numpy().astype(np.float64)
+    if values.size == 0 or np.isnan(values).any():
+        return None
+    return table.select(keys).rows(), values
 
 
 def _rows(episodes: pl.DataFrame, variant: Variant, panel: str) -> pl.DataFrame:
@@ -235,13 +241,13 @@ def _difference(a: Variant, b: Variant, panel: str, tables: _Tables) -> Differen
             f"panel {panel}: {a.label} and {b.label} were evaluated on different tasks; evaluate "
             "both again with `sdar evaluate` on the present tasks"
         )
-    return paired_bootstrap(
-        outcomes_a,
-        outcomes_b,
-        seed=BOOTSTRAP_SEED,
-        resamples=RESAMPLES,
-        confidence=CONFIDENCE,
-    )
+    return paired_difference(outcomes_a, outcomes_b)
+
+
+def paired_difference(a_TA: NDArray[np.float64], b_TB: NDArray[np.float64]) -> Difference:
+    """`paired_bootstrap` as every table of the report has it."""
+    settings = {"seed": BOOTSTRAP_SEED, "resamples": RESAMPLES}
+    return paired_bootstrap(a_TA, b_TB, **settings, confidence=CONFIDENCE)
 
 
 def _panel_result(

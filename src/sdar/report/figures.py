@@ -48,7 +48,7 @@ def gate_curves(runs: Sequence[Run]) -> Figure:
 
 
 def success_by_panel(comparison: Comparison) -> Figure:
-    """Success of every variant with its interval, one column a panel; small marks: single runs."""
+    """Success of every variant with its interval, one column per panel; ticks: single runs."""
     variants = comparison.variants[::-1]
     size = (2.2 + 4.4 * len(comparison.panels), 1.4 + 0.5 * len(variants))
     figure, axes = new_figure(1, len(comparison.panels), size, sharey=True)
@@ -82,7 +82,7 @@ def success_by_panel(comparison: Comparison) -> Figure:
 
 
 def success_by_type(comparison: Comparison) -> Figure:
-    """Success per task type with intervals, one row of bars a panel."""
+    """Success per task type with intervals, one row of bars per panel."""
     variants = [variant for variant in comparison.variants if variant.usual]
     types = comparison.task_types
     rows = len(comparison.panels)
@@ -121,23 +121,16 @@ def success_by_type(comparison: Comparison) -> Figure:
 def running_mean(values: Sequence[float], width: int = SMOOTHING) -> np.ndarray:
     """Centred mean over up to `width` values, fewer at the ends; never shifts a curve."""
     half = width // 2
-    return np.array(
-        [
-            np.mean(values[max(0, i - half) : min(len(values), i + half + 1)])
-            for i in range(len(values))
-        ]
-    )
+    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
+    return np.array([np.mean(window) for window in windows])
 
 
 def _lines(axis: Axes, runs: Sequence[Run], series: str, *, scale: float) -> bool:
     """Thin: every run. Thick: the mean over runs at the steps all have, smoothed."""
     drawn = False
     for method in dict.fromkeys(run.method for run in runs):
-        curves = [
-            dict(run.series[series])
-            for run in runs
-            if run.method == method and series in run.series
-        ]
+        recorded = [run.series for run in runs if run.method == method]
+        curves = [dict(of_run[series]) for of_run in recorded if series in of_run]
         if not curves:
             continue
         drawn = True
@@ -146,9 +139,8 @@ def _lines(axis: Axes, runs: Sequence[Run], series: str, *, scale: float) -> boo
             axis.plot(list(curve), values, color=colour(method), linewidth=0.9, alpha=0.4)
         steps = sorted(set.intersection(*map(set, curves)))
         mean = [scale * float(np.mean([curve[step] for curve in curves])) for step in steps]
-        axis.plot(
-            steps, running_mean(mean), color=colour(method), linewidth=2.6, label=label(method)
-        )
+        look: dict[str, Any] = {"color": colour(method), "linewidth": 2.6}
+        axis.plot(steps, running_mean(mean), **look, label=label(method))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return drawn
 
@@ -174,7 +166,7 @@ def _ceiling(top: float) -> float:
 
 
 def _before_after(axis: Axes, comparison: Comparison) -> None:
-    """Warm start, then every trained method, with intervals; one group a panel."""
+    """Warm start, then every trained method, with intervals; one group per panel."""
     shown = [v for v in comparison.variants if v.usual and v.method != START_WITH_SKILL]
     skilled = Variant(START_WITH_SKILL, True)
     gap = 1.0

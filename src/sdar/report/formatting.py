@@ -30,9 +30,13 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def rate_text(rate: Rate) -> str:
+def interval_text(share: float, low: float, high: float) -> str:
     """`42.4 [34.5, 50.7]`, in percent."""
-    return f"{percent(rate.rate)} [{percent(rate.low)}, {percent(rate.high)}]"
+    return f"{percent(share)} [{percent(low)}, {percent(high)}]"
+
+
+def rate_text(rate: Rate) -> str:
+    return interval_text(rate.rate, rate.low, rate.high)
 
 
 def points(share: float) -> str:

@@ -5,6 +5,7 @@ from sdar.records.names import type_label
 from sdar.report.comparison import CONFIDENCE, RESAMPLES, Comparison, Variant
 from sdar.report.formatting import (
     difference_text,
+    interval_text,
     markdown_table,
     p_text,
     percent,
@@ -38,23 +39,15 @@ def _privilege(comparison: Comparison) -> str:
         student = comparison.result(Variant(START, False), panel)
         skilled = comparison.result(Variant(START_WITH_SKILL, True), panel)
         gap = comparison.privilege[panel]
-        rows.append(
-            [
-                panel,
-                str(student.rate.tasks),
-                rate_text(student.rate),
-                rate_text(skilled.rate),
-                difference_text(gap),
-                p_text(gap.p_value),
-            ]
-        )
-    table = markdown_table(
-        ["panel", "tasks", "student", "same weights + skill", "gap (points)", "p"], rows
-    )
+        rates = rate_text(student.rate), rate_text(skilled.rate)
+        tasks, p = str(student.rate.tasks), p_text(gap.p_value)
+        rows.append([panel, tasks, *rates, difference_text(gap), p])
+    header = ["panel", "tasks", "student", "same weights + skill", "gap (points)", "p"]
     return (
         "## What there is to distil\n\n"
         "Success (%) of the warm start, before any reinforcement learning, without and with the "
-        "skill in its prompt. Without a gap here the teacher has nothing to teach.\n\n" + table
+        "skill in its prompt. Without a gap here the teacher has nothing to teach.\n\n"
+        + markdown_table(header, rows)
     )
 
 
@@ -74,15 +67,8 @@ def _success(comparison: Comparison) -> str:
                     difference_text(result.gain) if result.gain else "",
                 ]
             )
-    header = [
-        "method",
-        "panel",
-        "success (%)",
-        "tasks x plays",
-        "each run (%)",
-        "gain over warm start (points)",
-    ]
-    return "## Success\n\n" + markdown_table(header, rows)
+    header = ["method", "panel", "success (%)", "tasks x plays", "each run (%)"]
+    return "## Success\n\n" + markdown_table([*header, "gain over warm start (points)"], rows)
 
 
 def _scores(comparison: Comparison) -> str:
@@ -90,7 +76,7 @@ def _scores(comparison: Comparison) -> str:
     for result in comparison.results:
         if result.score is not None:
             score = result.score
-            interval = f"{percent(score.mean)} [{percent(score.low)}, {percent(score.high)}]"
+            interval = interval_text(score.mean, score.low, score.high)
             rows.append([result.variant.label, result.panel, interval, str(score.tasks)])
     if not rows:
         return ""
@@ -109,38 +95,18 @@ def _data_sets(comparison: Comparison) -> str:
         if len(of_sets) < len(results):
             continue
         names = list(of_sets[0].by_set)
-        rows = [
-            [
-                name,
-                str(of_sets[0].by_set[name].tasks),
-                *(rate_text(sets.by_set[name]) for sets in of_sets),
-            ]
-            for name in names
-        ]
+        lines = [(name, [sets.by_set[name] for sets in of_sets]) for name in names]
+        lines.append(("all questions", [sets.overall for sets in of_sets]))
+        rows = [[name, str(rates[0].tasks), *map(rate_text, rates)] for name, rates in lines]
         means = [sets.mean_of_sets for sets in of_sets]
-        rows += [
-            [
-                "all questions",
-                str(of_sets[0].overall.tasks),
-                *(rate_text(s.overall) for s in of_sets),
-            ],
-            [
-                f"mean of the {len(names)} sets",
-                "",
-                *(f"{percent(m.rate)} [{percent(m.low)}, {percent(m.high)}]" for m in means),
-            ],
-        ]
+        of_means = (interval_text(mean.rate, mean.low, mean.high) for mean in means)
+        rows.append([f"mean of the {len(names)} sets", "", *of_means])
         header = ["data set", "tasks", *(result.variant.label for result in results)]
         blocks.append(f"{panel}:\n\n" + markdown_table(header, rows))
     if not blocks:
         return ""
-    return "\n\n".join(
-        [
-            "## Success by data set (%)\n\nEvery question counts once; the mean of the sets is of "
-            "their rates.",
-            *blocks,
-        ]
-    )
+    note = "Every question counts once; the mean of the sets is of their rates."
+    return "\n\n".join(["## Success by data set (%)", note, *blocks])
 
 
 def _versus(comparison: Comparison) -> str:
@@ -184,25 +150,12 @@ def _behaviour(comparison: Comparison) -> str:
     for panel in comparison.panels:
         for variant in comparison.variants:
             result = comparison.result(variant, panel)
-            rows.append(
-                [
-                    variant.label,
-                    panel,
-                    f"{result.turns:.1f}",
-                    percent(result.invalid_share),
-                    percent(result.inadmissible_share),
-                    f"{result.response_tokens:.0f}",
-                ]
-            )
-    header = [
-        "method",
-        "panel",
-        "turns",
-        "invalid (% of turns)",
-        "inadmissible (% of turns)",
-        "response tokens",
-    ]
-    return "## Behaviour (means over episodes)\n\n" + markdown_table(header, rows)
+            shares = percent(result.invalid_share), percent(result.inadmissible_share)
+            turns, tokens = f"{result.turns:.1f}", f"{result.response_tokens:.0f}"
+            rows.append([variant.label, panel, turns, *shares, tokens])
+    header = ["method", "panel", "turns", "invalid (% of turns)", "inadmissible (% of turns)"]
+    table = markdown_table([*header, "response tokens"], rows)
+    return "## Behaviour (means over episodes)\n\n" + table
 
 
 def _costs(comparison: Comparison) -> str:

@@ -32,7 +32,7 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint: training goes on with `step`; `state` is what was saved with it."""
+    """A complete checkpoint: training continues at `step`; `state` is what was saved with it."""
 
     path: Path
     step: int
@@ -93,8 +93,8 @@ def latest_complete(
 ) -> Checkpoint | None:
     """The newest checkpoint whose files are all as they were written, or None.
 
-    Says so (a warning) when a newer one is cut short or corrupt and is passed over. `accept` may
-    turn down checkpoints that belong to something else.
+    Warns when a newer one is cut short or corrupt and is passed over. `accept` may turn down
+    checkpoints that belong to something else.
     """
     for path in _newest_first(folder):
         problem = _problem(path)

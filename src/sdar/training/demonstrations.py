@@ -1,7 +1,7 @@
 """Expert episodes for the warm start: many worlds, each with its own habits, with and without hint.
 
-What the policy is to learn here is the form of a response, how to act, and to *follow* a hint; the
-habits of the one world it is later trained in are left for reinforcement learning to find.
+Here the policy learns the form of a response, how to act, and to *follow* a hint; the habits of the
+one world it is later trained in are left for reinforcement learning to find.
 """
 
 import random
@@ -34,7 +34,7 @@ _COLUMNS = ("episode", "turn", "task_type", "hinted", "system", "user", "respons
 
 @dataclass(frozen=True)
 class Demonstration:
-    """One turn to imitate: what the policy sees, and what the expert says to it."""
+    """One turn to imitate: what the policy sees, and the expert's response."""
 
     episode: int
     turn: int
@@ -89,10 +89,10 @@ class Player:
 def expert_episode(
     config: ExperimentConfig, index: int, libraries: Libraries
 ) -> Iterator[Demonstration]:
-    """One episode by the expert, with mistakes put in: what it says to them is worth imitating.
+    """One episode by the expert, with mistakes put in, so that recovery is imitated too.
 
-    A mistake is a possible action that nobody asked for, carried out in place of the expert's at a
-    turn drawn with probability `demonstrations.mistakes`; the label is always the expert's own.
+    A mistake is a possible action carried out in place of the expert's, at turns drawn with
+    probability `demonstrations.mistakes`; the label is always the expert's own.
     """
     player = Player(config, index, libraries)
     rng = random.Random(f"mistakes/{config.warm_start.demonstrations.seed}/{index}")
@@ -153,17 +153,8 @@ def write_demonstrations(path: Path, turns: list[Demonstration]) -> None:
     rows: list[dict[str, Any]] = []
     for turn in turns:
         roles = {message["role"]: message["content"] for message in turn.messages}
-        rows.append(
-            {
-                "episode": turn.episode,
-                "turn": turn.turn,
-                "task_type": turn.task_type,
-                "hinted": turn.hinted,
-                "system": roles.get("system"),
-                "user": roles["user"],
-                "response": turn.response,
-            }
-        )
+        values = vars(turn) | {"system": roles.get("system"), "user": roles["user"]}
+        rows.append({name: values[name] for name in _COLUMNS})
     write_parquet(path, pl.DataFrame(rows, infer_schema_length=None))
 
 
@@ -176,16 +167,7 @@ def read_demonstrations(
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = " ".join(str(error).split())[:200]
         raise SdarError(f"{path} cannot be read ({reason}): {remedy}") from None
-    turns = []
-    for row in rows:
-        turns.append(
-            Demonstration(
-                row["episode"],
-                row["turn"],
-                row["task_type"],
-                row["hinted"],
-                tuple(chat(row["user"], row["system"])),
-                row["response"],
-            )
-        )
-    return turns
+    return [
+        Demonstration(messages=tuple(chat(row.pop("user"), row.pop("system"))), **row)
+        for row in rows
+    ]

@@ -1,8 +1,7 @@
 """Which run a checkpoint belongs to, and what it was computed with.
 
-A checkpoint is continued where nothing differs that decides the result (`config.stages`). What only
-rounds differently is let through, and kept on record: `provenance.json` lists which steps were
-computed with what.
+A checkpoint is continued where nothing differs that decides the result (`config.stages`). What
+changes only the rounding may differ: `provenance.json` lists which steps were computed with what.
 """
 
 import logging
@@ -44,7 +43,7 @@ class RunIdentity:
     def of_training(
         cls, config: ExperimentConfig, method: Method, seed: int, inputs: Mapping[str, str]
     ) -> "RunIdentity":
-        """Of a training run. Without a warm-up of the learning rate more steps only continue it."""
+        """Of a training run. Without a learning-rate warm-up, more steps only continue it."""
         identity = cls.of(config, "train", inputs, method=method.name, seed=seed)
         if config.training.warmup_ratio > 0:
             return identity
@@ -54,17 +53,17 @@ class RunIdentity:
     def find_start(self, folder: Path, steps: int) -> Checkpoint | None:
         """The newest checkpoint in `folder` that is this run's, at most `steps` far, or None.
 
-        Says so, with the keys that differ, where one belongs to another run, and where this run
-        goes on with another rounding.
+        Warns, with the keys that differ, where one belongs to another run, and where this run
+        continues with another rounding.
         """
-        checkpoint = latest_complete(folder, lambda found: self._is_mine(found, steps))
+        checkpoint = latest_complete(folder, lambda candidate: self._is_mine(candidate, steps))
         if checkpoint is None:
             return None
         before = _last(checkpoint.state)
         if before is not None and differing(before, self.computed_with):
             log.warning(
-                "goes on at %d with %s: from here on sums are rounded otherwise, which "
-                "provenance.json says",
+                "continues at %d with %s: from here on sums are rounded differently, and "
+                "provenance.json says so",
                 checkpoint.step,
                 changed(before, self.computed_with),
             )

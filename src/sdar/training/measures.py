@@ -1,8 +1,8 @@
 """What is measured of a training step. Pure: everything is a function of the run alone.
 
 Keys of metrics.jsonl, flat, a section before the slash. Gate figures are over all response tokens
-of the step at once, as the loss saw them (METHOD 10, defect 7): the gate is the weight that was
-applied, so a centred one may be negative.
+of the step at once, as the loss saw them: the gate is the weight that was applied, so a centred one
+may be negative.
 
 Shape suffixes: S samples, R response tokens.
 """
@@ -29,41 +29,39 @@ Metrics = dict[str, float | int | str]
 def rollout_measures(batch: StepBatch, max_response_tokens: int) -> Metrics:
     """Success, returns, turns, validity and lengths of a step's episodes."""
     episodes, turns = batch.episodes, batch.turns
-    invalid = [not turn.valid for turn in turns]
-    found: Metrics = {
+    at_limit = [len(turn.response_ids) >= max_response_tokens for turn in turns]
+    measured: Metrics = {
         "train/success": _mean([e.won for e in episodes]),
         "train/return": _mean([e.episode_return for e in episodes]),
         "train/turns": _mean([len(e.turns) for e in episodes]),
         "train/samples": len(turns),
-        "train/invalid_share": _mean(invalid),
+        "train/invalid_share": _mean([not turn.valid for turn in turns]),
         "train/inadmissible_share": _mean([not turn.admissible for turn in turns]),
         "train/prompt_tokens": _mean([len(turn.prompt.token_ids) for turn in turns]),
         "train/response_tokens": _mean([len(turn.response_ids) for turn in turns]),
-        "train/response_limit_share": _mean(
-            [len(turn.response_ids) >= max_response_tokens for turn in turns]
-        ),
+        "train/response_limit_share": _mean(at_limit),
         "train/dropped_history": sum(turn.prompt.dropped_history for turn in turns),
     }
     by_type: dict[str, list[bool]] = defaultdict(list)
     for episode in episodes:
         by_type[episode.task.task_type].append(episode.won)
     for task_type, won in by_type.items():
-        found[f"success/{task_type}"] = _mean(won)
+        measured[f"success/{task_type}"] = _mean(won)
     student_skills = {e.task.task_type: e.skill_digest for e in episodes if e.skill_digest}
-    return found | {f"student_skill/{kind}": digest for kind, digest in student_skills.items()}
+    return measured | {f"student_skill/{kind}": digest for kind, digest in student_skills.items()}
 
 
 def teacher_measures(batch: StepBatch, prompts: Sequence[TeacherPrompt]) -> Metrics:
     """Which skill each task type's samples were taught with, and how long the prompts were."""
-    found: Metrics = {
+    measured: Metrics = {
         "teacher/prompt_tokens": _mean([len(entry.prompt.token_ids) for entry in prompts]),
         "teacher/dropped_history": sum(entry.prompt.dropped_history for entry in prompts),
     }
     for owner, prompt in zip(batch.owners, prompts, strict=True):
         key = f"skill_samples/{owner.task.task_type}"
-        found[key] = int(found.get(key, 0)) + 1
-        found[f"skill/{owner.task.task_type}"] = f"{prompt.skill}@{prompt.digest}"
-    return found
+        measured[key] = int(measured.get(key, 0)) + 1
+        measured[f"skill/{owner.task.task_type}"] = f"{prompt.skill}@{prompt.digest}"
+    return measured
 
 
 @dataclass
@@ -106,9 +104,8 @@ class UpdateMeasures:
         """The same of all ranks' micro-batches together. All ranks call it."""
         if ranks.count == 1:
             return self
-        told = ranks.gather(
-            (dict(self.sums), self.tokens, self.gap_SR is None, self.gate_SR is None)
-        )
+        mine = dict(self.sums), self.tokens, self.gap_SR is None, self.gate_SR is None
+        told = ranks.gather(mine)
         self.sums = defaultdict(float)
         for sums, _, _, _ in told:
             for name, total in sums.items():
@@ -129,16 +126,16 @@ class UpdateMeasures:
     def measures(self) -> Metrics:
         """Losses averaged over minibatches, the rest over tokens."""
         minibatches = max(len(self.gradient_norms), 1)
-        found: Metrics = {}
+        measured: Metrics = {}
         for name, total in self.sums.items():
             if name in _FROM_ALL_TOKENS:
                 continue
             over = minibatches if name.endswith("loss") else self.tokens
-            found[_NAMES.get(name, f"loss/{name}")] = total / over
-        found["update/gradient_norm"] = _mean(self.gradient_norms)
-        found["update/padding_share"] = _mean(self.padding_shares)
-        found["update/minibatches"] = len(self.gradient_norms)
-        return found
+            measured[_NAMES.get(name, f"loss/{name}")] = total / over
+        measured["update/gradient_norm"] = _mean(self.gradient_norms)
+        measured["update/padding_share"] = _mean(self.padding_shares)
+        measured["update/minibatches"] = len(self.gradient_norms)
+        return measured
 
     def _keep(self, kept: Tensor | None, rows: Sequence[int], new: Tensor | None) -> Tensor | None:
         if new is None:
@@ -175,46 +172,46 @@ def gap_and_gate_measures(
     invalid = torch.tensor([not turn.valid for turn in batch.turns])[:, None]
     inadmissible = torch.tensor([not turn.admissible for turn in batch.turns])[:, None]
     parts = {"failed": failed, "invalid": invalid, "inadmissible": inadmissible}
-    found: Metrics = {}
+    measured: Metrics = {}
     for name, value in gate_statistics(weight_SR, gap_SR, mask_SR, parts=parts).items():
         if name.startswith("teacher_gap_"):
-            found["gap/" + name.removeprefix("teacher_gap_")] = value
+            measured["gap/" + name.removeprefix("teacher_gap_")] = value
         elif name.startswith("gate_") and has_gate:
-            found["gate/" + name.removeprefix("gate_")] = value
+            measured["gate/" + name.removeprefix("gate_")] = value
     gaps_N = gap_SR[mask_SR].double().numpy()
     for q, value in zip(QUANTILES, np.quantile(gaps_N, QUANTILES), strict=True):
-        found[f"gap/q{round(100 * q):02d}"] = float(value)
+        measured[f"gap/q{round(100 * q):02d}"] = float(value)
     for place, mean in gate_by_position(gap_SR, mask_SR).items():
-        found[f"gap/position/{place}"] = mean
+        measured[f"gap/position/{place}"] = mean
     if gate_SR is not None:
         for place, mean in gate_by_position(gate_SR, mask_SR).items():
-            found[f"gate/position/{place}"] = mean
+            measured[f"gate/position/{place}"] = mean
     types = [owner.task.task_type for owner in batch.owners]
     for task_type in dict.fromkeys(types):
         rows_S = torch.tensor([kind == task_type for kind in types])
         inside_SR = mask_SR & rows_S[:, None]
-        found[f"gap/task_type/{task_type}"] = float(gap_SR[inside_SR].double().mean())
+        measured[f"gap/task_type/{task_type}"] = float(gap_SR[inside_SR].double().mean())
         if gate_SR is not None:
-            found[f"gate/task_type/{task_type}"] = float(gate_SR[inside_SR].double().mean())
-    return found
+            measured[f"gate/task_type/{task_type}"] = float(gate_SR[inside_SR].double().mean())
+    return measured
 
 
 def context_measures(context: StepContext, method: Method, mask_SR: Tensor) -> Metrics:
     """The step's constants of the loss, as far as the method has them."""
-    found: Metrics = {}
+    measured: Metrics = {}
     if method.gate_baseline != "none":
-        found["gate/baseline"] = context.baseline
+        measured["gate/baseline"] = context.baseline
     if context.keep is not None:
-        found["gate/kept_share"] = mean_over_step(context.keep, mask_SR)
+        measured["gate/kept_share"] = mean_over_step(context.keep, mask_SR)
     if context.running is not None:
-        found["gap/running_q10"] = context.running.q10
-        found["gap/running_median"] = context.running.median
-        found["gap/running_q90"] = context.running.q90
-    return found
+        measured["gap/running_q10"] = context.running.q10
+        measured["gap/running_median"] = context.running.median
+        measured["gap/running_q90"] = context.running.q90
+    return measured
 
 
 def engine_measures(engine_SR: Tensor, old_SR: Tensor, mask_SR: Tensor) -> Metrics:
-    """|log-prob by the engine - log-prob by the trainer|: large when weights went astray."""
+    """|log-prob by the engine - log-prob by the trainer|: large when its weights are wrong."""
     apart_N = (engine_SR - old_SR)[mask_SR].abs().double()
     return {
         "policy/engine_difference": float(apart_N.mean()),

@@ -17,8 +17,8 @@ def slots_of_rank(slots: int, ranks: int, rank: int) -> range:
 def deal(lengths: Sequence[int], ranks: int) -> list[list[int]]:
     """Indices for each rank, in order: the longest first, dealt to and fro like cards.
 
-    So ranks get as many samples (but one) of about the same lengths, and their micro-batches, which
-    they compute at the same time, are about equally long.
+    So ranks get equally many samples (give or take one) of about the same lengths, and the
+    micro-batches that they compute at the same time are about equally long.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     shares: list[list[int]] = [[] for _ in range(ranks)]

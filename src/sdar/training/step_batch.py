@@ -59,8 +59,8 @@ class StepBatch:
         teacher_log_probs_SR: Tensor | None,
         old_entropy_SR: Tensor | None = None,
     ) -> StepSamples:
-        """What advantages are made from (METHOD 3): a sample's score is its episode's return less
-        the turn's own penalty; the environment pays on an episode's last turn."""
+        """What advantages are made from: a sample's score is its episode's return less the turn's
+        own penalty; the environment pays on an episode's last turn."""
         pairs = list(zip(self.owners, self.turns, strict=True))
         earned = [
             episode.episode_return if turn is episode.turns[-1] else 0.0 for episode, turn in pairs

@@ -33,7 +33,7 @@ class StepResult:
     clock: PhaseClock
 
     def timings(self) -> dict[str, float]:
-        """Seconds of each phase (together they are the step), tokens a second, memory."""
+        """Seconds of each phase (together they are the step), tokens per second, memory."""
         seconds = dict(self.clock.seconds)
         whole = sum(seconds.values())
         tokens = sum(self.batch.lengths())

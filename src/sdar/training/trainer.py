@@ -88,9 +88,10 @@ def train_with(
     learner = Learner.prepare(parts, config, method, seed, accelerator, ranks, folder)
     identity = RunIdentity.of_training(config, method, seed, parts.inputs)
 
-    start = 0
-    found = identity.find_start(folder / "checkpoints", training.steps) if ranks.first else None
-    checkpoint = ranks.broadcast(found)
+    start, checkpoint = 0, None
+    if ranks.first:
+        checkpoint = identity.find_start(folder / "checkpoints", training.steps)
+    checkpoint = ranks.broadcast(checkpoint)
     if checkpoint is not None:
         load_checkpoint(checkpoint, parts.model, learner.optimizer)
         learner.restore(checkpoint.state)
@@ -99,15 +100,8 @@ def train_with(
 
     # All ranks hold the same step; one of them writes.
     if ranks.first:
-        write_provenance(
-            folder,
-            config,
-            layout,
-            method=method.name,
-            seed=seed,
-            inputs=parts.inputs,
-            computed_with=spans,
-        )
+        about = {"method": method.name, "seed": seed, "inputs": parts.inputs}
+        write_provenance(folder, config, layout, **about, computed_with=spans)
         drop_tokens(folder / "tokens", start)
     episode_log = EpisodeLog(folder / "episodes.parquet", start)
     name = f"{method.name}/seed-{seed}"
@@ -150,7 +144,7 @@ def train_with(
 
 
 def training_step(learner: Learner, step: int, bar: Any = None) -> StepResult:
-    """One step, in METHOD's order. Every log-prob is that of a sampled token."""
+    """One step, in the module docstring's order. Every log-prob is that of a sampled token."""
     clock, method, config = PhaseClock(), learner.method, learner.config
 
     batch = StepBatch.from_episodes(learner.rollout(step, clock, bar))
@@ -195,14 +189,7 @@ def training_step(learner: Learner, step: int, bar: Any = None) -> StepResult:
     with clock("update"):
         context = learner.look_at_step(samples, advantages_SR)
         update = learner.update(
-            step,
-            batch,
-            old_SR,
-            teacher_SR,
-            reference_SR,
-            weighted_SR,
-            context,
-            distribution,
+            step, batch, old_SR, teacher_SR, reference_SR, weighted_SR, context, distribution
         )
 
     gap_SR = update.gap_SR

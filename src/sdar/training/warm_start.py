@@ -2,7 +2,7 @@
 
 Supervised fine-tuning on the demonstrations, then rounds of expert relabelling (DAgger, Ross et
 al. 2011): the policy plays, half of its episodes with the hint, and the expert says what it would
-have done at every state the policy got itself into. A continued warm start is the same warm start.
+have done at every state the policy reached. A continued warm start is the same warm start.
 """
 
 import logging
@@ -84,10 +84,10 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
     )
-    done = 0
+    done, plan = 0, phases(config)
+    total = plan[-1].first_update + plan[-1].schedule.updates
     identity = warm_start_identity(config, model, turns)
-    last = settings.updates + settings.dagger.rounds * settings.dagger.updates
-    checkpoint = identity.find_start(folder / "checkpoints", last)
+    checkpoint = identity.find_start(folder / "checkpoints", total)
     if checkpoint is not None:
         load_checkpoint(checkpoint, model, optimizer)
         done = checkpoint.step
@@ -95,15 +95,12 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
     libraries = library_of(config)
     demonstrated = [as_sample(tokenizer, turn, config) for turn in turns]
     relabelled: list[Sample] = []
-    plan = phases(config)
-    total = plan[-1].first_update + plan[-1].schedule.updates
     spans = identity.spans(checkpoint)
     write_provenance(folder, config, layout, computed_with=spans)
 
+    about: dict[str, Any] = {"kind": "warm_start", "name": "warm start"}
     with (
-        RunRecorder(
-            folder, config=config, layout=layout, kind="warm_start", name="warm start"
-        ) as run,
+        RunRecorder(folder, config=config, layout=layout, **about) as run,
         Progress(total=total, initial=done, desc="warm start", unit="update") as bar,
         between_steps(),
     ):
@@ -116,14 +113,9 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
             bar.update()
             if number % RECORD_EVERY == 0 or number == total:
                 bar.set_postfix(loss=f"{loss:.3f}", round=phase.round)
-                run.metrics(
-                    number,
-                    {
-                        "sft/loss": loss,
-                        "sft/round": phase.round,
-                        "sft/learning_rate_scale": phase.schedule.at(update),
-                    },
-                )
+                scale = phase.schedule.at(update)
+                values = {"sft/loss": loss, "sft/round": phase.round}
+                run.metrics(number, values | {"sft/learning_rate_scale": scale})
                 run.timings(number, {"seconds": time.perf_counter() - began})
                 began = time.perf_counter()
             stopping = stop_requested()

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ def test_rates_by_hand() -> None:
     assert found.overall.rate == pytest.approx(4 / 14)
     assert found.mean_of_sets.rate == pytest.approx((0.75 + 0.1) / 2)
     assert found.mean_of_sets.sets == 2
-    assert found.as_dict()["by_set"]["nq"]["plays"] == 4
+    assert asdict(found)["by_set"]["nq"]["plays"] == 4
 
 
 def test_plays_of_one_question_are_one_question() -> None:

@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sdar.evaluation.statistics import (
+    Mean,
     mean_over_tasks,
     paired_bootstrap,
     rate_by,
@@ -210,11 +211,6 @@ def test_a_mean_over_tasks_counts_tasks_not_plays() -> None:
 
 
 def test_a_mean_over_equal_tasks_has_no_width() -> None:
-    assert mean_over_tasks({"a": [1.0], "b": [1.0]}).as_dict() == {
-        "mean": 1.0,
-        "low": 1.0,
-        "high": 1.0,
-        "tasks": 2,
-    }
+    assert mean_over_tasks({"a": [1.0], "b": [1.0]}) == Mean(1.0, 1.0, 1.0, 2)
     with pytest.raises(ValueError, match="no tasks"):
         mean_over_tasks({})

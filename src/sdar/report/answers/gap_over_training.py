@@ -63,7 +63,7 @@ class EvaluatedGap:
 
 
 def gap_courses(runs: Sequence[Run]) -> list[GapCourse]:
-    """One a method whose runs recorded a gap, over the steps that all its runs have."""
+    """One per method whose runs recorded a gap, over the steps that all its runs have."""
     courses = []
     for method in dict.fromkeys(run.method for run in runs):
         series = [run.series for run in runs if run.method == method and "gap_mean" in run.series]
@@ -93,7 +93,7 @@ def gap_courses(runs: Sequence[Run]) -> list[GapCourse]:
 
 
 def evaluated_gaps(tokens: pl.DataFrame) -> list[EvaluatedGap]:
-    """One a method that plays without the skill, in the order of the table."""
+    """One per method that plays without the skill, in the order of the table."""
     rows = tokens.filter((pl.col("stage") == "evaluation") & ~pl.col("with_skill"))
     methods = rows["method"].unique(maintain_order=True).to_list()
     gaps = []
@@ -161,14 +161,8 @@ def gap_figure(courses: Sequence[GapCourse], evaluated: Sequence[EvaluatedGap]) 
         shade = colour(course.method)
         for low, high, alpha in BANDS:
             if course.quantiles:
-                axes[0].fill_between(
-                    course.steps,
-                    course.quantiles[low],
-                    course.quantiles[high],
-                    color=shade,
-                    alpha=alpha,
-                    linewidth=0,
-                )
+                band = course.quantiles[low], course.quantiles[high]
+                axes[0].fill_between(course.steps, *band, color=shade, alpha=alpha, linewidth=0)
         style: dict[str, Any] = {"color": shade, "linewidth": 2.4, "label": label(course.method)}
         axes[0].plot(course.steps, course.mean, **style)
         if course.open_share is not None:
@@ -197,10 +191,7 @@ def _draw_evaluated(axis: Axes, evaluated: Sequence[EvaluatedGap]) -> None:
             axis.errorbar(
                 row + offset,
                 shown.value,
-                yerr=[
-                    [max(0, shown.value - shown.low)],
-                    [max(0, shown.high - shown.value)],
-                ],
+                yerr=[[max(0, shown.value - shown.low)], [max(0, shown.high - shown.value)]],
                 fmt=mark,
                 color=colour(item.method),
                 markersize=7,

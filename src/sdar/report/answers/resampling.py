@@ -15,13 +15,12 @@ from numpy.typing import ArrayLike, NDArray
 from sdar.evaluation.statistics import wilson_interval
 
 RESAMPLES = 2000
-TAILS = (0.025, 0.975)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95% interval over `units`. One unit has no interval: both ends are nan-free
-    and equal to the value."""
+    """A value with its 95% interval over `units`. One unit has no interval: both ends are the
+    value."""
 
     value: float
     low: float
@@ -114,5 +113,5 @@ def estimate(value: float, drawn_N: NDArray[np.float64], units: int) -> Estimate
     """A value with the percentile interval of its resamples."""
     if units < 2 or len(drawn_N) == 0:
         return Estimate(value, value, value, units)
-    low, high = np.quantile(drawn_N, TAILS)
+    low, high = np.quantile(drawn_N, (0.025, 0.975))
     return Estimate(value, float(low), float(high), units)

@@ -61,13 +61,8 @@ def turn_table(tokens: pl.DataFrame) -> pl.DataFrame:
         tokens.filter((pl.col("stage") == "evaluation") & ~pl.col("with_skill"))
         .group_by(keys, maintain_order=True)
         .agg(
-            pl.col(
-                "action",
-                "valid",
-                "expert_action",
-                "student_greedy_action",
-                "teacher_greedy_action",
-            ).first(),
+            pl.col("action", "valid", "expert_action").first(),
+            pl.col("student_greedy_action", "teacher_greedy_action").first(),
             pl.when(acting.any()).then(pl.col("gap").filter(acting).sum()).alias("action_gap"),
             pl.col("gap").sum().alias("response_gap"),
         )
@@ -75,7 +70,7 @@ def turn_table(tokens: pl.DataFrame) -> pl.DataFrame:
 
 
 def agreements(turns: pl.DataFrame) -> list[Agreement]:
-    """One a method, in the order of the table; see `turn_table`."""
+    """One per method, in the order of the table; see `turn_table`."""
     methods = turns["method"].unique(maintain_order=True)
     return [agreement(turns.filter(method=method), method) for method in methods]
 

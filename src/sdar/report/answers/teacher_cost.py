@@ -7,6 +7,7 @@ forward and backward, all others through forward alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -47,7 +48,7 @@ class TeacherCost:
 
 
 def teacher_costs(runs: Sequence[Run]) -> list[TeacherCost]:
-    """One a method that has timings."""
+    """One per method that has timings."""
     costs = []
     for method in dict.fromkeys(run.method for run in runs):
         timed = [run for run in runs if run.method == method and run.timings]
@@ -66,6 +67,7 @@ def _cost(method: str, runs: Sequence[Run]) -> TeacherCost:
     tokens = [phase_tokens(line, responses) for line, responses in lines]
     taught = [(line, responses) for line, responses in lines if line.get("teacher_s")]
     student_prompts = sum(line.get("tokens", 0) - responses for line, responses in taught)
+    teacher_prompts = sum(line.get("teacher_prompt_tokens", 0) for line, _ in taught)
     return TeacherCost(
         method=method,
         runs=len(runs),
@@ -74,10 +76,7 @@ def _cost(method: str, runs: Sequence[Run]) -> TeacherCost:
         tokens=_means(tokens),
         seconds_share=_share(seconds),
         tokens_share=_share(tokens),
-        prompt_ratio=sum(line.get("teacher_prompt_tokens", 0) for line, _ in taught)
-        / student_prompts
-        if student_prompts
-        else None,
+        prompt_ratio=teacher_prompts / student_prompts if student_prompts else None,
     )
 
 
@@ -148,17 +147,10 @@ def _bars(
         if not values.any():
             continue
         axis.barh(range(len(lines)), values, 0.6, left=left, color=shade, label=phase_name(phase))
+        look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 10, "color": ink(shade)}
         for row, value in enumerate(values):
             if value > 0.06 * widest:
-                axis.text(
-                    left[row] + value / 2,
-                    row,
-                    f"{value:.1f}",
-                    ha="center",
-                    va="center",
-                    fontsize=10,
-                    color=ink(shade),
-                )
+                axis.text(left[row] + value / 2, row, f"{value:.1f}", **look)
         left += values
     for row, (total, share) in enumerate(zip(totals, shares, strict=True)):
         note = f" {total:.1f} {unit}"

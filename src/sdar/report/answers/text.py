@@ -9,7 +9,7 @@ from sdar.report.answers.gate_mass import GateMass, Part, common_parts
 from sdar.report.answers.resampling import Estimate, Proportion
 from sdar.report.answers.teacher_agreement import Agreement
 from sdar.report.answers.teacher_cost import TeacherCost
-from sdar.report.formatting import duration, markdown_table, p_text, percent
+from sdar.report.formatting import duration, interval_text, markdown_table, p_text, percent
 
 
 def answers_markdown(answers: Answers) -> str:
@@ -23,34 +23,34 @@ def answers_markdown(answers: Answers) -> str:
         "## Where does the gate put its mass?",
         *_with_figure(
             gate_mass_text(answers.masses),
-            "![Gate mass by token class, position, outcome and task type](figures/gate_mass.svg)",
+            "Gate mass by token class, position, outcome and task type",
+            "gate_mass",
         ),
         "## Does the gap shrink?",
         *_with_figure(
             gap_text(answers.courses, answers.gaps),
-            "![Gap and open gates by step, gap at evaluation](figures/gap_over_training.svg)",
+            "Gap and open gates by step, gap at evaluation",
+            "gap_over_training",
         ),
         "## Is the teacher right when it disagrees?",
         *_with_figure(
-            agreement_text(answers.agreements),
-            "![Agreement with the expert](figures/teacher_agreement.svg)",
+            agreement_text(answers.agreements), "Agreement with the expert", "teacher_agreement"
         ),
         "## What did the teacher's pass cost?",
         *_with_figure(
-            cost_text(answers.costs),
-            "![Seconds and tokens a step by phase](figures/teacher_cost.svg)",
+            cost_text(answers.costs), "Seconds and tokens a step by phase", "teacher_cost"
         ),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _with_figure(parts: Sequence[str], figure: str) -> list[str]:
-    """The sentences, the figure, then the tables."""
-    return [parts[0], figure, *parts[1:]]
+def _with_figure(parts: Sequence[str], text: str, name: str) -> list[str]:
+    """The sentences, the figure with its text, then the tables."""
+    return [parts[0], f"![{text}](figures/{name}.svg)", *parts[1:]]
 
 
 def gate_mass_text(masses: Sequence[GateMass]) -> list[str]:
-    """A sentence a method, then tables of all parts."""
+    """A sentence per method, then tables of all parts."""
     if not masses:
         return ["No recorded token has a gate."]
     sentences = [_gate_sentence(mass) for mass in masses if mass.stage == "training"]
@@ -101,21 +101,15 @@ def _extremes(mass: GateMass, division: str, sentence: str) -> str:
 
 
 def gap_text(courses: Sequence[GapCourse], gaps: Sequence[EvaluatedGap]) -> list[str]:
-    """A sentence a method in training and at evaluation, then the table of evaluations."""
+    """A sentence per method in training and at evaluation, then the table of evaluations."""
     sentences = [_course_sentence(course) for course in courses]
     if not courses:
         sentences.append("No method scored a teacher while training.")
     sentences += [_gap_sentence(item) for item in gaps if item.size_change is not None]
-    rows = [
-        [
-            label(item.method),
-            f"{item.tokens:,}",
-            _number(item.mean),
-            _number(item.size),
-            _share(item.open_share),
-        ]
-        for item in gaps
-    ]
+    rows = []
+    for item in gaps:
+        numbers = _number(item.mean), _number(item.size), _share(item.open_share)
+        rows.append([label(item.method), f"{item.tokens:,}", *numbers])
     header = ["evaluated", "tokens", "mean gap", "mean size of the gap", "gates above .5"]
     return [_bullets(sentences), *([markdown_table(header, rows)] if rows else [])]
 
@@ -150,32 +144,20 @@ def _gap_sentence(item: EvaluatedGap) -> str:
 
 
 def agreement_text(agreements: Sequence[Agreement]) -> list[str]:
-    """Sentences a policy, then the table of counts."""
+    """Sentences per policy, then the table of counts."""
     judged = [item for item in agreements if item.turns]
     if not judged:
         return ["No recorded turn has an expert's action to compare with."]
     sentences = [_agreement_sentence(item) for item in judged]
     approval = [
-        [
-            label(item.method),
-            str(item.turns),
-            _counted(item.approved),
-            _counted(item.disapproved),
-            _number(item.ranking) if item.ranking else "–",
-            _number(item.ranking_by_response) if item.ranking_by_response else "–",
-        ]
-        for item in judged
+        [label(i.method), str(i.turns), _counted(i.approved), _counted(i.disapproved)]
+        + [_number(auc) if auc else "–" for auc in (i.ranking, i.ranking_by_response)]
+        for i in judged
     ]
-    greedy = [
-        [
-            label(item.method),
-            _counted(item.same),
-            _counted(item.teacher_right),
-            _counted(item.student_right),
-            _counted(item.neither_right),
-        ]
-        for item in judged
-    ]
+    greedy = []
+    for item in judged:
+        counts = item.same, item.teacher_right, item.student_right, item.neither_right
+        greedy.append([label(item.method), *map(_counted, counts)])
     return [
         _bullets(sentences),
         "How often a sampled action is the expert's next action (%), by the teacher's approval "
@@ -222,7 +204,7 @@ def _agreement_sentence(item: Agreement) -> str:
 
 
 def cost_text(costs: Sequence[TeacherCost]) -> list[str]:
-    """A sentence a method with a teacher, then the table."""
+    """A sentence per method with a teacher, then the table."""
     taught = [cost for cost in costs if cost.seconds_share.value > 0]
     sentences = [
         f"**{label(cost.method)}**: the teacher's pass took {duration(cost.seconds['teacher'])} of "
@@ -248,16 +230,8 @@ def cost_text(costs: Sequence[TeacherCost]) -> list[str]:
         ]
         for cost in costs
     ]
-    header = [
-        "method",
-        "seconds a step",
-        "of the teacher",
-        "share",
-        "tokens a step",
-        "of the teacher",
-        "share",
-        "steps",
-    ]
+    of_teacher = ["of the teacher", "share"]
+    header = ["method", "seconds a step", *of_teacher, "tokens a step", *of_teacher, "steps"]
     return [_bullets(sentences), *([markdown_table(header, rows)] if rows else [])]
 
 
@@ -269,8 +243,7 @@ def _part_cells(part: Part) -> list[str]:
     return [
         f"{part.tokens:,}",
         percent(part.token_share),
-        f"{percent(part.mass_share.value)} [{percent(part.mass_share.low)}, "
-        f"{percent(part.mass_share.high)}]",
+        interval_text(part.mass_share.value, part.mass_share.low, part.mass_share.high),
         _number(part.mean_gate),
     ]
 
@@ -304,8 +277,7 @@ def _rate(part: Proportion) -> str:
 def _counted(part: Proportion) -> str:
     if part.rate is None:
         return "–"
-    interval = f"[{percent(part.low)}, {percent(part.high)}]"
-    return f"{part.count}/{part.total}: {percent(part.rate)} {interval}"
+    return f"{part.count}/{part.total}: {interval_text(part.rate, part.low, part.high)}"
 
 
 def _p(value: float) -> str:

@@ -4,9 +4,7 @@ Writes `sweep.json`, `sweep.md`, `heatmap.svg` and `heatmap.png` under `layout.s
 function of the evaluations it reads: equal inputs, equal bytes.
 """
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.config.variants import (
@@ -18,10 +16,10 @@ from sdar.config.variants import (
     sweep_variants,
 )
 from sdar.errors import SdarError
-from sdar.evaluation.statistics import Rate, paired_bootstrap, rate_over_tasks
+from sdar.evaluation.statistics import Rate, rate_over_tasks
 from sdar.files.whole import write_json, write_text
 from sdar.methods.roles import label
-from sdar.report.comparison import BOOTSTRAP_SEED, CONFIDENCE, RESAMPLES
+from sdar.report.comparison import CONFIDENCE, RESAMPLES, Outcomes, outcome_table, paired_difference
 from sdar.report.formatting import difference_text, markdown_table, p_text, points, rate_text
 from sdar.report.style import save
 from sdar.report.sweep.data import SweepComparison, SweepResult, difference_of, setting
@@ -56,15 +54,7 @@ def read_sweep(config: ExperimentConfig, layout: Layout) -> SweepComparison:
         results[variant.name] = SweepResult(
             variant,
             _rate(frame),
-            None
-            if variant == base
-            else paired_bootstrap(
-                variant_TR,
-                base_TR,
-                seed=BOOTSTRAP_SEED,
-                resamples=RESAMPLES,
-                confidence=CONFIDENCE,
-            ),
+            None if variant == base else paired_difference(variant_TR, base_TR),
         )
     return SweepComparison(
         experiment=config.experiment,
@@ -95,15 +85,8 @@ def sweep_markdown(comparison: SweepComparison) -> str:
             ]
         )
     name, decided = label(base.variant.method), sum(one.decided for one in comparison.by_effect)
-    header = [
-        "variant",
-        "success (%)",
-        f"minus {name} (points)",
-        "for these runs",
-        "p",
-        "excludes 0",
-        "cells",
-    ]
+    header = ["variant", "success (%)", f"minus {name} (points)", "for these runs", "p"]
+    header += ["excludes 0", "cells"]
     return (
         f"# {comparison.experiment}: sweep\n\n"
         f"Each variant against {name} (lambda = 0), {comparison.steps} training steps, "
@@ -149,21 +132,14 @@ def _episodes(
     return pl.concat(frames)
 
 
-def _outcomes(frame: pl.DataFrame) -> tuple[list[tuple[str, str]], NDArray[np.float64]]:
-    """(panel, task) in order, and success [tasks, runs], a run's evaluation seeds averaged."""
-    table = (
-        frame.group_by("panel", "task_id", "seed")
-        .agg(pl.col("success").cast(pl.Float64).sort().mean())
-        .pivot("seed", index=["panel", "task_id"], values="success", sort_columns=True)
-        .sort("panel", "task_id")
-    )
-    values = table.drop("panel", "task_id").to_numpy().astype(np.float64)
-    if values.size == 0 or np.isnan(values).any():
+def _outcomes(frame: pl.DataFrame) -> Outcomes:
+    outcomes = outcome_table(frame, ["panel", "task_id"])
+    if outcomes is None:
         raise SdarError(
             "sweep: the seeds of a variant did not all play the same tasks; evaluate them again "
             "with `sdar evaluate --variant NAME --seed N`"
         )
-    return table.select("panel", "task_id").rows(), values
+    return outcomes
 
 
 def _rate(frame: pl.DataFrame) -> Rate:

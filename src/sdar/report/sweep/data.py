@@ -1,6 +1,6 @@
 """The numbers of a compared sweep: what table and heat map show."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sdar.config.variants import Cell, SweepVariant
@@ -62,8 +62,8 @@ class SweepComparison:
                 {
                     "name": one.variant.name,
                     "method": one.variant.method,
-                    "rate": one.rate.as_dict(),
-                    "difference": one.difference and one.difference.as_dict(),
+                    "rate": asdict(one.rate),
+                    "difference": one.difference and asdict(one.difference),
                     "interval_excludes_0": one.decided,
                 }
                 for one in self.results.values()

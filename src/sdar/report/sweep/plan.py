@@ -21,7 +21,7 @@ from sdar.report.formatting import duration, markdown_table
 
 @dataclass(frozen=True)
 class Pace:
-    """Mean seconds so far: a training step, and an evaluation of one panel; None: none is timed."""
+    """Mean seconds so far per training step, and per panel evaluated; None: none is timed."""
 
     step: float | None
     panel: float | None
@@ -32,10 +32,11 @@ def plan_text(config: ExperimentConfig, layout: Layout) -> str:
     cells, variants, seeds = sweep_cells(config), sweep_variants(config), sweep_seeds(config)
     panels = sweep_panels(config)
     steps = config.sweep.steps or config.training.steps
-    rows = []
+    rows, left = [], len(variants) * len(seeds)
     for variant in variants:
         filled = sum(filling == variant for filling in cells.values())
         done = sum((_run(layout, variant, seed) / "policy").is_dir() for seed in seeds)
+        left -= done
         what = variant.cell
         if what is None:
             values = ["", "", "0", ""]
@@ -46,9 +47,6 @@ def plan_text(config: ExperimentConfig, layout: Layout) -> str:
         rows.append([variant.name, variant.method, *values, str(filled), f"{done} of {len(seeds)}"])
     header = ["variant", "method", "gate", "beta", "lambda", "retrieval", "cells", "trained"]
     jobs = len(variants) * len(seeds)
-    left = jobs - sum(
-        (_run(layout, variant, seed) / "policy").is_dir() for variant in variants for seed in seeds
-    )
     return "\n".join(
         [
             markdown_table(header, rows),
