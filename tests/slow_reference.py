@@ -2,7 +2,7 @@
 
 Written from the formulas alone (docs/methods.md), and sharing no code with what it checks: one
 sample at a time, the logits of the whole vocabulary from the Hugging Face model, a Python loop over
-tokens, autograd, torch's AdamW. A class a method; `TWINS` names them as `METHODS` does.
+tokens, autograd, torch's AdamW. One class per method; `TWINS` names them as `METHODS` does.
 
 Shape suffixes: R tokens of one response, V vocabulary. What has none is a number of one token.
 """
@@ -116,10 +116,10 @@ def frozen_log_probs_RV(
 
 
 def digest(model: Any) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for parameter in model.parameters():
-        found.update(parameter.detach().numpy().tobytes())
-    return found.hexdigest()
+        digest.update(parameter.detach().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class Grpo:
@@ -161,7 +161,7 @@ class Grpo:
         return measured
 
     def known_before(self, sample: Sample, weights: str) -> list[Token]:
-        """What is computed once a step, with the weights at its start and those of the run's."""
+        """What is computed once per step, with the weights at its start and those of the run's."""
         rest = sample.response, self.temperature
         old_RV = frozen_log_probs_RV(self.model, weights, sample.prompt, *rest)
         reference_RV = frozen_log_probs_RV(self.initial, self.initial_weights, sample.prompt, *rest)
@@ -299,7 +299,7 @@ class Grpo:
             measured.gates_of_failures.append(gate)
         measured.ratios.append(math.exp(token.now.item() - token.old.item()))
 
-    # Advantages: a number a token.
+    # Advantages: one number per token.
 
     def advantages(
         self, samples: Sequence[Sample], tokens: Sequence[Sequence[Token]]
@@ -459,11 +459,11 @@ class Rlsd(Grpo):
         self, samples: Sequence[Sample], tokens: Sequence[Sequence[Token]]
     ) -> list[list[float]]:
         mix = self.mix()
-        found = []
+        credited = []
         for a, row in zip(self.sample_advantages(samples), tokens, strict=True):
             weights = [between(math.exp(sign(a) * float(t.old_gap)), 0.8, 1.2) for t in row]
-            found.append([a * ((1 - mix) + mix * weight) for weight in weights])
-        return found
+            credited.append([a * ((1 - mix) + mix * weight) for weight in weights])
+        return credited
 
 
 class AgentOpsd(Grpo):

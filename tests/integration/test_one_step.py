@@ -190,17 +190,17 @@ def real_run(
         skills=trainer_world.Skills(),
         inputs={},
     )
-    found = Real(method, config, model)
+    real = Real(method, config, model)
     play = Learner.rollout
 
     def played(learner: Learner, step: int, *rest: Any, **named: Any) -> list[Episode]:
-        found.weights.append(copy.deepcopy(parts.model.state_dict()))
+        real.weights.append(copy.deepcopy(parts.model.state_dict()))
         episodes = play(learner, step, *rest, **named)
         redraw_outcomes(episodes, step, config)
         samples = to_samples(parts, config, episodes)
         if not METHODS[method].needs_teacher:
             samples = [replace(sample, teacher_prompt=None) for sample in samples]
-        found.samples.append(samples)
+        real.samples.append(samples)
         return episodes
 
     make_reproducible(threads=1)
@@ -210,9 +210,9 @@ def real_run(
         # Asking for the versions of all packages takes as long as a step, and is not looked at.
         patch.setattr(trainer, "write_provenance", lambda *_, **__: None)
         trainer.train_with(parts, config, layout, method, 0, make_accelerator(config))
-    found.weights.append(copy.deepcopy(parts.model.state_dict()))
-    found.metrics = lines.read(layout.run(method, 0) / "metrics.jsonl")
-    return found
+    real.weights.append(copy.deepcopy(parts.model.state_dict()))
+    real.metrics = lines.read(layout.run(method, 0) / "metrics.jsonl")
+    return real
 
 
 def slow_twin(run: Real, kind: Any = None) -> Any:

@@ -65,8 +65,8 @@ def assert_same_course(folder, expected):
     """The first step's episodes, which no update has touched yet, are the same."""
     columns = ["step", "task_id", "success", "turns"]
     first = pl.col("step") == 0
-    found, wanted = (pl.read_parquet(f / "episodes.parquet") for f in (folder, expected))
-    assert found.filter(first).select(columns).equals(wanted.filter(first).select(columns))
+    written, wanted = (pl.read_parquet(f / "episodes.parquet") for f in (folder, expected))
+    assert written.filter(first).select(columns).equals(wanted.filter(first).select(columns))
 
 
 def test_finished_run_is_exported_again_without_training(finished, tmp_path):

@@ -136,8 +136,8 @@ def die(root, where, number, call):
 
 
 def newest(folder):
-    found = sorted((folder / "checkpoints").glob("step-*"))
-    return int(found[-1].name.removeprefix("step-")) if found else 0
+    checkpoints = sorted((folder / "checkpoints").glob("step-*"))
+    return int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
 
 
 def test_it_makes_a_policy_that_loads_and_speaks(finished):

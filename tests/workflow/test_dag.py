@@ -76,7 +76,7 @@ def test_a_pretrained_model_needs_no_warm_start(project: Path) -> None:
 
 
 def test_plan_of_the_sweep(project: Path) -> None:
-    """Variants share games and warm start; each is trained and evaluated once a seed."""
+    """Variants share games and warm start; each is trained and evaluated once per seed."""
     config = "config/experiments/sweep.yaml"
     done = snakemake(project, "--dry-run", "--configfile", config, "--", "sweep")
     assert done.returncode == 0, done.stdout

@@ -41,7 +41,7 @@ def schema() -> None:
 @config_app.command()
 @friendly
 def dvc(config: ConfigOption = CONFIG) -> None:
-    """Print the stages of DVC for a configuration that lies at config/config.yaml.
+    """Print the stages of DVC for the configuration in config/config.yaml.
 
     Needed where methods, seeds or environment are not the default's: dvc.yaml spells them out.
 

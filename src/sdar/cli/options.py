@@ -153,7 +153,7 @@ class _Stop:
         code = interruption.STOPPED_CODE if number == signal.SIGUSR1 else 128 + number
         self.code = self.code or code
         if not self.armed:
-            return  # the command is over, and its last words are being said
+            return  # the command is over, and its last message is being printed
         if number != signal.SIGINT:
             for stopping in (signal.SIGTERM, signal.SIGUSR1):
                 signal.signal(stopping, signal.SIG_IGN)

@@ -28,7 +28,7 @@ RESULTS = (
 
 
 def dvc_yaml(config: ExperimentConfig) -> str:
-    """`dvc.yaml` for a configuration that lies at config/config.yaml."""
+    """`dvc.yaml` for the configuration in config/config.yaml."""
     values = {"vars": [PARAMETERS], "stages": dvc_stages(config)}
     return HEADER + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=98)
 

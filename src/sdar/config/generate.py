@@ -57,12 +57,12 @@ def schema_json() -> str:
 
 
 def resolved_yaml(config: ExperimentConfig) -> str:
-    """Every key with its value, no comments: what a job gets and what is kept beside a result."""
+    """Every key with its value, no comments: what a job gets and what is kept with a result."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def shown_yaml(config: ExperimentConfig) -> str:
-    """`resolved_yaml` for people: beside each key, what a change of it does if not the usual."""
+    """`resolved_yaml` for people: keys whose change alters no result say so."""
     return "\n".join(_section_lines(config, indent=0, comments=False)) + "\n"
 
 

@@ -27,8 +27,8 @@ _DEAF = "[ -z ${SLURM_JOB_ID:-} ] || trap '' TERM USR1; "
 def launcher(execution: ExecutionConfig, in_slurm: bool) -> list[str]:
     """The words before a program that start it once per rank; none for a single process.
 
-    `in_slurm`: within a SLURM job, whose nodes are used. Raises `SdarError` for several nodes
-    elsewhere.
+    `in_slurm`: within a SLURM job, whose nodes are used. Elsewhere several nodes are an
+    `SdarError`.
     """
     if execution.ranks == 1:
         return []
@@ -71,8 +71,8 @@ def job_shell(config: ExperimentConfig, programs: Path, in_slurm: bool) -> str:
     if config.execution.ranks == 1:
         return before + f'ranks() {{ {threads}"$@"; }}; '
     if config.execution.nodes > 1 and not in_slurm:
-        said = shlex.quote("sdar: " + needs_slurm(config.execution))
-        return before + f"ranks() {{ echo {said} >&2; return 2; }}; "
+        message = shlex.quote("sdar: " + needs_slurm(config.execution))
+        return before + f"ranks() {{ echo {message} >&2; return 2; }}; "
     words = shlex.join(launcher(config.execution, in_slurm))
     if in_slurm:
         # srun is the cluster's, not the container's: each task enters that by itself.

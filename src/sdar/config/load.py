@@ -79,7 +79,7 @@ def merge_values(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, 
 
 
 def _other(below: Any, value: Any) -> bool:
-    """Both are sections that say whose they are, and they differ."""
+    """Both are sections with a `name`, and the names differ."""
     if not (isinstance(below, Mapping) and isinstance(value, Mapping)):
         return False
     return "name" in value and "name" in below and value["name"] != below["name"]

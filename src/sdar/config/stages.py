@@ -1,4 +1,4 @@
-"""What each stage's result depends on, said once.
+"""What each stage's result depends on.
 
 Snakemake, DVC, checkpoints, the warm start, evaluations, the sweep's variants and MLflow all ask
 here. There are three kinds of keys (`section.Changes`). Where a change alters the *result*, it

@@ -223,7 +223,7 @@ class ChunkPlayer:
             self.pool.close()
 
     def _identity(self, chunk: Chunk) -> dict[str, Any]:
-        """The columns that say whose a row is."""
+        """The columns that say which evaluation a row belongs to."""
         return {
             "method": self.subject.method,
             "seed": self.subject.seed,

@@ -37,14 +37,13 @@ def score_episode(
     The student's prompt never holds the skill and the teacher's always does, whichever the episode
     was played with; both are made from the turn's own history, observation and admissible actions.
     The gate is the experiment's `training.distillation`, also for methods that train without one.
-    `engine` answers for the greedy policies; the expert is told what the skills tell
-    (`skills.knowledge`).
+    `engine` samples the greedy actions; the expert knows what the skills tell (`skills.knowledge`).
     """
     package = environment_package(config.environment.name)
     student = _student_prompts(tokenizer, package, episode, config.policy.max_prompt_tokens)
     limit = config.policy.max_teacher_prompt_tokens
-    told = teacher_prompts(tokenizer, [episode], skills, package=package, limit=limit)
-    teacher = [entry.prompt.token_ids for entry in told]
+    taught = teacher_prompts(tokenizer, [episode], skills, package=package, limit=limit)
+    teacher = [entry.prompt.token_ids for entry in taught]
     responses = [turn.response_ids for turn in episode.turns]
     distillation = config.training.distillation
     needs_entropy = GATES[distillation.gate].reads_entropy
@@ -77,9 +76,9 @@ def score_episode(
             gates=gate_SR[row, : len(ids)].tolist(),
             student_prompt=tokenizer.decode(student[row]),
             teacher_prompt=tokenizer.decode(teacher[row]),
-            skill=told[row].skill,
-            skill_digest=told[row].digest,
-            skill_text=skill_in(told[row].prompt.messages) or "",
+            skill=taught[row].skill,
+            skill_digest=taught[row].digest,
+            skill_text=skill_in(taught[row].prompt.messages) or "",
             expert_action=expert[row],
             student_greedy_action=student_greedy[row],
             teacher_greedy_action=teacher_greedy[row],

@@ -65,7 +65,7 @@ def evaluation_key(
     `skills` maps task types to digests. What changes only the rounding is left out.
     """
     ids = [[panel, [task.id for task in tasks]] for panel, tasks in panels.items()]
-    named = ("environment.data", "skills.library")  # the digests say what lies there
+    named = ("environment.data", "skills.library")  # the digests stand for what is there
     settings = depends_on(config, "evaluate")
     return {
         "method": subject.method,

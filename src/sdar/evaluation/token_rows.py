@@ -16,7 +16,7 @@ _OF_TURN = (
 
 @dataclass(frozen=True)
 class ScoredTurn:
-    """A turn with what the report needs beside it; the lists have one entry per response token.
+    """What the report needs of a turn besides the turn; lists have one entry per response token.
 
     `expert_action` is None where no expert can play the task.
     """

@@ -56,7 +56,7 @@ class Method:
     evaluate_with_skill: bool = False
     """The prompt of the evaluation reported under the method's name."""
     evaluate_both_prompts: bool = False
-    """The other prompt is evaluated too, and reported beside it."""
+    """The other prompt is evaluated and reported too."""
     advantage: AdvantageName = "grpo"
     """Per sample."""
     token_credit: TokenCredit = "uniform"
@@ -96,11 +96,6 @@ class Method:
         if self.gate is not None and GATES[self.gate].uses_step:
             return True
         return (self.gate_baseline, self.kept_tokens) != ("none", "all")
-
-    @property
-    def needs_anchor_observation(self) -> bool:
-        """Samples carry the observation they stood before, and discounted returns."""
-        return self.trained and self.advantage == "gigpo"
 
     def gate_kind(self, configured: str) -> str | None:
         """The gate in force under a run's setting; None where the method has no gate."""

@@ -28,7 +28,7 @@ class Gate:
 
     @property
     def reads_teacher(self) -> bool:
-        """What the teacher says, and so which skill it is told, changes the gate."""
+        """What the teacher says, and so the skill in its prompt, changes the gate."""
         return "gap" in self.reads
 
     @property

@@ -47,7 +47,7 @@ class TokenTurn:
 
 @dataclass
 class TokenEpisode:
-    """One recorded episode. `source` says whose it is; `stage` is `evaluation` or `training`."""
+    """One recorded episode. `source` names its run; `stage` is `evaluation` or `training`."""
 
     source: str
     method: str

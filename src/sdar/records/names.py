@@ -1,4 +1,4 @@
-"""How task types are named and ordered, everywhere alike."""
+"""How task types are named and ordered in every table, figure and page."""
 
 from collections.abc import Iterable
 

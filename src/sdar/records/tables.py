@@ -72,7 +72,7 @@ TOKENS = pl.Schema(
         "action": pl.String,
         "valid": pl.Boolean,
         "admissible": pl.Boolean,
-        "expert_action": pl.String,  # what the expert, told the habits, would do here
+        "expert_action": pl.String,  # of the expert, who knows the world's habits
         "student_greedy_action": pl.String,
         "teacher_greedy_action": pl.String,
         "observation": pl.String,  # shown before the turn
@@ -90,7 +90,7 @@ TRAINING_TOKENS = pl.Schema([*TOKENS.items(), ("return", pl.Float64())])
 
 
 def episode_row(schema: pl.Schema, episode: Episode, **identity: Any) -> dict[str, Any]:
-    """The row of one episode in a table of `schema`; `identity`: the columns that say whose it is
+    """The row of one episode in a table of `schema`; `identity`: the columns of the run
     (evaluation: up to `evaluation_seed`; training: `step`)."""
     turns = episode.turns
     count = max(len(turns), 1)

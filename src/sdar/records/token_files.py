@@ -37,8 +37,8 @@ def training_files(folder: Path) -> list[tuple[int, Path]]:
 
 
 def recorded_tokens(config: ExperimentConfig, layout: Layout) -> pl.DataFrame:
-    """All recorded tokens of the experiment, without the long texts; `stage` says whose they are
-    (`evaluation` or `training`)."""
+    """All recorded tokens of the experiment, without the long texts; `stage` is `evaluation` or
+    `training`."""
     files = [
         ("evaluation", layout.evaluation(method, seed) / "tokens.parquet")
         for method, seed in evaluations(config, layout)

@@ -185,7 +185,7 @@ def _numbers(turn: TokenTurn, scale: Scale, columns: int) -> Table:
 
 
 def _marked(prompt: str, skill: str) -> Text:
-    """The prompt with the privileged text in it told apart."""
+    """The prompt with the privileged text marked."""
     text = Text(prompt)
     start = prompt.find(skill) if skill else -1
     if start >= 0:

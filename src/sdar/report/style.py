@@ -1,4 +1,4 @@
-"""How figures are drawn and saved, everywhere alike."""
+"""The common style of figures, and how they are saved."""
 
 from pathlib import Path
 from typing import Any

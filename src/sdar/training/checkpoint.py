@@ -73,7 +73,7 @@ def save_checkpoint(
     write_checkpoint(target, fill)
     kept = _newest_first(folder)
     mine = kept.index(target)
-    # Later ones were not continued: they belong to another run, whose records are gone by now.
+    # Later ones were not continued: they belong to another run, whose records are replaced.
     for old in [*kept[:mine], *kept[mine + keep :]]:
         shutil.rmtree(old, ignore_errors=True)
     return target

@@ -106,7 +106,7 @@ def expert_episode(
 
 
 def library_of(config: ExperimentConfig) -> Libraries:
-    """The skill library as told with a world's habits (each world's is built once)."""
+    """The skill library with a world's habits (each world's is built once)."""
     known: dict[Any, SkillLibrary] = {}
 
     def get(knowledge: Knowledge | None) -> SkillLibrary:

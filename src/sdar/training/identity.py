@@ -31,7 +31,7 @@ class RunIdentity:
     def of(
         cls, config: ExperimentConfig, stage: Stage, inputs: Mapping[str, str], **more: Any
     ) -> "RunIdentity":
-        """Of a stage with the data it reads; `inputs` holds digests of all that is read, so that
+        """Of a stage with the data it reads. `inputs` holds digests of what is read, so that
         the names of files and folders do not count. `more` are further decisive values."""
         decisive = depends_on(config, stage)
         for named in ("environment.data", "skills.library"):

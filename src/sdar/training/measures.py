@@ -105,12 +105,12 @@ class UpdateMeasures:
         if ranks.count == 1:
             return self
         mine = dict(self.sums), self.tokens, self.gap_SR is None, self.gate_SR is None
-        told = ranks.gather(mine)
+        of_ranks = ranks.gather(mine)
         self.sums = defaultdict(float)
-        for sums, _, _, _ in told:
+        for sums, _, _, _ in of_ranks:
             for name, total in sums.items():
                 self.sums[name] += total
-        self.tokens = sum(tokens for _, tokens, _, _ in told)
+        self.tokens = sum(tokens for _, tokens, _, _ in of_ranks)
         ranks.sum(self.log_probs_SR)
 
         def summed(kept_SR: Tensor | None, absent: Sequence[bool]) -> Tensor | None:
@@ -119,8 +119,8 @@ class UpdateMeasures:
             # A rank without samples has none, and adds nothing.
             return ranks.sum(torch.zeros_like(self.log_probs_SR) if kept_SR is None else kept_SR)
 
-        self.gap_SR = summed(self.gap_SR, [no_gap for _, _, no_gap, _ in told])
-        self.gate_SR = summed(self.gate_SR, [no_gate for _, _, _, no_gate in told])
+        self.gap_SR = summed(self.gap_SR, [no_gap for _, _, no_gap, _ in of_ranks])
+        self.gate_SR = summed(self.gate_SR, [no_gate for _, _, _, no_gate in of_ranks])
         return self
 
     def measures(self) -> Metrics:

@@ -83,7 +83,7 @@ class Scoring:
     def _scores(
         self, batch: StepBatch, prompts: list[list[int]], scorer: Any = None, **more: bool
     ) -> Scores:
-        """This rank's share, then everybody's; but for the hidden states, which stay here."""
+        """All ranks' samples, each scored by its rank; hidden states only of this rank's own."""
         policy, micro_batch = self.policy, self.config.training.micro_batch
         responses, shares = batch.responses, policy.shares(batch).samples
         passes = 0

@@ -15,7 +15,7 @@ def slots_of_rank(slots: int, ranks: int, rank: int) -> range:
 
 
 def deal(lengths: Sequence[int], ranks: int) -> list[list[int]]:
-    """Indices for each rank, in order: the longest first, dealt to and fro like cards.
+    """Indices for each rank, in order: the longest first, dealt in turn, back and forth.
 
     So ranks get equally many samples (give or take one) of about the same lengths, and the
     micro-batches that they compute at the same time are about equally long.

@@ -25,7 +25,7 @@ from sdar.training.step_result import StepResult
 
 def record_tokens(recorder: RunRecorder, folder: Path, done: StepResult, learner: Learner) -> None:
     """Write `folder/step-<step>.parquet` for `training.recorded_episodes` episodes spread evenly
-    over the step's slots, and their page beside it; send file, page and episodes to MLflow."""
+    over the step's slots, and their page next to it; send file, page and episodes to MLflow."""
     slots = recorded_slots(len(done.batch.episodes), learner.config.training.recorded_episodes)
     samples = {
         slot: [row for row, owner in enumerate(done.batch.owners) if owner.slot == slot]
@@ -98,8 +98,8 @@ def _token_rows(done: StepResult, learner: Learner, sample: int) -> Iterator[dic
         "advantage": done.advantages_SR,
     }
     pieces = token_pieces(tokenizer, turn.response_ids)
-    told = zip(pieces, turn.response_ids, token_classes(pieces), strict=True)
-    for position, (piece, token_id, kind) in enumerate(told):
+    tokens = zip(pieces, turn.response_ids, token_classes(pieces), strict=True)
+    for position, (piece, token_id, kind) in enumerate(tokens):
         values = {
             name: None if values_SR is None else float(values_SR[sample, position])
             for name, values_SR in columns.items()

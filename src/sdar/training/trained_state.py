@@ -96,7 +96,7 @@ def _kept(value: Tensor, keep: bool) -> Tensor:
 
 
 def _like(value: Tensor, parameter: Tensor) -> Tensor:
-    """A copy that is laid out over the ranks, and lies, as the parameter is and does."""
+    """A copy on the parameter's device, laid out over the ranks as the parameter is."""
     value = value.to(parameter.device, copy=True)
     if not isinstance(parameter, DTensor):
         return value

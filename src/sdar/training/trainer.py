@@ -81,7 +81,7 @@ def train_with(
     seed: int,
     accelerator: Any,
 ) -> None:
-    """`train` with its parts at hand: the loop over steps, with records and checkpoints."""
+    """`train` with its parts opened: the loop over steps, with records and checkpoints."""
     method, training = trained_method(method_name), config.training
     folder = layout.run(method.name, seed)
     ranks = Ranks.of(accelerator)

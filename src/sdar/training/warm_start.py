@@ -181,7 +181,7 @@ def warm_start_identity(
 def mixture(
     demonstrated: Sequence[Sample], relabelled: Sequence[Sample], seed: int
 ) -> list[Sample]:
-    """All of the policy's own relabelled turns, and as many demonstrations beside them."""
+    """All of the policy's own relabelled turns, and as many demonstrations."""
     if not relabelled:
         return list(demonstrated)
     count = min(len(demonstrated), len(relabelled))

@@ -1,4 +1,4 @@
-"""The command line: quick, teaching, and polite about what the user can mend or stops."""
+"""The command line: quick, teaching, and polite about what the user can fix or stops."""
 
 import json
 import shutil

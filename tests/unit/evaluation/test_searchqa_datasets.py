@@ -45,7 +45,7 @@ def average_of_batches(rows: Sequence[Mapping[str, Any]], batch: int) -> dict[st
             outcomes[row["data_set"]].append(float(row["success"]))
         for name, won in outcomes.items():
             rates[name].append(float(np.mean(won)))
-    return {name: float(np.mean(found)) for name, found in rates.items()}
+    return {name: float(np.mean(of_set)) for name, of_set in rates.items()}
 
 
 def test_the_last_batch_of_the_reference_holds_one_question() -> None:
@@ -83,15 +83,15 @@ def test_rates_by_hand() -> None:
         *({"data_set": "nq", "success": i < 3} for i in range(4)),
         *({"data_set": "bamboogle", "success": i < 1} for i in range(10)),
     ]
-    found = dataset_rates(rows, order=("nq", "popqa", "bamboogle"))
-    assert list(found.by_set) == ["nq", "bamboogle"]
-    assert (found.by_set["nq"].rate, found.by_set["nq"].tasks) == (0.75, 4)
-    nq = found.by_set["nq"]
+    rates = dataset_rates(rows, order=("nq", "popqa", "bamboogle"))
+    assert list(rates.by_set) == ["nq", "bamboogle"]
+    assert (rates.by_set["nq"].rate, rates.by_set["nq"].tasks) == (0.75, 4)
+    nq = rates.by_set["nq"]
     assert (nq.low, nq.high) == pytest.approx(wilson_interval(3, 4))
-    assert found.overall.rate == pytest.approx(4 / 14)
-    assert found.mean_of_sets.rate == pytest.approx((0.75 + 0.1) / 2)
-    assert found.mean_of_sets.sets == 2
-    assert asdict(found)["by_set"]["nq"]["plays"] == 4
+    assert rates.overall.rate == pytest.approx(4 / 14)
+    assert rates.mean_of_sets.rate == pytest.approx((0.75 + 0.1) / 2)
+    assert rates.mean_of_sets.sets == 2
+    assert asdict(rates)["by_set"]["nq"]["plays"] == 4
 
 
 def test_plays_of_one_question_are_one_question() -> None:
@@ -102,9 +102,9 @@ def test_plays_of_one_question_are_one_question() -> None:
         # The same name in another set is another question.
         {"data_set": "popqa", "task_id": "b", "success": False},
     ]
-    found = dataset_rates(rows)
-    assert (found.by_set["nq"].rate, found.by_set["nq"].tasks) == (0.75, 2)
-    assert (found.overall.rate, found.overall.tasks) == (pytest.approx(0.5), 3)
+    rates = dataset_rates(rows)
+    assert (rates.by_set["nq"].rate, rates.by_set["nq"].tasks) == (0.75, 2)
+    assert (rates.overall.rate, rates.overall.tasks) == (pytest.approx(0.5), 3)
 
 
 def test_the_interval_of_the_mean_is_the_textbook_one() -> None:
@@ -115,11 +115,11 @@ def test_the_interval_of_the_mean_is_the_textbook_one() -> None:
         for name in SIZES
         for _ in range(400)
     ]
-    found = dataset_rates(rows, resamples=20_000)
-    variance = sum(r.rate * (1 - r.rate) / 400 for r in found.by_set.values()) / len(SIZES) ** 2
+    rates = dataset_rates(rows, resamples=20_000)
+    variance = sum(r.rate * (1 - r.rate) / 400 for r in rates.by_set.values()) / len(SIZES) ** 2
     half = 1.96 * variance**0.5
-    assert found.mean_of_sets.high - found.mean_of_sets.rate == pytest.approx(half, rel=0.06)
-    assert found.mean_of_sets.rate - found.mean_of_sets.low == pytest.approx(half, rel=0.06)
+    assert rates.mean_of_sets.high - rates.mean_of_sets.rate == pytest.approx(half, rel=0.06)
+    assert rates.mean_of_sets.rate - rates.mean_of_sets.low == pytest.approx(half, rel=0.06)
 
 
 def test_a_small_set_widens_the_mean_more_than_the_overall_rate() -> None:
@@ -127,8 +127,8 @@ def test_a_small_set_widens_the_mean_more_than_the_overall_rate() -> None:
         *({"data_set": "large", "success": i % 2 == 0} for i in range(5000)),
         *({"data_set": "small", "success": i % 2 == 0} for i in range(50)),
     ]
-    found = dataset_rates(rows)
-    overall, mean = found.overall, found.mean_of_sets
+    rates = dataset_rates(rows)
+    overall, mean = rates.overall, rates.mean_of_sets
     assert mean.high - mean.low > 3 * (overall.high - overall.low)
 
 

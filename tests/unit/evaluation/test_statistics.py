@@ -200,14 +200,14 @@ def test_sign_flip_of_no_difference_is_one() -> None:
 
 def test_a_mean_over_tasks_counts_tasks_not_plays() -> None:
     values = {f"t{i}": [float(i % 5) / 4] * (1 + i % 3) for i in range(200)}
-    found = mean_over_tasks(values)
-    assert found.mean == pytest.approx(0.5)
-    assert found.tasks == 200
+    mean = mean_over_tasks(values)
+    assert mean.mean == pytest.approx(0.5)
+    assert mean.tasks == 200
     # Standard error .0250: the interval is close to two of them on each side.
-    assert found.high - found.low == pytest.approx(4 * 0.025, rel=0.1)
+    assert mean.high - mean.low == pytest.approx(4 * 0.025, rel=0.1)
     repeated = {task: plays * 3 for task, plays in values.items()}
-    assert mean_over_tasks(repeated) == found
-    assert mean_over_tasks(dict(reversed(values.items()))) == found
+    assert mean_over_tasks(repeated) == mean
+    assert mean_over_tasks(dict(reversed(values.items()))) == mean
 
 
 def test_a_mean_over_equal_tasks_has_no_width() -> None:

@@ -68,14 +68,14 @@ def test_the_comparison_shows_scores_and_data_sets() -> None:
         for i in range(40):
             plain = row(i, i % 4 < rate, "nq" if i < 30 else "bamboogle", (i % 4 < rate) * 1.0)
             rows.append(plain | {"method": method, "with_skill": with_skill})
-    found = build_comparison(frame(rows), [], experiment="x", temperature=0.4)
-    first = found.results[0]
+    comparison = build_comparison(frame(rows), [], experiment="x", temperature=0.4)
+    first = comparison.results[0]
     assert first.score is not None
     assert first.score.mean == first.rate.rate == 0.5
     assert first.data_sets is not None
     assert first.data_sets.by_set["nq"].tasks == 30
-    text = comparison_markdown(found)
+    text = comparison_markdown(comparison)
     assert "## Score" in text
     assert "| mean of the 2 sets" in text
     assert "| bamboogle" in text
-    json.dumps(found.as_dict())
+    json.dumps(comparison.as_dict())

@@ -59,7 +59,7 @@ def test_what_each_method_is() -> None:
     assert get_method("sdar_centred").needs_old_entropy("entropy")
     assert not get_method("sdar_centred").needs_old_entropy("gap")
     assert not get_method("sdar").needs_old_entropy("entropy")
-    assert {n for n, m in METHODS.items() if m.needs_anchor_observation} == {"gigpo", "sdar_gigpo"}
+    assert {n for n, m in METHODS.items() if m.advantage == "gigpo"} == {"gigpo", "sdar_gigpo"}
     assert {n for n, m in METHODS.items() if m.rollout_with_skill} == {"skill_prompt", "skill_grpo"}
     assert {n for n, m in METHODS.items() if not m.trained} == {"warm_start", "skill_prompt"}
     assert {n for n, m in METHODS.items() if m.policy_coefficient == 0} == {"opsd"}

@@ -36,9 +36,9 @@ def test_an_alfworld_response():
 )
 def test_the_verb_is_the_first_words(action, verb):
     response = f"<think>x</think><action>{action}</action>"
-    found = token_classes(list(response))
-    assert "".join(c for c, kind in zip(response, found, strict=True) if kind == VERB) == verb
-    rest = "".join(c for c, kind in zip(response, found, strict=True) if kind == OBJECT)
+    kinds = token_classes(list(response))
+    assert "".join(c for c, kind in zip(response, kinds, strict=True) if kind == VERB) == verb
+    rest = "".join(c for c, kind in zip(response, kinds, strict=True) if kind == OBJECT)
     assert rest == action[len(verb) :]
 
 
@@ -108,13 +108,13 @@ PARTS = st.sampled_from([*TAGS, *" \n<>/]é中", "go to", "take mug", "search[",
 def test_every_token_has_one_class_however_the_text_is_cut(text, cuts):
     borders = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     pieces = [text[a:b] for a, b in pairwise(borders)]
-    found = token_classes(pieces)
+    kinds = token_classes(pieces)
     assert "".join(pieces) == text
-    assert len(found) == len(pieces)
-    assert set(found) <= set(CLASSES)
+    assert len(kinds) == len(pieces)
+    assert set(kinds) <= set(CLASSES)
     # A token's class is held by at least as many of its characters as any other class.
     by_character = token_classes(list(text))
-    for start, piece, kind in zip(borders, pieces, found, strict=False):
+    for start, piece, kind in zip(borders, pieces, kinds, strict=False):
         inside = by_character[start : start + len(piece)]
         if inside:
             assert inside.count(kind) == max(inside.count(other) for other in inside)

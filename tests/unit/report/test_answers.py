@@ -65,11 +65,11 @@ def token(**values: object) -> dict[str, object]:
 def test_a_ratio_is_of_sums_and_its_interval_that_of_the_mean():
     rng = np.random.default_rng(0)
     values = rng.normal(3.0, 2.0, 400)
-    found = ratio(values, np.ones(400))
-    assert found.value == pytest.approx(values.mean())
+    mean = ratio(values, np.ones(400))
+    assert mean.value == pytest.approx(values.mean())
     error = 1.96 * values.std() / sqrt(400)
-    assert found.high - found.value == pytest.approx(error, rel=0.1)
-    assert found.value - found.low == pytest.approx(error, rel=0.1)
+    assert mean.high - mean.value == pytest.approx(error, rel=0.1)
+    assert mean.value - mean.low == pytest.approx(error, rel=0.1)
     assert ratio([1, 3], [4, 4]).value == 0.5
     constant = ratio([2, 4, 6], [1, 2, 3])
     assert (constant.low, constant.high) == pytest.approx((2, 2))
@@ -102,11 +102,11 @@ def test_ranking_quality_counts_pairs():
     right = rng.random(60) < 0.4
     names = [f"t{i % 9}" for i in range(60)]
     pairs = [(a > b) + 0.5 * (a == b) for a in scores[right] for b in scores[~right]]
-    found = ranking_quality(scores, right, names)
-    assert found is not None
-    assert found.value == pytest.approx(np.mean(pairs))
-    assert found.low < found.value < found.high
-    assert found.units == 9
+    auc = ranking_quality(scores, right, names)
+    assert auc is not None
+    assert auc.value == pytest.approx(np.mean(pairs))
+    assert auc.low < auc.value < auc.high
+    assert auc.units == 9
     assert ranking_quality([1, 2, 3, 4], [0, 0, 1, 1], list("abcd")).value == 1
     assert ranking_quality([4, 3, 2, 1], [0, 0, 1, 1], list("abcd")).value == 0
     assert ranking_quality([1, 1], [0, 1], list("ab")).value == 0.5
@@ -115,9 +115,9 @@ def test_ranking_quality_counts_pairs():
 
 def test_a_proportion_of_nothing_says_so():
     assert proportion([]).rate is None
-    found = proportion([True, False, True, True])
-    assert (found.count, found.total, found.rate) == (3, 4, 0.75)
-    assert (found.low, found.high) == wilson_interval(3, 4)
+    part = proportion([True, False, True, True])
+    assert (part.count, part.total, part.rate) == (3, 4, 0.75)
+    assert (part.low, part.high) == wilson_interval(3, 4)
 
 
 # Where the gate puts its mass
@@ -268,13 +268,13 @@ def test_approval_is_held_against_the_expert():
     rows += [row for i in range(6, 10) for row in turn(i, -0.4, right=i < 7)]
     rows += turn(10, None, right=False)
     rows += turn(11, 0.4, right=True, expert_action=None)
-    found = agreement(turn_table(pl.DataFrame(rows)), "sdar")
-    assert (found.turns, found.without_expert) == (11, 1)
-    assert (found.approved.count, found.approved.total) == (5, 6)
-    assert (found.disapproved.count, found.disapproved.total) == (1, 4)
-    assert (found.approved.low, found.approved.high) == wilson_interval(5, 6)
+    judged = agreement(turn_table(pl.DataFrame(rows)), "sdar")
+    assert (judged.turns, judged.without_expert) == (11, 1)
+    assert (judged.approved.count, judged.approved.total) == (5, 6)
+    assert (judged.disapproved.count, judged.disapproved.total) == (1, 4)
+    assert (judged.approved.low, judged.approved.high) == wilson_interval(5, 6)
     # 6 right and 4 not: 5*3 pairs won, 5*1 and 1*3 tied, 1*1 lost.
-    assert found.ranking.value == pytest.approx((15 + 4) / 24)
+    assert judged.ranking.value == pytest.approx((15 + 4) / 24)
 
 
 def greedy(student: str, teacher: str, count: int, start: int) -> list[dict[str, object]]:
@@ -295,14 +295,14 @@ def test_greedy_actions_that_differ_are_counted_by_who_is_right():
     rows = greedy("right", "right", 4, 0) + greedy("look", "look", 1, 4)
     rows += greedy("look", "right", 20, 5) + greedy("right", "look", 3, 25)
     rows += greedy("look", "go to bed 1", 2, 28)
-    found = agreement(turn_table(pl.DataFrame(rows)), "sdar")
-    assert (found.same.count, found.same.total, found.differ) == (4, 5, 25)
-    assert (found.teacher_right.count, found.student_right.count) == (20, 3)
-    assert (found.neither_right.count, found.neither_right.total) == (2, 25)
+    judged = agreement(turn_table(pl.DataFrame(rows)), "sdar")
+    assert (judged.same.count, judged.same.total, judged.differ) == (4, 5, 25)
+    assert (judged.teacher_right.count, judged.student_right.count) == (20, 3)
+    assert (judged.neither_right.count, judged.neither_right.total) == (2, 25)
     # Five tasks, each of which speaks for the teacher: 2 of 32 sign patterns are as extreme.
-    assert found.p_value == pytest.approx(2 / 32)
-    assert "differ at 25 turns" in agreement_text([found])[0]
-    assert "do not tell the two apart" in agreement_text([found])[0]
+    assert judged.p_value == pytest.approx(2 / 32)
+    assert "differ at 25 turns" in agreement_text([judged])[0]
+    assert "do not tell the two apart" in agreement_text([judged])[0]
 
 
 def test_a_clear_difference_is_named():
@@ -311,9 +311,9 @@ def test_a_clear_difference_is_named():
         for i in range(12)
         for row in greedy("look", "right", 1, i)
     ]  # fmt: skip
-    found = agreements(turn_table(pl.DataFrame(rows)))
-    assert found[0].p_value == pytest.approx(2 / 2**12)
-    assert "the teacher is right more often" in agreement_text(found)[0]
+    judged = agreements(turn_table(pl.DataFrame(rows)))
+    assert judged[0].p_value == pytest.approx(2 / 2**12)
+    assert "the teacher is right more often" in agreement_text(judged)[0]
     swapped = [r | {"student_greedy_action": r["teacher_greedy_action"],
                     "teacher_greedy_action": r["student_greedy_action"]} for r in rows]  # fmt: skip
     text = agreement_text(agreements(turn_table(pl.DataFrame(swapped))))[0]
@@ -379,14 +379,14 @@ def test_answers_are_those_of_the_files(made):
 
     # The teacher's greedy action is another at every third turn: the expert's at even ones, the
     # student's own, and right, at odd ones.
-    found = next(a for a in values["agreements"] if a["method"] == "sdar")
+    judged = next(a for a in values["agreements"] if a["method"] == "sdar")
     turns = tokens.unique(["seed", "episode", "turn"])
-    assert found["turns"] == turns.height
+    assert judged["turns"] == turns.height
     differ = turns.filter(pl.col("turn") % 3 == 0)
-    assert found["differ"] == differ.height
-    assert found["teacher_right"]["count"] == differ.filter(pl.col("turn") % 2 == 0).height
-    assert found["student_right"]["count"] == differ.filter(pl.col("turn") % 2 == 1).height
-    assert found["neither_right"]["count"] == 0
+    assert judged["differ"] == differ.height
+    assert judged["teacher_right"]["count"] == differ.filter(pl.col("turn") % 2 == 0).height
+    assert judged["student_right"]["count"] == differ.filter(pl.col("turn") % 2 == 1).height
+    assert judged["neither_right"]["count"] == 0
     assert {a["method"] for a in values["agreements"]} == {"warm_start", "grpo", "sdar"}
 
     cost = next(c for c in values["costs"] if c["method"] == "sdar")

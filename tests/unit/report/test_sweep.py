@@ -59,8 +59,8 @@ def test_the_grid_is_full_and_its_variants_distinct() -> None:
 
 def test_cells_that_train_alike_are_one_variant() -> None:
     config = configuration(gates=["gap", "entropy", "soft_or", "none"], betas=[0.0, 5.0])
-    found = {cell: variant.name for cell, variant in sweep_cells(config).items()}
-    for cell, name in found.items():
+    names = {cell: variant.name for cell, variant in sweep_cells(config).items()}
+    for cell, name in names.items():
         if cell.coefficient == 0:
             assert name == "grpo"
         elif cell.beta == 0 or cell.gate == "none":
@@ -313,9 +313,9 @@ def test_the_heat_map_shows_each_cells_value_and_interval(
     ]
     texts = [text for axis in facets for text in axis.texts]
     assert len(texts) == 2 * (4 + 2)  # gate none: one row, whatever beta
-    found = comparison.results["gap-beta5-lambda0.1-random"].difference
-    assert found is not None
-    shown = f"{points(found.difference)}\n[{points(found.low)}, {points(found.high)}]"
+    paired = comparison.results["gap-beta5-lambda0.1-random"].difference
+    assert paired is not None
+    shown = f"{points(paired.difference)}\n[{points(paired.low)}, {points(paired.high)}]"
     assert [text.get_text() for text in facets[2].texts] == [
         "baseline",
         facets[2].texts[1].get_text(),

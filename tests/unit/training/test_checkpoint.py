@@ -43,9 +43,9 @@ def save(folder, step, parts, keep=2, **options):
 def test_continued_training_equals_uninterrupted_training(tmp_path):
     save(tmp_path, 3, trained(3))
     model, optimizer = trained(0)
-    found = latest_complete(tmp_path)
-    assert (found.step, found.state["note"]) == (3, 3)
-    load_checkpoint(found, model, optimizer)
+    checkpoint = latest_complete(tmp_path)
+    assert (checkpoint.step, checkpoint.state["note"]) == (3, 3)
+    load_checkpoint(checkpoint, model, optimizer)
     update(model, optimizer)
     expected = trained(4)[0].state_dict()
     for name, value in model.state_dict().items():

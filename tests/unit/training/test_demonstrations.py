@@ -124,7 +124,7 @@ def test_every_home_shows_every_task_type():
         case = practice(CONFIG, index)
         kinds[case.home.seed].add(case.game.task_type)
     assert len(kinds) == 20
-    assert {len(found) for found in kinds.values()} == {6}
+    assert {len(of_kind) for of_kind in kinds.values()} == {6}
 
 
 def test_homes_are_not_those_one_trains_in():

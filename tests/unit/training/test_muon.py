@@ -17,9 +17,9 @@ def matrices(count: int, rows: int, columns: int, seed: int = 0) -> torch.Tensor
 @pytest.mark.parametrize(("rows", "columns"), [(24, 24), (16, 48), (48, 16)])
 def test_singular_values_go_near_one_and_singular_vectors_stay(rows: int, columns: int) -> None:
     given = matrices(3, rows, columns) * torch.tensor([1e-3, 1.0, 50.0])[:, None, None]
-    found = orthogonalise(given)
+    orthogonal = orthogonalise(given)
     u, s, vh = torch.linalg.svd(given, full_matrices=False)
-    inside = u.mT @ found @ vh.mT
+    inside = u.mT @ orthogonal @ vh.mT
     values = inside.diagonal(dim1=1, dim2=2)
     # The iteration is tuned for speed and settles between .7 and 1.2; values that start beyond
     # a hundredth of the norm have arrived there after five rounds.
@@ -28,7 +28,7 @@ def test_singular_values_go_near_one_and_singular_vectors_stay(rows: int, column
     assert ((values > 0.6) & (values < 1.25))[arrived].all()
     rest = inside - torch.diag_embed(values)
     assert rest.abs().max() < 1e-3, "mixed singular vectors"
-    assert (found - u @ inside @ vh).abs().max() < 1e-3, "left the span of the given matrix"
+    assert (orthogonal - u @ inside @ vh).abs().max() < 1e-3, "left the span of the given matrix"
 
 
 def test_matrices_of_a_stack_do_not_see_each_other() -> None:

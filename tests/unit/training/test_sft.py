@@ -44,10 +44,10 @@ def gradients(model, loss):
 
 def test_loss_is_cross_entropy_on_response_tokens_alone():
     model = scripted.policy()
-    expected, found = naive_loss(model, SAMPLES), supervised_loss(PolicyScorer(model), SAMPLES)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    expected, loss = naive_loss(model, SAMPLES), supervised_loss(PolicyScorer(model), SAMPLES)
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
     expected_gradients = gradients(model, expected)
-    for name, gradient in gradients(model, found).items():
+    for name, gradient in gradients(model, loss).items():
         torch.testing.assert_close(
             gradient, expected_gradients[name], atol=2e-5, rtol=1e-4, msg=lambda m, n=name: n + m
         )

@@ -131,7 +131,7 @@ def gate_mass_figure(masses: Sequence[GateMass]) -> Figure:
 
 
 def common_parts(masses: Sequence[GateMass], division: str) -> list[str]:
-    """The parts of a division that are worth a mark: at least 1% of somebody's tokens, in order."""
+    """The parts of a division that are drawn: at least 1% of some method's tokens, in order."""
     seen = {
         name
         for mass in masses

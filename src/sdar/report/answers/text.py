@@ -89,7 +89,7 @@ def _gate_sentence(mass: GateMass) -> str:
 
 
 def _extremes(mass: GateMass, division: str, sentence: str) -> str:
-    """The sentence filled with the parts of widest and narrowest mean gate; small ones aside."""
+    """The sentence with the parts of widest and narrowest mean gate, small ones left out."""
     parts: dict[str, Part] = getattr(mass, division)
     names = common_parts([mass], division)
     if len(names) < 2:

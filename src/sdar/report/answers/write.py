@@ -29,7 +29,7 @@ def write_answers(config: ExperimentConfig, layout: Layout) -> None:
 
 
 def embed_figures(page: str, folder: Path) -> str:
-    """The page with its figures inside it: one file that needs nothing beside it."""
+    """The page with its figures inside it: one file that needs no other."""
 
     def inside(match: "re.Match[str]") -> str:
         image = (folder / match["path"]).with_suffix(".png").read_bytes()

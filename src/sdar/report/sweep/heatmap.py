@@ -13,7 +13,7 @@ from sdar.report.formatting import percent, points
 from sdar.report.style import ink, new_figure
 from sdar.report.sweep.data import SweepComparison, SweepResult, setting
 
-# Blue, white, orange: read alike by people who confuse red and green.
+# Blue, white, orange: legible to people who confuse red and green.
 COLOURS = LinearSegmentedColormap.from_list("difference", ["#0072B2", "#ffffff", "#D55E00"])
 SMALLEST_RANGE = 0.05
 """The colours span at least +-5 points, so that noise does not glow."""

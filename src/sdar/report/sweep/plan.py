@@ -42,8 +42,8 @@ def plan_text(config: ExperimentConfig, layout: Layout) -> str:
             values = ["", "", "0", ""]
         else:
             beta = f"{what.beta:g}" if GATES[what.gate].uses_beta else "any"
-            told = what.retrieval if GATES[what.gate].reads_teacher else "any"
-            values = [what.gate, beta, f"{what.coefficient:g}", told]
+            skill = what.retrieval if GATES[what.gate].reads_teacher else "any"
+            values = [what.gate, beta, f"{what.coefficient:g}", skill]
         rows.append([variant.name, variant.method, *values, str(filled), f"{done} of {len(seeds)}"])
     header = ["variant", "method", "gate", "beta", "lambda", "retrieval", "cells", "trained"]
     jobs = len(variants) * len(seeds)
