@@ -25,9 +25,9 @@ from sdar.ranks.lifeline import LOST_EXIT_CODE
 
 SCRIPT = Path(ranks_world.__file__)
 ROOT = SCRIPT.parent.parent
-# Nine episodes on two ranks, minibatches of seven samples at most, of which a rank gets three.
+# Nine episodes on two ranks, minibatches of at most seven samples, of which one rank gets three.
 ODD = {"tasks_per_step": 3, "group_size": 3, "minibatch": 7, "micro_batch": 2}
-# One sample an optimizer step: one of the ranks has none. One episode a rank.
+# One sample per optimizer step: one of the ranks has none. One episode per rank.
 ONE_AT_A_TIME = {"tasks_per_step": 1, "group_size": 2, "minibatch": 1, "micro_batch": 1}
 # A single episode: one of the ranks plays none.
 ALONE = {

@@ -1,8 +1,8 @@
 """How a token is coloured by gap, gate or advantage, in the page and in the terminal. Pure.
 
 Blue: the teacher finds the token likelier than the student (gate open), or the advantage is
-positive. Orange: less likely (gate closed), negative. White: neither. Both ends are told apart with
-any colour vision, and stay light enough for black text.
+positive. Orange: less likely (gate closed), negative. White: neither. Both ends are distinct for
+any colour vision, and light enough for black text.
 """
 
 from math import isfinite

@@ -1,7 +1,6 @@
-"""Whether compared runs were computed alike: threads, ranks, batch sizes.
+"""Whether compared runs rounded their sums in the same way: threads, ranks, batch sizes.
 
-What differs there changes no formula, only the last digits of sums; but after some steps that is
-another sample.
+A difference changes no formula, only last digits; but after some steps that is another sample.
 """
 
 import json
@@ -23,9 +22,9 @@ def spans_of(folder: Path) -> list[Span]:
 
 
 def rounding_differences(runs: Iterable[tuple[str, list[Span]]]) -> dict[str, dict[str, list[str]]]:
-    """key -> value as JSON -> the names of the runs that had it, of keys with several values.
+    """key -> value as JSON -> the names of the runs that had it, for keys with several values.
 
-    A name says from where on, where a run had the value not from its beginning.
+    Where a run had a value only from some step on, its name is followed by that step.
     """
     values: dict[str, dict[str, list[str]]] = {}
     for name, spans in runs:

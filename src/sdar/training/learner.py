@@ -47,12 +47,12 @@ class Learner:
     optimizer: Any
     engine: Any
     reference: Reference | None
-    """The frozen policy the KL term holds the student to; None when that term is off."""
+    """The frozen policy of the KL term; None when that term is off."""
     playing: Playing
     scoring: Scoring
     updating: Updating
     running: GapQuantiles | None = None
-    """What the run keeps from step to step beside weights and optimizer, for the adaptive gate."""
+    """What the adaptive gate keeps from step to step."""
 
     @classmethod
     def prepare(
@@ -151,7 +151,7 @@ class Learner:
         return context
 
     def state(self) -> dict[str, Any]:
-        """For the checkpoint: what a resumed run needs beside weights and optimizer."""
+        """For the checkpoint: what a resumed run needs besides weights and optimizer."""
         return {"running_gap": None if self.running is None else self.running.to_state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:

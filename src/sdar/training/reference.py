@@ -1,4 +1,4 @@
-"""The reference: the policy that training began with, which the KL term holds the student to."""
+"""The reference: the policy that training began with, towards which the KL term pulls."""
 
 import copy
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from sdar.policy.lora import without_adapters
 
 @dataclass(frozen=True)
 class Reference:
-    """A scorer, and what has to be so while it scores."""
+    """A scorer, and what must be in place while it scores."""
 
     scorer: Any
     adapted: Any = None

@@ -17,7 +17,7 @@ from sdar.training.step_batch import StepBatch
 @dataclass
 class StepResult:
     """Per-token values are `[S, R]`, on the CPU, 0 on padding. `old_SR` and `teacher_SR` are under
-    the weights at the step's start, `student_SR`, gap and gate as the loss saw them."""
+    the weights at the step's start; `student_SR`, gap and gate are as the loss saw them."""
 
     step: int
     batch: StepBatch
