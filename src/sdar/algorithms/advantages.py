@@ -1,8 +1,8 @@
-"""Advantages: how much better a turn did than its group, and who in it deserves the credit.
+"""Advantages: how much better a turn did than its group, and which tokens deserve the credit.
 
 Legend: S samples (one sample is one turn of one episode), T tokens, N rows statistics are taken
-over. Groups, episodes and observations are given as one hashable key a sample (a list, an array or
-a tensor). Statistics are computed in float64 after subtracting each group's smallest return, so a
+over. Groups, episodes and observations are one hashable key per sample (a list, an array or a
+tensor). Statistics are computed in float64 after subtracting each group's smallest return, so a
 group of equal returns gives exact zeros whatever its scale: 1e-6 in the divisor would otherwise
 blow rounding errors up. Nothing here carries gradient.
 """
@@ -95,7 +95,7 @@ def grpo_advantages(
         statistics_over: `steps`: mean and std over all turns of the group, long episodes weigh
             more; `episodes`: every episode counts once, with the mean of its turns' returns (the
             reference takes whichever turn comes first, which depends on the order of samples).
-        normalize_by_std: divide by std + epsilon; otherwise centre only.
+        normalize_by_std: divide by std + epsilon; otherwise only centre.
 
     Returns:
         [S]. A group with a single row of statistics has mean 0 and std 1.
@@ -145,8 +145,8 @@ def gigpo_advantages(
     """Episode-relative plus turn-relative advantages (GiGPO, arXiv 2505.10978).
 
     The episode term is GRPO's over the turns of a group. The turn term compares the discounted
-    returns of all turns of a group that stood before the same observation; a turn alone with its
-    observation gets 0.
+    returns of all turns of a group with the same observation; a turn alone with its observation
+    gets 0.
 
     Args:
         episode_return: [S], repeated on each turn.
@@ -260,7 +260,7 @@ def agent_opsd_advantages(
         seq_advantages: [S].
         student_log_probs: [S, T] of the policy that sampled; teacher_log_probs, response_mask too.
         turn: [S] orders an episode's samples.
-        success: [S] 0 or 1, the episode's outcome on each of its turns.
+        success: [S] 0 or 1, the episode's outcome, on each of its turns.
 
     Returns:
         [S] A * [(1 - mix) + mix * w].

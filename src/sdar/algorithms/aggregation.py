@@ -1,4 +1,4 @@
-"""From a loss per token to one number, exactly, however the batch is cut.
+"""From a loss per token to one number, the same however the batch is cut.
 
 Legend: S samples, T tokens. Every aggregation is a weighted sum over response tokens divided by a
 denominator that belongs to the whole batch:
@@ -27,12 +27,12 @@ PerToken = tuple[Tensor, dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Aggregation:
-    """How the tokens given to a loss become one number."""
+    """How the values of a loss's tokens become one number."""
 
     mode: str
     """One of `LOSS_AGGREGATIONS`."""
     denominator: float | Tensor | None = None
-    """That of the global batch (`global_denominator`) when the tokens are only a part of it; None:
+    """That of the global batch (`global_denominator`) when the tokens are a part of it; None:
     they are the whole batch."""
     sequence: Tensor | None = None
     """[S, T] sample number of each token, for packed rows that hold several samples; only the

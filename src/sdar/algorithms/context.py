@@ -1,8 +1,8 @@
-"""What a distillation term needs to know of the whole training step, as small immutable values.
+"""What a distillation term needs of the whole training step, as small immutable values.
 
 Everything here is a function of all response tokens of the step under the weights at its start, so
-it is the same whatever the order, the padding, the packing or the micro-batches of the update that
-uses it. Statistics are taken in float64.
+it does not depend on the order, the padding, the packing or the micro-batches of the update.
+Statistics are taken in float64.
 
 Legend: S samples, T tokens.
 """
@@ -42,7 +42,7 @@ class GapQuantiles:
         return cls(quantile(gap_N, 0.1), quantile(gap_N, 0.5), quantile(gap_N, 0.9))
 
     def followed_by(self, own: "GapQuantiles") -> "GapQuantiles":
-        """The running quantiles after a step whose own are `own`: .9 of these, .1 of those."""
+        """The running quantiles after a step with quantiles `own`: .9 of these, .1 of its."""
 
         def renewed(kept: float, new: float) -> float:
             # Exactly `kept` where nothing changes, which .9 * kept + .1 * new is not.
@@ -67,8 +67,8 @@ class GapQuantiles:
 
 @dataclass(frozen=True)
 class StepContext:
-    """A step's constants of the distillation weight keep * (gate - baseline). The defaults are
-    neutral: they leave the gate as it is."""
+    """A step's constants of the distillation weight keep * (gate - baseline); the defaults leave
+    the gate as it is."""
 
     baseline: float = 0.0
     """Subtracted from every gate."""
@@ -87,7 +87,6 @@ class StepContext:
 
 
 NEUTRAL = StepContext()
-"""Leaves the gate as it is."""
 
 
 def mean_over_step(values: Tensor, response_mask: Tensor) -> float:

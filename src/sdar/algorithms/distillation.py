@@ -27,8 +27,8 @@ def distillation_weight(
     entropy: Tensor | None = None,
     context: StepContext = NEUTRAL,
 ) -> Tensor:
-    """keep * (gate - baseline), shaped like `gap`, without gradient: what the gated term multiplies
-    a token with.
+    """keep * (gate - baseline), shaped like `gap`, without gradient: the gated term's weight per
+    token.
 
     Args:
         kind, gap, beta, entropy: of the gate, see `gates.compute_gate`.
@@ -134,7 +134,7 @@ def full_reverse_kl_loss(divergence: Tensor, response_mask: Tensor) -> PerToken:
 
 @dataclass(frozen=True)
 class DistillationTerm:
-    """A term, and what of a micro-batch it is called with."""
+    """A term, and the parts of a micro-batch it is called with."""
 
     loss: Callable[..., PerToken]
     reads: tuple[str, ...]

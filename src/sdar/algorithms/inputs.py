@@ -1,4 +1,4 @@
-"""What a trainer hands in: the samples of a whole step, and the tokens of a micro-batch.
+"""What a trainer passes in: the samples of a whole step, and the tokens of a micro-batch.
 
 Legend: S samples, T tokens.
 """

@@ -35,12 +35,11 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class TrainingLoss:
-    """The loss to differentiate, its parts, and the gap and gate of each token for the records.
+    """The loss to differentiate, its parts, and each token's gap and gate for the records.
 
     `statistics` are means over the response tokens given; `gap` and `gate` are None where the
-    method has none. `gate` is the weight the distillation term really had at the token. For the
-    figures of a step, concatenate them over its micro-batches and call `gates.gate_statistics`
-    once.
+    method has none. `gate` is the weight that the distillation term had at the token. For figures
+    of a step, call `gates.gate_statistics` on all its micro-batches' together.
     """
 
     loss: Tensor
@@ -72,8 +71,8 @@ def training_loss(
             its loss.
         context: of the step (`step.step_context`), its per-token part cut to these tokens.
 
-    A term whose coefficient is 0 is measured where its inputs are given, and never added, so its
-    run is bit for bit that of the method without it.
+    A term whose coefficient is 0 is measured where its inputs are given, and never added: the run
+    is bit for bit that of the method without it.
 
     Raises:
         SdarError: a term with a non-zero coefficient lacks its input.
@@ -142,7 +141,7 @@ def _terms(
         yield _Term(settings.kl_coefficient, kl)
     if method.distillation != "none":
         term = DISTILLATION_TERMS[method.distillation]
-        given = vars(batch) | {"weight": weight_ST}
-        distillation = term.loss(*(required(given[name], name, method) for name in term.reads))
+        inputs = vars(batch) | {"weight": weight_ST}
+        distillation = term.loss(*(required(inputs[name], name, method) for name in term.reads))
         coefficient = method.coefficient(settings.distillation_coefficient)
         yield _Term(coefficient, distillation, "distillation_loss")

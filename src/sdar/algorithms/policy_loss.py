@@ -48,7 +48,7 @@ def clipped_policy_loss(
     Args:
         old_log_probs: [S, T] under the policy that sampled; no gradient.
         log_probs: [S, T] under the current policy; the gradient flows here.
-        advantages: [S, T], or [S] for one a sample; no gradient.
+        advantages: [S, T], or [S] for one per sample; no gradient.
         response_mask: [S, T], non-zero at response tokens.
         dual_clip: above 1; None switches it off.
 
@@ -97,12 +97,12 @@ def reference_kl_loss(
 def importance_weights(
     old_log_probs: Tensor, engine_log_probs: Tensor, response_mask: Tensor, *, cap: float
 ) -> Tensor:
-    """[S, T] truncated importance weights for samples of an engine that is not quite the policy.
+    """[S, T] truncated importance weights for samples of an engine that differs from the policy.
 
-    min(exp(old - engine), cap): what expectations under the engine's distribution are multiplied
-    by to become those under the policy's, cut so that rare tokens do not take over (V-trace, arXiv
-    1802.01561; for engines, F. Yao et al., "Your efficient RL framework secretly brings you
-    off-policy RL training", 2025). They are positive, and clip and dual clip are homogeneous in the
+    min(exp(old - engine), cap): the factor from expectations under the engine's distribution to
+    those under the policy's, cut so that rare tokens do not dominate (V-trace, arXiv 1802.01561;
+    for engines, F. Yao et al., "Your efficient RL framework secretly brings you off-policy RL
+    training", 2025). They are positive, and clip and dual clip are homogeneous in the
     advantage, so multiplying the advantages multiplies the policy term. 1 off the response.
 
     Args:

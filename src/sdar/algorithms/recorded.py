@@ -1,4 +1,4 @@
-"""Recorded numbers of the reference's formulas against ours: losses, gradients, advantages.
+"""Recorded results of the reference's formulas against ours: losses, gradients, advantages.
 
 A file of cases is a dictionary from a formula's name to its cases, each with the inputs, the
 settings and the expected values (arrays `[samples][tokens]`). `sdar replay` and the tests run them.
@@ -26,20 +26,31 @@ from sdar.methods.declarations import get_method
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5}
 Case = dict[str, Any]
 Expect = Callable[[Any, Any], None]
-"""Takes what we compute and what was recorded."""
+"""Takes what is computed here and what was recorded."""
+
+
+def _tensors(case: Case, dtype: torch.dtype, *keys: str) -> list[Tensor]:
+    return [torch.tensor(case[key], dtype=dtype) for key in keys]
+
+
+def _expect_loss(
+    case: Case, expect: Expect, values_ST: Tensor, mask_ST: Tensor, into: Tensor, gradient: str
+) -> None:
+    """The aggregated loss and its gradient at `into`."""
+    loss = aggregate(values_ST, mask_ST, Aggregation(case["loss_agg"]))
+    loss.backward()
+    expect(loss, case["loss"])
+    expect(into.grad, case[gradient])
 
 
 def _sdar_gated_loss(case: Case, dtype: torch.dtype, expect: Expect) -> None:
-    student = torch.tensor(case["student_log_probs"], dtype=dtype, requires_grad=True)
-    teacher = torch.tensor(case["teacher_log_probs"], dtype=dtype)
-    mask = torch.tensor(case["response_mask"], dtype=dtype)
+    keys = ("student_log_probs", "teacher_log_probs", "response_mask")
+    student, teacher, mask = _tensors(case, dtype, *keys)
+    student.requires_grad_()
     gap = teacher_gap(student, teacher)
     weight = distillation_weight("gap", gap, beta=case["gate_beta"])
     values_ST, statistics = gated_distillation_loss(student, teacher, mask, weight)
-    loss = aggregate(values_ST, mask, Aggregation(case["loss_agg"]))
-    loss.backward()
-    expect(loss, case["loss"])
-    expect(student.grad, case["grad_student_log_probs"])
+    _expect_loss(case, expect, values_ST, mask, student, "grad_student_log_probs")
     of_step = gate_statistics(gap_gate(gap, beta=case["gate_beta"]), gap, mask)
     for name in ("gate_mean", "gate_active_ratio", "teacher_gap_mean"):
         expect(statistics[name], case[name])
@@ -47,79 +58,55 @@ def _sdar_gated_loss(case: Case, dtype: torch.dtype, expect: Expect) -> None:
 
 
 def _skill_sd(case: Case, dtype: torch.dtype, expect: Expect) -> None:
-    student = torch.tensor(case["student_log_probs"], dtype=dtype, requires_grad=True)
-    teacher, old, mask = (
-        torch.tensor(case[key], dtype=dtype)
-        for key in ("teacher_log_probs", "old_log_probs", "response_mask")
-    )
-    values_ST, _ = skill_sd_loss(student, teacher, old, mask)
-    loss = aggregate(values_ST, mask, Aggregation(case["loss_agg"]))
-    loss.backward()
-    expect(loss, case["loss"])
-    expect(student.grad, case["grad_student_log_probs"])
+    keys = ("student_log_probs", "teacher_log_probs", "old_log_probs", "response_mask")
+    student, teacher, old, mask = _tensors(case, dtype, *keys)
+    values_ST, _ = skill_sd_loss(student.requires_grad_(), teacher, old, mask)
+    _expect_loss(case, expect, values_ST, mask, student, "grad_student_log_probs")
 
 
 def _rlsd(case: Case, dtype: torch.dtype, expect: Expect) -> None:
-    tensors = (
-        torch.tensor(case[key], dtype=dtype)
-        for key in ("seq_advantages", "student_log_probs", "teacher_log_probs", "response_mask")
-    )
+    keys = ("seq_advantages", "student_log_probs", "teacher_log_probs", "response_mask")
+    tensors = _tensors(case, dtype, *keys)
     result = rlsd_token_advantages(*tensors, mix=case["mix"], clip=case["clip"])
     expect(result, case["token_advantages"])
 
 
 def _grpo(case: Case, dtype: torch.dtype, expect: Expect) -> None:
+    settings = ("statistics_over", "normalize_by_std", "epsilon")
     result = grpo_advantages(
         torch.tensor(case["step_return"], dtype=dtype),
         case["group"],
         case["episode"],
-        statistics_over=case["statistics_over"],
-        normalize_by_std=case["normalize_by_std"],
-        epsilon=case["epsilon"],
+        **{name: case[name] for name in settings},
     )
     expect(result, case["advantages"])
 
 
 def _gigpo(case: Case, dtype: torch.dtype, expect: Expect) -> None:
+    keys = ("group", "episode", "anchor_observation")
+    settings = ("mode", "step_advantage_weight", "epsilon")
     result = gigpo_advantages(
-        torch.tensor(case["episode_return"], dtype=dtype),
-        torch.tensor(case["discounted_step_return"], dtype=dtype),
-        case["group"],
-        case["episode"],
-        case["anchor_observation"],
-        mode=case["mode"],
-        step_advantage_weight=case["step_advantage_weight"],
-        epsilon=case["epsilon"],
+        *_tensors(case, dtype, "episode_return", "discounted_step_return"),
+        *(case[key] for key in keys),
+        **{name: case[name] for name in settings},
     )
     expect(result, case["advantages"])
 
 
 def _policy(case: Case, dtype: torch.dtype, expect: Expect) -> None:
-    current = torch.tensor(case["log_probs"], dtype=dtype, requires_grad=True)
-    old, advantages, mask = (
-        torch.tensor(case[key], dtype=dtype)
-        for key in ("old_log_probs", "advantages", "response_mask")
-    )
-    values_ST, statistics = clipped_policy_loss(
-        old,
-        current,
-        advantages,
-        mask,
-        clip_low=case["clip_low"],
-        clip_high=case["clip_high"],
-        dual_clip=case["dual_clip"],
-    )
-    loss = aggregate(values_ST, mask, Aggregation(case["loss_agg"]))
-    loss.backward()
-    expect(loss, case["loss"])
-    expect(current.grad, case["grad_log_probs"])
+    keys = ("old_log_probs", "log_probs", "advantages", "response_mask")
+    old, current, advantages, mask = _tensors(case, dtype, *keys)
+    current.requires_grad_()
+    settings = {name: case[name] for name in ("clip_low", "clip_high", "dual_clip")}
+    values_ST, statistics = clipped_policy_loss(old, current, advantages, mask, **settings)
+    _expect_loss(case, expect, values_ST, mask, current, "grad_log_probs")
     for name in ("clip_fraction", "approx_kl", "dual_clip_fraction"):
         expect(statistics[name], case[name])
 
 
 def _kl(case: Case, dtype: torch.dtype, expect: Expect) -> None:
-    current = torch.tensor(case["log_probs"], dtype=dtype, requires_grad=True)
-    reference = torch.tensor(case["reference_log_probs"], dtype=dtype)
+    current, reference = _tensors(case, dtype, "log_probs", "reference_log_probs")
+    current.requires_grad_()
     kl_ST = reference_kl(current, reference, estimator=case["estimator"])
     loss = aggregate(kl_ST, torch.ones_like(kl_ST), Aggregation("token-mean"))
     loss.backward()
@@ -129,17 +116,15 @@ def _kl(case: Case, dtype: torch.dtype, expect: Expect) -> None:
 
 
 def _total(case: Case, dtype: torch.dtype, expect: Expect) -> None:
-    tensors: dict[str, Any] = {
-        key: torch.tensor(case[key], dtype=dtype)
-        for key in (
-            "old_log_probs",
-            "log_probs",
-            "advantages",
-            "response_mask",
-            "teacher_log_probs",
-            "reference_log_probs",
-        )
-    }
+    keys = (
+        "old_log_probs",
+        "log_probs",
+        "advantages",
+        "response_mask",
+        "teacher_log_probs",
+        "reference_log_probs",
+    )
+    tensors = dict(zip(keys, _tensors(case, dtype, *keys), strict=True))
     tensors["log_probs"].requires_grad_()
     settings = LossSettings(
         clip_low=case["clip_low"],
@@ -177,17 +162,17 @@ def largest_difference(formula: str, case: Case, dtype: torch.dtype) -> float:
     """The largest absolute difference between what is recorded of `case` and what `formula` gives
     when computed in `dtype`; infinite where shapes differ, a value is not a number, or a result is
     in another type."""
-    found = [0.0]
+    differences = [0.0]
 
     def expect(actual: Any, recorded: Any) -> None:
         ours: Tensor = torch.as_tensor(actual, dtype=torch.float64).detach()
         theirs = torch.tensor(recorded, dtype=torch.float64)
         other_type = isinstance(actual, Tensor) and actual.dtype != dtype
         if other_type or ours.shape != theirs.shape:
-            found.append(float("inf"))
+            differences.append(float("inf"))
             return
         difference = (ours - theirs).abs().max() if ours.numel() else torch.zeros(())
-        found.append(float("inf") if difference.isnan() else float(difference))
+        differences.append(float("inf") if difference.isnan() else float(difference))
 
     _FORMULAS[formula](case, dtype, expect)
-    return max(found)
+    return max(differences)

@@ -135,7 +135,7 @@ def step_context(
     advantages: Tensor,
     running: GapQuantiles | None = None,
 ) -> StepContext:
-    """What the loss of every micro-batch needs to know of the whole step.
+    """What the loss of every micro-batch needs of the whole step.
 
     Args:
         samples: the whole step, with log-probs of both sides under the weights at its start.

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sdar.algorithms import (
+from sdar.algorithms.advantages import (
     agent_opsd_advantages,
     discounted_step_returns,
     gigpo_advantages,

@@ -10,22 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sdar.algorithms import (
-    METHODS,
-    Aggregation,
-    GapQuantiles,
-    LossSettings,
-    Method,
-    MicroBatch,
-    StepContext,
-    StepSamples,
-    compute_gate,
-    get_method,
-    step_context,
-    training_loss,
-    vocabulary_reverse_kl,
-)
+from sdar.algorithms.aggregation import Aggregation
+from sdar.algorithms.context import GapQuantiles, StepContext
+from sdar.algorithms.distillation import vocabulary_reverse_kl
+from sdar.algorithms.gates import compute_gate
+from sdar.algorithms.inputs import MicroBatch, StepSamples
+from sdar.algorithms.loss import LossSettings, training_loss
+from sdar.algorithms.step import step_context
 from sdar.errors import SdarError
+from sdar.methods.declarations import METHODS, Method, get_method
 from sdar.methods.gates import RUN_GATES
 
 some = settings(max_examples=25, deadline=None)

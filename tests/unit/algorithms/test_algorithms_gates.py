@@ -5,8 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdar.algorithms import compute_gate, gate_by_position, gate_statistics, teacher_gap
-from sdar.algorithms.gates import QUANTILES
+from sdar.algorithms.gates import (
+    QUANTILES,
+    compute_gate,
+    gate_by_position,
+    gate_statistics,
+    teacher_gap,
+)
 from sdar.methods.gates import RUN_GATES
 
 some = settings(max_examples=40, deadline=None)

@@ -10,23 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sdar.algorithms import (
+from sdar.algorithms.aggregation import (
+    LOSS_AGGREGATIONS,
     Aggregation,
-    StepContext,
     aggregate,
-    clipped_policy_loss,
+    global_denominator,
+)
+from sdar.algorithms.context import StepContext
+from sdar.algorithms.distillation import (
     distillation_weight,
     full_reverse_kl_loss,
     gated_distillation_loss,
-    global_denominator,
-    importance_weights,
-    reference_kl,
     reverse_kl_loss,
     skill_sd_loss,
-    teacher_gap,
     vocabulary_reverse_kl,
 )
-from sdar.algorithms.aggregation import LOSS_AGGREGATIONS
+from sdar.algorithms.gates import teacher_gap
+from sdar.algorithms.policy_loss import clipped_policy_loss, importance_weights, reference_kl
 from sdar.errors import SdarError
 
 

@@ -8,33 +8,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdar.algorithms import (
-    METHODS,
-    AdvantageSettings,
-    Aggregation,
-    LossSettings,
-    Method,
-    MicroBatch,
-    StepContext,
-    StepSamples,
-    TrainingLoss,
-    aggregate,
-    clipped_policy_loss,
+from sdar.algorithms.advantages import grpo_advantages, rlsd_token_advantages
+from sdar.algorithms.aggregation import Aggregation, aggregate
+from sdar.algorithms.context import StepContext
+from sdar.algorithms.distillation import (
     distillation_weight,
     gated_distillation_loss,
-    get_method,
-    grpo_advantages,
-    reference_kl,
     reverse_kl_loss,
-    rlsd_token_advantages,
     skill_sd_loss,
-    step_advantages,
-    step_context,
-    teacher_gap,
-    training_loss,
     vocabulary_reverse_kl,
 )
+from sdar.algorithms.gates import teacher_gap
+from sdar.algorithms.inputs import MicroBatch, StepSamples
+from sdar.algorithms.loss import LossSettings, TrainingLoss, training_loss
+from sdar.algorithms.policy_loss import clipped_policy_loss, reference_kl
+from sdar.algorithms.step import AdvantageSettings, step_advantages, step_context
 from sdar.errors import SdarError
+from sdar.methods.declarations import METHODS, Method, get_method
 
 TRAINED = [method for method in METHODS.values() if method.trained]
 SETTINGS = LossSettings(
