@@ -70,7 +70,7 @@ def terms(world: SoftmaxWorld, tokens: int) -> dict[str, tuple[str, Term, Tensor
 
 
 def draw_updates(axes: Axes, world: SoftmaxWorld, tokens: int, steps: int, seed: int) -> Any:
-    found = {}
+    results = {}
     states, vocabulary = world.student_logits_KV.shape
     place_L = torch.arange(states * vocabulary, dtype=torch.float64)
     place_L = place_L + torch.arange(states).repeat_interleave(vocabulary) * 0.6
@@ -84,7 +84,7 @@ def draw_updates(axes: Axes, world: SoftmaxWorld, tokens: int, steps: int, seed:
         axes.errorbar(at_L, mean_L, CONFIDENCE * error_L, fmt="o", markersize=4.5,
                       color=colour(method), elinewidth=3, label=name)  # fmt: skip
         axes.scatter(at_L, exact_L, marker="_", s=70, color="black", zorder=3, linewidths=1)
-        found[name] = {
+        results[name] = {
             "largest_expected_update": round(float(exact_L.abs().max()), 5),
             "largest_half_width_of_95_percent_interval": round(
                 CONFIDENCE * float(error_L.max()), 5
@@ -100,7 +100,7 @@ def draw_updates(axes: Axes, world: SoftmaxWorld, tokens: int, steps: int, seed:
     axes.set_ylabel("update (minus the gradient)")
     axes.set_title("Expected update of each logit")
     axes.legend(fontsize=9, loc="best")
-    return found
+    return results
 
 
 def draw_variance(axes: Axes, world: SoftmaxWorld, tokens: int, steps: int, seed: int) -> Any:
@@ -154,10 +154,10 @@ def main() -> None:
     world = random_world(options.seed)
     drawn = (world, options.tokens, options.steps, options.seed)
     figure, (left, right) = new_figure(1, 2, (12.5, 4.6), width_ratios=(3, 2))
-    found = {"updates": draw_updates(left, *drawn), "variance": draw_variance(right, *drawn)}
+    results = {"updates": draw_updates(left, *drawn), "variance": draw_variance(right, *drawn)}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.out, metadata={"Date": None, "Creator": "sdar"})
-    print(json.dumps(found, indent=2))
+    print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

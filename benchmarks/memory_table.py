@@ -28,7 +28,7 @@ def on_gpus(config: ExperimentConfig, gpus: int, gib: float) -> Verdict:
 
 
 def table(files: list[Path], counts: list[int], gib: float) -> str:
-    """Markdown: a row an experiment, GiB of each GPU."""
+    """Markdown: one row per experiment, GiB per GPU."""
     own = ["GPUs", "micro-batch", "rollout", "scoring", "update", "optimizer step"]
     head = ["experiment", *own, *(f"with {count}" for count in counts)]
     lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
@@ -38,9 +38,9 @@ def table(files: list[Path], counts: list[int], gib: float) -> str:
         cells = [file.stem, str(config.execution.processes), str(config.training.micro_batch)]
         cells += [f"{phase.total / GIB:.1f}" for phase in verdict.estimate.phases]
         for count in counts:
-            found = on_gpus(config, count, gib)
-            short = f"{found.estimate.peak / GIB:.1f}"
-            cells.append(f"({short})" if found.level == "too large" else short)
+            judged = on_gpus(config, count, gib)
+            short = f"{judged.estimate.peak / GIB:.1f}"
+            cells.append(f"({short})" if judged.level == "too large" else short)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -60,8 +60,8 @@ def compare_json_lines(old: Path, new: Path) -> list[Difference]:
     before, after = ([json.loads(line) for line in lines(path)] for path in (old, new))
     first: dict[str, Difference] = {}
     for number, (one, other) in enumerate(zip(before, after, strict=False), start=1):
-        found = differing(dict(leaves(one)), dict(leaves(other)), f"line {number}")
-        first = {difference.field: difference for difference in found} | first
+        of_line = differing(dict(leaves(one)), dict(leaves(other)), f"line {number}")
+        first = {difference.field: difference for difference in of_line} | first
     return counted("lines", len(before), len(after)) + list(first.values())
 
 

@@ -204,8 +204,8 @@ def main() -> None:
         parser.exit(2, f"{parser.prog}: {error}\n")
     equal = all(one.verdict in VERDICTS[:2] for one in compared)
     if options.json:
-        found = as_json((old, new), compared, allowed, equal)
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        results = as_json((old, new), compared, allowed, equal)
+        print(json.dumps(results, indent=2, ensure_ascii=False))
     else:
         print(report(compared, allowed, equal))
     sys.exit(not equal)

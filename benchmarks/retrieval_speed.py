@@ -75,8 +75,8 @@ def made_queries(passages: Sequence[tuple[str, str]], count: int, seed: int = 0)
     draw = random.Random(f"queries {seed}")
     queries = []
     for _ in range(count):
-        found = words(draw.choice(passages)[1])
-        content = [word for word in found if word not in STOP_WORDS] or found
+        spoken = words(draw.choice(passages)[1])
+        content = [word for word in spoken if word not in STOP_WORDS] or spoken
         asked = draw.sample(content, k=min(len(content), draw.randint(3, 8)))
         queries.append(" ".join(["what", "is", "the", *asked]))
     return queries
@@ -99,15 +99,15 @@ def textbook(passages: Sequence[tuple[str, str]]) -> Callable[[Sequence[str]], l
     norms = K1 * (1 - B + B * lengths / lengths.mean())
 
     def search(queries: Sequence[str]) -> list[list[str]]:
-        found = []
+        ranked = []
         for query in queries:
             total = np.zeros(len(counts))
             for word in query_words(query):
                 times = np.asarray([count.get(word, 0) for count in counts])
                 rarity = np.log(1 + (len(counts) - holders[word] + 0.5) / (holders[word] + 0.5))
                 total += rarity * times / (times + norms)
-            found.append([passages[i][0] for i in np.argsort(-total, kind="stable")[:TOP_K]])
-        return found
+            ranked.append([passages[i][0] for i in np.argsort(-total, kind="stable")[:TOP_K]])
+        return ranked
 
     return search
 
@@ -143,8 +143,8 @@ def measure(file: Path, home: Path, count: int, slow: int) -> dict[str, object]:
 
     loop = textbook(passages)
     some = queries[:slow]
-    found = [[passage.id for passage in each] for each in retriever.search(some, TOP_K)]
-    best = sum(a[0] == b[0] for a, b in zip(found, loop(some), strict=True)) / len(some)
+    ranked = [[passage.id for passage in each] for each in retriever.search(some, TOP_K)]
+    best = sum(a[0] == b[0] for a, b in zip(ranked, loop(some), strict=True)) / len(some)
     slowest = timed("textbook loop over the passages", some, loop)
     ways = [
         timed("sdar, a batch", queries, lambda asked: retriever.search(asked, TOP_K)),

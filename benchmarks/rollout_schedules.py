@@ -211,16 +211,16 @@ def measure(repeats: int) -> Iterator[dict[str, object]]:
                 for way in ways:
                     costs[way].append(play(work, tasks, *way))
             turns_wall = min(cost.wall for cost in costs[ways[0]])
-            for (schedule, after), found in costs.items():
-                best = min(found, key=lambda cost: cost.wall)
+            for (schedule, after), timed in costs.items():
+                best = min(timed, key=lambda cost: cost.wall)
                 yield {
                     "work": work.name,
                     "batch": work.batch,
                     "schedule": schedule,
                     **({"answer_after": after} if schedule == "continuous" else {}),
                     "seconds": round(best.wall, 2),
-                    "all_seconds": [round(cost.wall, 2) for cost in found],
-                    "cpu_seconds": round(min(cost.cpu for cost in found), 2),
+                    "all_seconds": [round(cost.wall, 2) for cost in timed],
+                    "cpu_seconds": round(min(cost.cpu for cost in timed), 2),
                     "waiting_seconds": round(best.environment, 2),
                     "tokens": best.tokens,
                     "engine_steps": best.steps,

@@ -4,7 +4,7 @@
 
 First the decode loop: same process, same prompts, same number of tokens. Responses run to the full
 length in both, so the work is equal; in training ours also gains from rows that finish early. Then
-whole rollouts (rollout_schedules.py), a line of JSON each: `turns` and `continuous` on the same
+whole rollouts (rollout_schedules.py), one line of JSON each: `turns` and `continuous` on the same
 episodes.
 """
 

@@ -134,19 +134,19 @@ def configuration(options: argparse.Namespace, prompt: int, taught: int) -> Expe
 
 def flops(shape: ModelShape, done: StepResult) -> dict[str, float]:
     """Of each phase of a step, by formula."""
-    found: dict[str, float] = defaultdict(float)
+    flops: dict[str, float] = defaultdict(float)
     known: set[tuple[int, ...]] = set()
     for turn, taught in zip(done.batch.turns, done.teacher, strict=True):
         prompt, response = len(turn.prompt.token_ids), len(turn.response_ids)
         key = (turn.moment.index, *turn.prompt.token_ids)
-        found["generation"] += generation_flops(shape, prompt, response, shared=key in known)
+        flops["generation"] += generation_flops(shape, prompt, response, shared=key in known)
         known.add(key)
         forward = scoring_flops(shape, prompt, response)
-        found["old"] += forward
-        found["reference"] += forward
-        found["teacher"] += scoring_flops(shape, len(taught.prompt.token_ids), response)
-        found["update"] += TRAINING * forward
-    return found
+        flops["old"] += forward
+        flops["reference"] += forward
+        flops["teacher"] += scoring_flops(shape, len(taught.prompt.token_ids), response)
+        flops["update"] += TRAINING * forward
+    return flops
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -216,21 +216,21 @@ def work(config: ExperimentConfig, done: StepResult) -> dict[str, Any]:
 
 
 def phases(shape: ModelShape, steps: list[StepResult], device: str) -> dict[str, Any]:
-    """Median seconds, tokens a second (prompt and response), TFLOP/s and share of peak."""
+    """Median seconds, tokens per second (prompt and response), TFLOP/s and share of peak."""
     counted, peak = flops(shape, steps[-1]), peak_flops(device)
     tokens = sum(steps[-1].batch.lengths())
-    found = {}
+    phases = {}
     for name in ("environment", "generation", "old", "teacher", "reference", "update"):
         seconds = statistics.median(step.clock.seconds[name] for step in steps)
-        found[name] = {"seconds": round(seconds, 4)}
+        phases[name] = {"seconds": round(seconds, 4)}
         if name in counted:
             rate = counted[name] / seconds
-            found[name] |= {
+            phases[name] |= {
                 "tokens_per_second": round(tokens / seconds, 1),
                 "tflops_per_second": round(rate / 1e12, 4),
                 "share_of_peak": None if peak is None else round(rate / peak, 4),
             }
-    return found
+    return phases
 
 
 def totals(steps: list[StepResult]) -> dict[str, float]:
@@ -254,7 +254,7 @@ def memory(expected: MemoryEstimate) -> dict[str, Any]:
         "scoring": max(peaks[name] for name in ("old", "teacher", "reference")),
         "update": peaks["update"],
     }
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         name: {
             "estimated": round(estimated[name] / GIB, 4),
             "measured": round(value / GIB, 4),
@@ -264,8 +264,8 @@ def memory(expected: MemoryEstimate) -> dict[str, Any]:
     }
     if torch.cuda.is_available():
         # With what the allocator keeps between tensors.
-        found["reserved"] = round(torch.cuda.max_memory_reserved() / GIB, 4)
-    return found
+        result["reserved"] = round(torch.cuda.max_memory_reserved() / GIB, 4)
+    return result
 
 
 def machine_name() -> str:

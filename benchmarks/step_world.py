@@ -78,7 +78,7 @@ class Skills:
 
 
 def make_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
-    """About a token a word of what is said here."""
+    """About one token per word of the texts here."""
     texts = [" " + " ".join(f"{word} {number}" for word in WORDS for number in range(1, 10))]
     texts += [words(60, seed) for seed in range(20)]
     chats = [chat(words(40, seed)) for seed in range(20)]

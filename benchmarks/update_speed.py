@@ -3,7 +3,7 @@
     python benchmarks/update_speed.py [--threads 1] [--samples 256] [--config FILE]
 
 A random policy of the configuration's shape, random prompts of ALFWorld's lengths. Each phase runs
-`--repeats` times after one to warm up; the fastest counts. Prints JSON: seconds and tokens a second
+`--repeats` times after one to warm up; the fastest counts. Prints JSON: seconds, tokens per second
 (prompt and response), and the teacher's share of a GRPO step without rollout.
 """
 

@@ -10,7 +10,7 @@ both see the same states and actions, which is checked. Wall seconds are what a 
 seconds do not depend on what else the machine does.
 
 Left out: model time, and the original environment (Flask pages, HTML parsing and Lucene in a JVM:
-20-50 ms a step by its users' measurements, not measured here).
+20-50 ms per step by its users' measurements, not measured here).
 """
 
 import argparse

@@ -61,7 +61,7 @@ class Token:
 
 @dataclass
 class Measured:
-    """Of one training step: a loss a minibatch, and a gap and a gate a token."""
+    """Of one training step: a loss per minibatch, a gap and a gate per token."""
 
     policy: list[float] = field(default_factory=list)
     distillation: list[float] = field(default_factory=list)

@@ -75,7 +75,7 @@ class Watched:
 
 
 class Speaker:
-    """Says `response(slot, turn)`, a token a step."""
+    """Says `response(slot, turn)`, one token per step."""
 
     def __init__(self, response) -> None:
         self.response = response
