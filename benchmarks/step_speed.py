@@ -281,11 +281,11 @@ def write(result: dict[str, Any], output: Path | None) -> Path:
     slug = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
     path = output or RESULTS / f"step-{slug}.json"
     kept = json.loads(path.read_text(encoding="utf-8"))["shapes"] if path.is_file() else {}
-    found = hardware()
+    this_machine = hardware()
     machine = {
         "name": name,
-        "cores": found["cores"],
-        "memory_gib": found["memory_gib"],
+        "cores": this_machine["cores"],
+        "memory_gib": this_machine["memory_gib"],
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
