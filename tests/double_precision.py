@@ -22,6 +22,13 @@ def precision(dtype: torch.dtype, cast: Any) -> Iterator[None]:
             torch.set_default_dtype(before)
 
 
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """64 bit wherever the usual 32 are asked for."""
+    with precision(torch.float64, torch.Tensor.double):
+        yield
+
+
 def in_double(model: Any) -> Any:
     """The policy in double precision, its norms included (Qwen's fall back to 32 bit)."""
     model = copy.deepcopy(model).double()

@@ -25,7 +25,7 @@ import pytest
 import scripted
 import torch
 import trainer_world
-from double_precision import in_double, precision
+from double_precision import double_precision, in_double
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.errors import SdarError
@@ -86,7 +86,8 @@ def policy(tied: bool) -> Any:
 
 @contextmanager
 def mistaken(mistake: str | None) -> Iterator[None]:
-    """Ranks that forget each other's gradients, or divide by their own tokens."""
+    """Ranks that forget each other's gradients, lose a little of one rank's, or divide by their own
+    tokens."""
 
     def own_share(step: Any, *given: Any, **named: Any) -> Any:
         shares = of_step(step, *given, **named)
@@ -96,10 +97,19 @@ def mistaken(mistake: str | None) -> Iterator[None]:
             object.__setattr__(minibatch, "samples", own)
         return shares
 
-    of_step = StepShares.of_step.__func__
+    def short_share(ranks: Ranks, parameters: Any) -> None:
+        parameters = list(parameters)
+        for parameter in parameters:
+            if RANK == 1 and parameter.grad is not None:
+                parameter.grad *= 1 - 1e-4
+        sum_gradients(ranks, parameters)
+
+    of_step, sum_gradients = StepShares.of_step.__func__, Ranks.sum_gradients
     with pytest.MonkeyPatch.context() as patch:
         if mistake == "no sum":
             patch.setattr(Ranks, "sum_gradients", lambda ranks, parameters: None)
+        if mistake == "short share":
+            patch.setattr(Ranks, "sum_gradients", short_share)
         if mistake == "own denominator":
             patch.setattr(StepShares, "of_step", classmethod(own_share))
         yield
@@ -133,7 +143,7 @@ def run(root: Path, job: dict[str, Any]) -> Path:
 
 def main() -> None:
     root, jobs = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
-    with precision(torch.float64, torch.Tensor.double):
+    with double_precision():
         for job in jobs:
             run(root, job)
 

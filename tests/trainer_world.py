@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import scripted
+from double_precision import double_precision, in_double
 
 from sdar.config import ExperimentConfig, Layout, parse_config
 from sdar.environments.base import Task
@@ -104,6 +105,14 @@ def run(
     made = given or parts(kill_at_call)
     train_with(made, config, layout, method, seed, make_accelerator(config))
     return layout.run(method, seed)
+
+
+def run_in_double(root: Path, method: str = "sdar", **training: Any) -> Path:
+    """As `run`, in double precision, where AdamW turns no rounding into a step."""
+    with double_precision():
+        given = parts()
+        given.model = in_double(given.model)
+        return run(root, method, given=given, **training)
 
 
 def main() -> None:

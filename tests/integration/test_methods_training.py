@@ -131,13 +131,13 @@ def test_full_reverse_kl_follows_the_divergence_down(tmp_path):
 def test_micro_batches_change_rounding_at_most(tmp_path):
     for method in ("sdar_centred", "sdar_adaptive", "sdar_objective", "reverse_kl_full"):
         cut, whole = (
-            trainer_world.run(tmp_path / f"{method}-{size}", method, steps=2, micro_batch=size)
+            trainer_world.run_in_double(
+                tmp_path / f"{method}-{size}", method, steps=2, micro_batch=size
+            )
             for size in (1, 8)
         )
         one, other = (
             torch.cat([value.flatten() for value in load_file(path).values()])
             for path in (folder / "policy" / "model.safetensors" for folder in (cut, whole))
         )
-        # The largest is no measure: AdamW's first steps divide rounding by rounding where a
-        # gradient is nearly zero. Anything real moves weights everywhere, by some of the rate 1e-3.
-        assert (one - other).abs().mean() < 1e-7, method
+        assert (one - other).abs().max() < 1e-8, method

@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 import ranks_world
 import torch
-from double_precision import precision
+from double_precision import double_precision
 from safetensors.torch import load_file
 
 from sdar.files import lines
@@ -116,6 +116,7 @@ def two(tmp_path_factory):
         *jobs_of(REPLICATED),
         *jobs_of(SHARDED, "sharded ", sharded=True),
         {"name": "no sum", "mistake": "no sum"},
+        {"name": "short share", "mistake": "short share"},
         {"name": "own denominator", "mistake": "own denominator", "training": ODD},
     ]
     done = start(root, jobs)
@@ -161,6 +162,11 @@ def test_mistake_shows(mistake, one, two):
     assert distance(run_folder(one, {"name": right}), run_folder(two, {"name": mistake})) > 1e-4
 
 
+def test_a_ten_thousandth_of_a_rank_shows(one, two):
+    whole, short = run_folder(one, {"name": "sdar"}), run_folder(two, {"name": "short share"})
+    assert distance(whole, short) > 1e-7, "ten times what equal runs may differ by"
+
+
 def test_what_saves_memory_changes_nothing(one):
     plain, saving = (run_folder(one, {"name": name}) for name in ("sdar", "less memory"))
     assert distance(plain, saving) < 1e-12
@@ -169,7 +175,7 @@ def test_what_saves_memory_changes_nothing(one):
 def test_lora_is_exported_whole_and_loads_without_peft(one, two):
     from transformers import AutoModelForCausalLM
 
-    with precision(torch.float64, torch.Tensor.double):
+    with double_precision():
         start_of_run = ranks_world.policy(tied=True).state_dict()
     for folder in (run_folder(one, {"name": "lora"}), run_folder(two, {"name": "sharded lora"})):
         assert sorted(p.name for p in (folder / "policy").iterdir()) == sorted(

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,13 +67,20 @@ class Experiment:
         self.states: dict[str, str] = {}
         self._controller: subprocess.Popen[bytes] | None = None
 
-    def configure(self, nodes: int = 1, tracked: bool = False, **cluster: Any) -> None:
-        """Write the experiment's file, with these keys of `cluster` besides its own. `tracked`:
-        with MLflow's process beside each job, which SLURM signals as well."""
+    def configure(
+        self,
+        nodes: int = 1,
+        tracked: bool = False,
+        training: Mapping[str, Any] | None = None,
+        **cluster: Any,
+    ) -> None:
+        """Write the experiment's file, with these keys of `training` and `cluster` besides its own.
+        `tracked`: with MLflow's process beside each job, which SLURM signals as well."""
         values = EXPERIMENT | {
             "cluster": EXPERIMENT["cluster"] | cluster,
             "execution": EXPERIMENT["execution"] | {"nodes": nodes},
             "tracking": {"enabled": tracked},
+            "training": EXPERIMENT["training"] | (training or {}),
         }
         (self.folder / "experiment.yaml").write_text(yaml.safe_dump(values))
 

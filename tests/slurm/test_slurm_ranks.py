@@ -4,29 +4,29 @@ it is stopped, and over soon when a rank dies."""
 import contextlib
 import signal
 import time
+from pathlib import Path
 
+import first_update
 import psutil
 import pytest
-import torch
 from driving import POLICY, RUN, STEPS, Experiment, is_told
-from safetensors.torch import load_file
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 SAVED = "sdar: told to stop; what is complete is kept."
 
 
-def test_two_nodes_train_what_one_process_does(
-    on_both_nodes: Experiment, finished: Experiment
-) -> None:
-    spread, alone = (
-        load_file(one.folder / POLICY / "model.safetensors") for one in (on_both_nodes, finished)
-    )
-    assert spread.keys() == alone.keys()
-    for name, values in alone.items():
-        torch.testing.assert_close(spread[name], values, rtol=0, atol=1e-5, msg=name)
-    mine, theirs = ((one.folder / RUN / "metrics.jsonl") for one in (on_both_nodes, finished))
-    assert len(mine.read_text().splitlines()) == len(theirs.read_text().splitlines()) == STEPS
+def test_two_nodes_train_what_one_process_does(finished: Experiment, tmp_path: Path) -> None:
+    """Their first update; see `first_update`."""
+    alone, spread = (finished.copy_without_run(tmp_path / name) for name in ("alone", "spread"))
+    for experiment, nodes in ((alone, 1), (spread, 2)):
+        experiment.configure(nodes=nodes, training=first_update.ONE_UPDATE)
+        experiment.run(str(POLICY), seconds=600)
+    first_update.assert_same_first_update(spread.folder / RUN, alone.folder / RUN)
+
+
+def test_two_nodes_train_to_the_end(on_both_nodes: Experiment) -> None:
+    assert on_both_nodes.steps() == STEPS
 
 
 def test_stopped_and_with_a_rank_killed_and_the_same_in_the_end(
