@@ -127,8 +127,10 @@ def test_two_ranks_on_this_machine_train_what_one_process_does(
         target = str(run_folder / "policy")
         done = snakemake(folder, "--configfile", str(experiment), "--", target)
         assert done.returncode == 0, done.stdout[-5000:]
-        assert ("ranks sdar train" in done.stdout) == (processes == 2)
         runs[processes] = shutil.copytree(folder / run_folder, tmp_path / str(processes))
+        # A rank refuses to train among more or fewer than are configured.
+        (computed,) = json.loads((runs[processes] / "provenance.json").read_text())["computed_with"]
+        assert computed["execution.processes"] == processes
     first_update.assert_same_first_update(runs[2], runs[1])
 
 
