@@ -1,9 +1,11 @@
 """What a text game shares with other text games: one action per turn, chosen from a list."""
 
+import random
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
-from sdar.environments.base import Knowledge, Moment
+from sdar.environments.base import Expert, Knowledge, Moment, Observation, Task
 from sdar.environments.chat import Message, chat
 from sdar.environments.parsing import ParsedAction, parse_action_block
 from sdar.environments.recorded import RecordedFormat
@@ -45,3 +47,25 @@ class ActionListPackage:
 
     def is_admissible(self, action: str, admissible_actions: Sequence[str]) -> bool:
         return action in admissible_actions
+
+
+class ActionListPractice:
+    """How a `base.Practice` is played; a subclass sets these attributes and `knowledge`."""
+
+    task: Task
+    hinted: bool
+    observation: Observation
+    _environment: Any
+    _expert: Expert
+
+    def expert_turn(self) -> tuple[str, str]:
+        return self._expert.act()
+
+    def mistake(self, draw: random.Random) -> str:
+        """Any admissible action."""
+        return draw.choice(self.observation.admissible_actions)
+
+    def step(self, action: str) -> Observation:
+        self.observation = self._environment.step(action)
+        self._expert.observe(action, self.observation)
+        return self.observation

@@ -35,9 +35,10 @@ class EnvironmentSection(Section):
         def task_types(self) -> tuple[str, ...]:
             """What skills are looked up by."""
 
-        @property
-        def known_panels(self) -> tuple[str, ...]:
-            """What evaluation.panels may name; empty where the data decide."""
+    @property
+    def known_panels(self) -> tuple[str, ...]:
+        """What evaluation.panels may name; empty where the data decide."""
+        return self.usual_panels
 
     def check_data(self, panels: Sequence[str]) -> list[str]:
         """What `data` lacks that evaluating `panels` needs, each problem with its key and remedy.

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -17,14 +17,7 @@ AlfworldTaskType = Literal[
     "pick_cool_then_place_in_recep",
     "pick_two_obj_and_place",
 ]
-ALFWORLD_TASK_TYPES: tuple[AlfworldTaskType, ...] = (
-    "pick_and_place_simple",
-    "look_at_obj_in_light",
-    "pick_clean_then_place_in_recep",
-    "pick_heat_then_place_in_recep",
-    "pick_cool_then_place_in_recep",
-    "pick_two_obj_and_place",
-)
+ALFWORLD_TASK_TYPES: tuple[AlfworldTaskType, ...] = get_args(AlfworldTaskType)
 GAMES_FOLDER = "json_2.1.1"
 """Folder of the games within real data."""
 

@@ -13,6 +13,7 @@ from sdar.environments.alfworld.world.generator import abstract_game
 from sdar.environments.alfworld.world.home import Home
 from sdar.environments.alfworld.world.simulator import SimulatedEnvironment
 from sdar.environments.base import FIRST_OPENING, Knowledge, Observation, Task
+from sdar.environments.common import ActionListPractice
 
 # Homes of demonstrations are numbered from here, far from any home one would train in.
 FIRST_HOME = 1_000_000
@@ -35,7 +36,7 @@ class GameExpert:
         self._seen.update(action, observation)
 
 
-class GamePractice:
+class GamePractice(ActionListPractice):
     """One simulated game with the expert beside it."""
 
     def __init__(self, index: int, game: Game, home: Home, hinted: bool) -> None:
@@ -50,18 +51,6 @@ class GamePractice:
         self.observation = self._environment.reset(game)
         self._expert = GameExpert(self.task, self.observation, home if hinted else None, index)
 
-    def expert_turn(self) -> tuple[str, str]:
-        return self._expert.act()
-
-    def mistake(self, draw: random.Random) -> str:
-        """Any admissible action."""
-        return draw.choice(self.observation.admissible_actions)
-
-    def step(self, action: str) -> Observation:
-        self.observation = self._environment.step(action)
-        self._expert.observe(action, self.observation)
-        return self.observation
-
 
 def practice(config: Any, index: int, *, opening: bool = False) -> GamePractice:
     """Game number `index`: a function of the configuration and the number.
@@ -69,11 +58,8 @@ def practice(config: Any, index: int, *, opening: bool = False) -> GamePractice:
     Episodes share `warm_start.demonstrations.worlds` homes; each opening has one of its own.
     """
     demonstrations, environment = config.warm_start.demonstrations, config.environment
-    if opening:
-        index = FIRST_OPENING + index
-        home_seed = FIRST_HOME + index
-    else:
-        home_seed = FIRST_HOME + index % demonstrations.worlds
+    index = FIRST_OPENING + index if opening else index
+    home_seed = FIRST_HOME + (index if opening else index % demonstrations.worlds)
     home = Home.draw(home_seed, environment.habit, environment.size)
     game = abstract_game(
         demonstrations.seed, "train", index, home, environment.task_types, train_games=1

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -11,7 +11,7 @@ from sdar.section import NOTHING, NonNegative, Section
 
 QuestionType = Literal["one_hop", "two_hop", "comparison"]
 QUESTION_FILES = (".parquet", ".jsonl")
-QUESTION_TYPES: tuple[QuestionType, ...] = ("one_hop", "two_hop", "comparison")
+QUESTION_TYPES: tuple[QuestionType, ...] = get_args(QuestionType)
 
 
 class QuestionCounts(Section):

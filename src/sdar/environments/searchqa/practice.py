@@ -38,13 +38,7 @@ class QuestionPractice:
     """One generated question with the expert beside it. See `base.Practice`."""
 
     def __init__(
-        self,
-        index: int,
-        asked: Asked,
-        answer: Fact,
-        archive: Archive,
-        settings: Any,
-        hinted: bool,
+        self, index: int, asked: Asked, answer: Fact, archive: Archive, settings: Any, hinted: bool
     ) -> None:
         """`settings`: the environment's section of the configuration."""
         name = f"practice/{index}"
@@ -88,11 +82,8 @@ def practice(config: Any, index: int, *, opening: bool = False) -> QuestionPract
     Episodes share `warm_start.demonstrations.worlds` archives; each opening has one of its own.
     """
     demonstrations, environment = config.warm_start.demonstrations, config.environment
-    if opening:
-        index = FIRST_OPENING + index
-        seed = FIRST_ARCHIVE + index
-    else:
-        seed = FIRST_ARCHIVE + index % demonstrations.worlds
+    index = FIRST_OPENING + index if opening else index
+    seed = FIRST_ARCHIVE + (index if opening else index % demonstrations.worlds)
     archive = Archive.draw(seed, environment.size)
     draw = random.Random(f"practice/{demonstrations.seed}/{index}")
     task_type = draw.choice(environment.question_types)

@@ -9,14 +9,7 @@ from sdar.environments.section import EnvironmentSection
 from sdar.section import NOTHING, NonNegative, Section
 
 ExpressGame = Literal[
-    "cookingworld",
-    "twc",
-    "coin",
-    "mapreader",
-    "arithmetic",
-    "sorting",
-    "simonsays",
-    "peckingorder",
+    "cookingworld", "twc", "coin", "mapreader", "arithmetic", "sorting", "simonsays", "peckingorder"
 ]
 
 
@@ -51,11 +44,6 @@ class TextworldExpressConfig(EnvironmentSection):
     def task_types(self) -> tuple[str, ...]:
         """What skills are looked up by."""
         return self.games
-
-    @property
-    def known_panels(self) -> tuple[str, ...]:
-        """What evaluation.panels may name."""
-        return self.usual_panels
 
 
 SECTION = TextworldExpressConfig

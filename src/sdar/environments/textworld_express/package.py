@@ -4,18 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sdar.environments.base import (
-    EnvironmentPackage,
-    EnvironmentPool,
-    Knowledge,
-    Observation,
-    Task,
-)
+from sdar.environments.base import EnvironmentPackage, EnvironmentPool, Knowledge, Observation, Task
 from sdar.environments.common import ActionListPackage
 from sdar.environments.pools import InProcessPool
 from sdar.environments.textworld_express.engine import ExpressEnvironment
 from sdar.environments.textworld_express.expert import GoldExpert
-from sdar.environments.textworld_express.practice import ExpressPractice, practice
+from sdar.environments.textworld_express.practice import practice
 from sdar.environments.textworld_express.tasks import make_tasks
 
 
@@ -23,6 +17,7 @@ class TextworldExpressPackage(ActionListPackage):
     """See `base.EnvironmentPackage`."""
 
     name = "textworld_express"
+    practice = staticmethod(practice)
 
     def make_tasks(
         self, environment: Any, panels: Sequence[str], folder: Path
@@ -34,9 +29,6 @@ class TextworldExpressPackage(ActionListPackage):
 
     def expert(self, task: Task, first: Observation, knowledge: Knowledge | None) -> GoldExpert:
         return GoldExpert(ExpressEnvironment({}).gold_actions(task.location))
-
-    def practice(self, config: Any, index: int, *, opening: bool = False) -> ExpressPractice:
-        return practice(config, index, opening=opening)
 
 
 PACKAGE: EnvironmentPackage = TextworldExpressPackage()

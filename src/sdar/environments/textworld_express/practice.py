@@ -3,12 +3,13 @@
 import random
 from typing import Any
 
-from sdar.environments.base import Observation, Task
+from sdar.environments.base import Task
+from sdar.environments.common import ActionListPractice
 from sdar.environments.textworld_express.engine import ExpressEnvironment
 from sdar.environments.textworld_express.expert import GoldExpert
 
 
-class ExpressPractice:
+class ExpressPractice(ActionListPractice):
     """One game of the warm start; hinted prompts hold the skill, which has no habits to tell."""
 
     knowledge = None
@@ -19,17 +20,6 @@ class ExpressPractice:
         self._environment = environment
         self._expert = GoldExpert(environment.gold_actions(task.location))
         self.observation = environment.reset(task)
-
-    def expert_turn(self) -> tuple[str, str]:
-        return self._expert.act()
-
-    def mistake(self, draw: random.Random) -> str:
-        return draw.choice(self.observation.admissible_actions)
-
-    def step(self, action: str) -> Observation:
-        self.observation = self._environment.step(action)
-        self._expert.observe(action, self.observation)
-        return self.observation
 
 
 def practice(config: Any, index: int, *, opening: bool = False) -> ExpressPractice:

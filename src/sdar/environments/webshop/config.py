@@ -1,7 +1,7 @@
 """Configuration of the WebShop environment."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -9,13 +9,7 @@ from sdar.environments.section import EnvironmentSection
 from sdar.section import NOTHING, NonNegative, Section
 
 WebshopCategory = Literal["beauty", "electronics", "garden", "fashion", "grocery"]
-WEBSHOP_CATEGORIES: tuple[WebshopCategory, ...] = (
-    "beauty",
-    "electronics",
-    "garden",
-    "fashion",
-    "grocery",
-)
+WEBSHOP_CATEGORIES: tuple[WebshopCategory, ...] = get_args(WebshopCategory)
 
 
 class GoalCounts(Section):
@@ -58,11 +52,6 @@ class WebshopConfig(EnvironmentSection):
     def task_types(self) -> tuple[str, ...]:
         """What skills are looked up by."""
         return self.categories
-
-    @property
-    def known_panels(self) -> tuple[str, ...]:
-        """What evaluation.panels may name."""
-        return self.usual_panels
 
 
 SECTION = WebshopConfig

@@ -8,7 +8,8 @@ import random
 from functools import lru_cache
 from typing import Any
 
-from sdar.environments.base import FIRST_OPENING, Observation, Task
+from sdar.environments.base import FIRST_OPENING, Task
+from sdar.environments.common import ActionListPractice
 from sdar.environments.webshop.engine.catalogue import Catalogue
 from sdar.environments.webshop.engine.environment import WebshopEnvironment
 from sdar.environments.webshop.engine.goals import goal_task
@@ -20,7 +21,7 @@ from sdar.environments.webshop.world.shop import Shop
 FIRST_SHOP = 1_000_000
 
 
-class ShopPractice:
+class ShopPractice(ActionListPractice):
     """One goal in a practice shop with the expert beside it."""
 
     def __init__(
@@ -32,9 +33,6 @@ class ShopPractice:
         self._environment = environment
         self.observation = environment.reset(task)
         self._expert = make_expert(task, self.observation, shop if hinted else None, index)
-
-    def expert_turn(self) -> tuple[str, str]:
-        return self._expert.act()
 
     def mistake(self, draw: random.Random) -> str:
         """Any click but the one that ends the episode, or a search in the customer's words."""
@@ -48,11 +46,6 @@ class ShopPractice:
         words = self.task.instruction.replace(",", "").split()[2:5]
         draw.shuffle(words)
         return f"search[{' '.join(words)}]"
-
-    def step(self, action: str) -> Observation:
-        self.observation = self._environment.step(action)
-        self._expert.observe(action, self.observation)
-        return self.observation
 
 
 def practice(config: Any, index: int, *, opening: bool = False) -> ShopPractice:

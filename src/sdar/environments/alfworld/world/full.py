@@ -77,13 +77,7 @@ def furnish(combination: Combination, home: Home, split: str, index: int, trial:
                 items.append(Item(id_, kind, None))
                 loose.append((id_, place))
     return Game(
-        split=split,
-        index=index,
-        task_type=task_type,
-        target=target,
-        goal=goal,
-        scene=number,
-        trial=trial,
+        *(split, index, *combination, trial),
         sentence=say(task_type, target, goal, rng),
         receptacles=tuple(sorted(scene.receptacles, key=lambda receptacle: receptacle.id)),
         items=tuple(sorted(items, key=lambda item: item.id)),

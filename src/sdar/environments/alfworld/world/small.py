@@ -87,13 +87,7 @@ def furnish(combination: Combination, home: Home, split: str, index: int, trial:
         if (place := (x, rng.randrange(8), rng.randrange(4), 30)) not in taken
     )
     return Game(
-        split=split,
-        index=index,
-        task_type=task_type,
-        target=target,
-        goal=goal,
-        scene=number,
-        trial=trial,
+        *(split, index, *combination, trial),
         sentence=say(task_type, target, goal, rng),
         receptacles=tuple(sorted(receptacles, key=lambda receptacle: receptacle.id)),
         items=tuple(sorted(items, key=lambda item: item.id)),

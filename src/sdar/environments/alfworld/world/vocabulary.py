@@ -14,18 +14,16 @@ TASK_OBJECTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "livingroom": ("Newspaper", "RemoteControl"),
         "bathroom": ("SoapBottle",),
     },
-    "look_at_obj_in_light": {
-        "bedroom": ("Book", "CD", "CellPhone", "KeyChain", "Pen", "Pencil"),
-    },
+    "look_at_obj_in_light": {"bedroom": ("Book", "CD", "CellPhone", "KeyChain", "Pen", "Pencil")},
     "pick_clean_then_place_in_recep": {
         "kitchen": ("Apple", "Fork", "Lettuce", "Mug", "Plate", "Spoon"),
         "bathroom": ("Cloth", "SoapBar"),
     },
     "pick_heat_then_place_in_recep": {
-        "kitchen": ("Apple", "Bread", "Egg", "Mug", "Plate", "Potato", "Tomato"),
+        "kitchen": ("Apple", "Bread", "Egg", "Mug", "Plate", "Potato", "Tomato")
     },
     "pick_cool_then_place_in_recep": {
-        "kitchen": ("Apple", "Bread", "Egg", "Lettuce", "Mug", "Potato", "Tomato"),
+        "kitchen": ("Apple", "Bread", "Egg", "Lettuce", "Mug", "Potato", "Tomato")
     },
     "pick_two_obj_and_place": {
         "kitchen": ("Spoon", "Tomato"),
@@ -36,13 +34,8 @@ TASK_OBJECTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 USUAL: Mapping[str, tuple[str, ...]] = {
     "kitchen": (
-        "Cabinet",
-        "CounterTop",
-        "Drawer",
-        "Fridge",
-        "GarbageCan",
-        "Microwave",
-        "SinkBasin",
+        *("Cabinet", "CounterTop", "Drawer", "Fridge"),
+        *("GarbageCan", "Microwave", "SinkBasin"),
     ),
     "livingroom": ("ArmChair", "Drawer", "SideTable", "Sofa"),
     "bedroom": ("Bed", "Desk", "Drawer", "Shelf"),

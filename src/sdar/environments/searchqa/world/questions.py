@@ -191,12 +191,7 @@ def split_entries(told: Sequence[Entry], seed: int) -> dict[str, list[Entry]]:
 
 
 def make_questions(
-    size: Size,
-    told: Sequence[Entry],
-    split: str,
-    count: int,
-    task_types: Sequence[str],
-    seed: int,
+    size: Size, told: Sequence[Entry], split: str, count: int, task_types: Sequence[str], seed: int
 ) -> list[Question]:
     """`count` different questions of one split; types take turns, kinds of facts too.
 

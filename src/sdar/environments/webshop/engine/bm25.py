@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 K1, B = 0.9, 0.4
 """Anserini's settings, which WebShop's index uses."""
+POSTING_ARRAYS = ("starts", "documents", "saturation", "rarity")
 _EXACT_LENGTHS = 24
 """Lengths below this have a code of their own."""
 
@@ -82,7 +83,7 @@ class Postings:
 
     def save(self, folder: Path) -> None:
         """Write it for `load`."""
-        for name in ("starts", "documents", "saturation", "rarity"):
+        for name in POSTING_ARRAYS:
             np.save(folder / f"{name}.npy", getattr(self, name))
         (folder / "terms.txt").write_text("\n".join(self.terms), encoding="utf-8")
         (folder / "size.txt").write_text(str(self.size), encoding="utf-8")
@@ -92,8 +93,7 @@ class Postings:
         """The index that `save` wrote; its arrays stay on disk and are mapped."""
         lines = (folder / "terms.txt").read_text(encoding="utf-8").split("\n")
         starts, documents, saturation, rarity = (
-            np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
-            for name in ("starts", "documents", "saturation", "rarity")
+            np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in POSTING_ARRAYS
         )
         size = int((folder / "size.txt").read_text(encoding="utf-8"))
         terms = {term: number for number, term in enumerate(lines) if term}

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from sdar.environments.webshop.engine.analyzer import analyze
+from sdar.environments.webshop.engine.bm25 import POSTING_ARRAYS
 from sdar.environments.webshop.engine.goals import Goal, Goals
 from sdar.environments.webshop.engine.nouns import Nouns
 from sdar.environments.webshop.engine.products import Product
-from sdar.environments.webshop.engine.stock import Stock, build_stock, open_stock
+from sdar.environments.webshop.engine.stock import STOCK_ARRAYS, Stock, build_stock, open_stock
 from sdar.errors import SdarError
 
 MOST_RESULTS = 50
@@ -148,15 +149,6 @@ class Catalogue:
         """Memory of texts and arrays, mapped ones included."""
         stock = self._stock
         postings = stock.postings
-        arrays = (
-            stock.offsets,
-            stock.asins,
-            stock.places,
-            stock.synthetic,
-            stock.human,
-            postings.starts,
-            postings.documents,
-            postings.saturation,
-            postings.rarity,
-        )
+        arrays = [getattr(stock, name) for name in STOCK_ARRAYS]
+        arrays += [getattr(postings, name) for name in POSTING_ARRAYS]
         return len(stock.texts) + sum(int(np.asarray(part).nbytes) for part in arrays)

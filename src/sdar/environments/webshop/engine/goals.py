@@ -22,6 +22,8 @@ SHUFFLE_SEED = 233
 """The one shuffle of the original web server."""
 UPSTREAM_TEST = 500
 """Goals 0-499 of that shuffle are the test."""
+_OF_PRODUCT = ("asin", "category", "query", "name", "product_category")
+"""What a goal repeats of its product."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +52,7 @@ class Goal:
         try:
             options = record["goal_options"]
             return cls(
-                asin=record["asin"],
-                category=record["category"],
-                query=record["query"],
-                name=record["name"],
-                product_category=record["product_category"],
-                instruction_text=record["instruction_text"],
+                **{key: record[key] for key in (*_OF_PRODUCT, "instruction_text")},
                 attributes=tuple(record["attributes"]),
                 price_upper=record["price_upper"],
                 goal_options=dict(options) if isinstance(options, Mapping) else tuple(options),
@@ -114,11 +111,7 @@ def _goal(
     number: str,
 ) -> Goal:
     return Goal(
-        asin=product.asin,
-        category=product.category,
-        query=product.query,
-        name=product.name,
-        product_category=product.product_category,
+        **{key: getattr(product, key) for key in _OF_PRODUCT},
         instruction_text=text,
         attributes=attributes,
         price_upper=ceiling,

@@ -36,16 +36,10 @@ from sdar.files.digest import text_digest
 from sdar.files.whole import built_folder
 
 FORMAT = "webshop stock 1"
+STOCK_ARRAYS = ("offsets", "asins", "places", "synthetic", "human")
 _KEPT = (
-    "asin",
-    "name",
-    "full_description",
-    "small_description",
-    "pricing",
-    "customization_options",
-    "category",
-    "query",
-    "product_category",
+    *("asin", "name", "full_description", "small_description", "pricing"),
+    *("customization_options", "category", "query", "product_category"),
 )
 
 
@@ -197,11 +191,8 @@ def _digest(folder: Path) -> str:
     return text_digest("".join(about))[:16]
 
 
-_ARRAYS = ("offsets", "asins", "places", "synthetic", "human")
-
-
 def _save(stock: Stock, folder: Path) -> None:
-    for name in _ARRAYS:
+    for name in STOCK_ARRAYS:
         np.save(folder / f"{name}.npy", getattr(stock, name))
     (folder / "frequency.json").write_text(json.dumps(stock.frequency), encoding="utf-8")
     stock.postings.save(folder)
@@ -211,7 +202,7 @@ def _load(folder: Path) -> Stock:
     with (folder / "texts.json").open("rb") as file:
         texts = mmap(file.fileno(), 0, access=ACCESS_READ)
     offsets, asins, places, synthetic, human = (
-        np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _ARRAYS
+        np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in STOCK_ARRAYS
     )
     frequency = json.loads((folder / "frequency.json").read_text(encoding="utf-8"))
     postings = Postings.load(folder)
