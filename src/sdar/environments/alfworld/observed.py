@@ -60,12 +60,8 @@ class Observed:
     @classmethod
     def start(cls, task_type: str, instruction: str, first: Observation) -> "Observed":
         target, goal = parse_instruction(instruction)
-        names = (action.removeprefix("go to ") for action in first.admissible_actions)
-        receptacles = tuple(
-            name
-            for name, action in zip(names, first.admissible_actions, strict=True)
-            if action.startswith("go to ")
-        )
+        going = (action for action in first.admissible_actions if action.startswith("go to "))
+        receptacles = tuple(action.removeprefix("go to ") for action in going)
         return cls(task_type, target, goal, receptacles, first.admissible_actions)
 
     def update(self, action: str, observation: Observation) -> None:

@@ -2,11 +2,11 @@
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
-from sdar.environments.base import Task
+from sdar.environments.base import Observation, Task
 from sdar.environments.searchqa.engine.data import Question, by_id
 from sdar.environments.searchqa.engine.environment import (
     ANSWER_ACTION,
@@ -14,14 +14,18 @@ from sdar.environments.searchqa.engine.environment import (
     NO_QUERY,
     NOTHING_FOUND,
     SEARCH_ACTION,
-    SearchqaEnvironment,
     SearchqaPool,
     information_text,
     is_admissible,
     split_action,
 )
 from sdar.environments.searchqa.parsing import parse_action
-from sdar.environments.searchqa.retrieval.base import MAX_QUERY_CHARACTERS, Passage, clean_query
+from sdar.environments.searchqa.retrieval.base import (
+    MAX_QUERY_CHARACTERS,
+    Passage,
+    Retriever,
+    clean_query,
+)
 from sdar.errors import SdarError
 
 QUESTIONS = by_id(
@@ -50,6 +54,28 @@ class Recorder:
 
     def close(self) -> None:
         self.closed = True
+
+
+class SearchqaEnvironment:
+    """One episode at a time: a pool of one slot. `close` leaves the retriever open for others."""
+
+    def __init__(
+        self,
+        retriever: Retriever,
+        questions: Mapping[str, Question],
+        max_turns: int = 4,
+        top_k: int = 3,
+    ) -> None:
+        self._pool = SearchqaPool(retriever, questions, max_turns, top_k)
+
+    def reset(self, task: Task) -> Observation:
+        return self._pool.reset({0: task})[0]
+
+    def step(self, action: str) -> Observation:
+        return self._pool.step({0: action})[0]
+
+    def close(self) -> None:
+        """Nothing: the retriever is the caller's."""
 
 
 def task(identifier: str = "nq/0") -> Task:

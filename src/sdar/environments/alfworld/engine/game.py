@@ -169,14 +169,7 @@ def _load(location: str, data: Mapping[str, Any]) -> LoadedGame:
     return LoadedGame(
         location=location,
         sas=sas,
-        grammar=Grammar(
-            parsed.productions,
-            parsed.templates,
-            parsed.feedback,
-            parsed.predicates,
-            _subtypes(hierarchy),
-            entities,
-        ),
+        grammar=Grammar(*parsed, _subtypes(hierarchy), entities),
         parameters={
             action.name: tuple((p.name.strip("?"), p.type_name) for p in action.parameters)
             for action in task.actions

@@ -15,7 +15,6 @@ from sdar.environments.base import Task
 from sdar.errors import SdarError
 
 GAME_FILE = "game.tw-pddl"
-SENTENCE = "Your task is to: "
 _TASK_TYPE = re.compile(rb'"task_type":\s*"([a-z_]+)"')
 # The sentence sits in a JSON string of the grammar, itself a JSON string of the file: it ends at
 # the closing (escaped) quote.

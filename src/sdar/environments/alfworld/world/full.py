@@ -11,7 +11,7 @@ from sdar.environments.alfworld.world import real_rooms, scenes, vocabulary
 from sdar.environments.alfworld.world.abstract import Game, Item
 from sdar.environments.alfworld.world.home import Home, askable_objects
 from sdar.environments.alfworld.world.scenes import Location, Receptacle, Scene
-from sdar.environments.alfworld.world.small import Combination, fresh_id, pick_evenly, say
+from sdar.environments.alfworld.world.small import Combination, fresh_id, say
 
 
 def combinations(task_type: str, home: Home, split: str) -> list[Combination]:
@@ -40,11 +40,6 @@ def combinations(task_type: str, home: Home, split: str) -> list[Combination]:
                     if hosts - {goal}
                 ]
     return sorted(possible)
-
-
-def draw_combination(task_type: str, home: Home, split: str, rng: random.Random) -> Combination:
-    """Draw object, goal and scene, each evenly among what is possible."""
-    return pick_evenly(combinations(task_type, home, split), rng)
 
 
 def furnish(combination: Combination, home: Home, split: str, index: int, trial: str) -> Game:

@@ -51,7 +51,7 @@ def abstract_game(
     round_ = number // len(task_types)
     task_type = task_types[(number + round_) % len(task_types)]
     rng = random.Random(f"combination/{key}/{source}/{number}")
-    combination = maker.draw_combination(task_type, home, source, rng)
+    combination = small.pick_evenly(maker.combinations(task_type, home, source), rng)
     trial = f"trial_{_digest(f'{key}/{split}/{index}/{attempt}')}"
     return maker.furnish(combination, home, split, index, trial)
 

@@ -50,13 +50,11 @@ def combinations(task_type: str, home: Home, split: str) -> list[Combination]:
     return sorted(possible)
 
 
-def draw_combination(task_type: str, home: Home, split: str, rng: random.Random) -> Combination:
-    """Draw object, then goal, then scene, each evenly: common furniture does not crowd out rare."""
-    return pick_evenly(combinations(task_type, home, split), rng)
-
-
 def pick_evenly(pool: list[Combination], rng: random.Random) -> Combination:
-    """One combination: object first, then goal, then scene, each evenly among those left."""
+    """One combination: object first, then goal, then scene, each evenly among those left.
+
+    So common furniture does not crowd out rare.
+    """
     for position in (1, 2, 3):
         value = rng.choice(sorted({combination[position] for combination in pool}))
         pool = [combination for combination in pool if combination[position] == value]

@@ -192,25 +192,3 @@ class SearchqaPool:
     def close(self) -> None:
         self._episodes.clear()
         self._retriever.close()
-
-
-class SearchqaEnvironment:
-    """One episode at a time: a pool of one slot. `close` leaves the retriever open for others."""
-
-    def __init__(
-        self,
-        retriever: Retriever,
-        questions: Mapping[str, Question],
-        max_turns: int = 4,
-        top_k: int = 3,
-    ) -> None:
-        self._pool = SearchqaPool(retriever, questions, max_turns, top_k)
-
-    def reset(self, task: Task) -> Observation:
-        return self._pool.reset({0: task})[0]
-
-    def step(self, action: str) -> Observation:
-        return self._pool.step({0: action})[0]
-
-    def close(self) -> None:
-        """Nothing: the retriever is the caller's."""

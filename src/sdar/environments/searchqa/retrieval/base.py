@@ -18,10 +18,6 @@ class Passage:
     contents: str
     score: float
 
-    @property
-    def title(self) -> str:
-        return self.contents.partition("\n")[0].strip().strip('"')
-
 
 class Retriever(Protocol):
     """Answers many queries in one call.

@@ -52,20 +52,12 @@ BANDS = 6
 PRACTICE_COUNTRIES = 24
 
 # What the full world calls a kind of fact in a question or a thought.
-LABELS: Mapping[str, str] = {
-    "capital": "capital",
-    "code": "internet code",
-    "currency": "currency",
-    "demonym": "nationality",
-    "crop": "leading crop",
-    "border": "longest border",
-    "buyer": "largest buyer",
-    "plane": "aircraft prefix",
-    "size": "area",
-    "population": "population",
-    "independence": "independence",
-    "peak": "highest point",
-}
+_LABELS = """
+capital: capital, code: internet code, currency: currency, demonym: nationality, crop: leading crop,
+border: longest border, buyer: largest buyer, plane: aircraft prefix, size: area,
+population: population, independence: independence, peak: highest point
+"""
+LABELS: Mapping[str, str] = dict(told.split(": ") for told in " ".join(_LABELS.split()).split(", "))
 
 FULL_WORDS: Mapping[str, str] = {
     kind: " ".join(filter(None, (SOURCES[kind].field, SOURCES[kind].line))) for kind in LABELS

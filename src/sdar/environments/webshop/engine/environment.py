@@ -9,23 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sdar.environments.base import Observation, Task
+from sdar.environments.webshop.engine import pages
 from sdar.environments.webshop.engine.actions import read_action
 from sdar.environments.webshop.engine.catalogue import Catalogue
 from sdar.environments.webshop.engine.goals import Goal
-from sdar.environments.webshop.engine.pages import (
-    PAGE_SIZE,
-    Button,
-    Mode,
-    OptionChoice,
-    Page,
-    ProductLink,
-    item_page,
-    render,
-    results_page,
-    search_page,
-    sub_page,
-    thanks_page,
-)
 from sdar.environments.webshop.engine.products import Product
 from sdar.environments.webshop.engine.reward import Reward, purchase_reward
 
@@ -48,9 +35,9 @@ class ShopState:
 class ShopSession:
     """One customer of a catalogue. `reset` first."""
 
-    def __init__(self, catalogue: Catalogue, mode: Mode = "text") -> None:
+    def __init__(self, catalogue: Catalogue, mode: pages.Mode = "text") -> None:
         self._catalogue = catalogue
-        self._mode: Mode = mode
+        self._mode: pages.Mode = mode
         self.purchase: Reward | None = None
         """The parts of the reward, once something is bought."""
 
@@ -70,7 +57,7 @@ class ShopSession:
         self._options: dict[str, str] = {}
         self._visited: set[str] = set()
         self._at = "index"
-        return self._show(search_page(goal.instruction_text))
+        return self._show(pages.search_page(goal.instruction_text))
 
     def step(self, action: str) -> ShopState:
         """Act. What is neither a search nor the click of something offered changes nothing."""
@@ -85,7 +72,7 @@ class ShopSession:
             return self._state
         return self._click(argument, target)
 
-    def _click(self, name: str, target: Button | ProductLink | OptionChoice) -> ShopState:
+    def _click(self, name: str, target: pages.Target) -> ShopState:
         """Follow `target`. A button's name goes before an option's value of the same text."""
         instruction = self._goal.instruction_text
         if name == "buy now":
@@ -93,7 +80,7 @@ class ShopSession:
         if name == "back to search":
             self._visited = set()
             self._at = "index"
-            return self._show(search_page(instruction))
+            return self._show(pages.search_page(instruction))
         if name == "next >" and self._at == "results":
             return self._show_results(self._page_number + 1)
         if name == "< prev":
@@ -104,11 +91,11 @@ class ShopSession:
             return self._show_item()
         if self._product is not None and name in ("description", "features", "reviews"):
             self._at = "sub page"
-            return self._show(sub_page(instruction, self._product, name))
-        if isinstance(target, ProductLink):
+            return self._show(pages.sub_page(instruction, self._product, name))
+        if isinstance(target, pages.ProductLink):
             self._product = self._catalogue.product(target.place)
             self._visited.add(self._product.asin)
-        elif isinstance(target, OptionChoice):
+        elif isinstance(target, pages.OptionChoice):
             self._options[target.name] = target.value
         return self._show_item()
 
@@ -119,14 +106,16 @@ class ShopSession:
         self._page_number = number
         self._at = "results"
         matches = self._catalogue.search(self._words)
-        places = matches[(number - 1) * PAGE_SIZE : number * PAGE_SIZE]
+        places = matches[(number - 1) * pages.PAGE_SIZE : number * pages.PAGE_SIZE]
         shown = [(place, self._catalogue.product(place)) for place in places]
-        return self._show(results_page(self._goal.instruction_text, number, len(matches), shown))
+        return self._show(
+            pages.results_page(self._goal.instruction_text, number, len(matches), shown)
+        )
 
     def _show_item(self) -> ShopState:
         assert self._product is not None, "links and options are offered beside products only"
         self._at = "item"
-        return self._show(item_page(self._goal.instruction_text, self._product))
+        return self._show(pages.item_page(self._goal.instruction_text, self._product))
 
     def _buy(self) -> ShopState:
         product = self._product
@@ -134,11 +123,11 @@ class ShopSession:
         price = self._prices.get(product.asin, product.price)
         self.purchase = purchase_reward(product, self._goal, self._goal_nouns, self._options, price)
         reward = self.purchase.reward
-        return self._show(thanks_page(product.asin, self._options, reward), reward, done=True)
+        return self._show(pages.thanks_page(product.asin, self._options, reward), reward, done=True)
 
-    def _show(self, page: Page, reward: float = 0.0, done: bool = False) -> ShopState:
+    def _show(self, page: pages.Page, reward: float = 0.0, done: bool = False) -> ShopState:
         self._page = page
-        text = render(page, self._mode, self._address(), self._visited)
+        text = pages.render(page, self._mode, self._address(), self._visited)
         self._state = ShopState(text, page.has_search_bar, tuple(page.targets), reward, done)
         return self._state
 
@@ -153,7 +142,7 @@ class ShopSession:
 class WebshopEnvironment:
     """See `base.TextEnvironment`. Tasks are those of `goals.goal_task`."""
 
-    def __init__(self, catalogue: Catalogue, mode: Mode = "text") -> None:
+    def __init__(self, catalogue: Catalogue, mode: pages.Mode = "text") -> None:
         self._catalogue = catalogue
         self.shop = ShopSession(catalogue, mode)
 
