@@ -312,9 +312,9 @@ def test_in_single_precision_the_trainer_differs_by_rounding(tmp_path):
     # The gradient, and weights on the whole: see `first_update` on single ones.
     parameters = sorted(slow.model.parameters(), key=lambda p: p.dim() < 2)  # as the trainer's
     expected = {n: slow.optimizer.state[p]["exp_avg"] for n, p in enumerate(parameters)}
-    found = first_update.gradients(Layout(tmp_path, run.config.experiment).run("sdar", 0))
-    assert {gradient.dtype for gradient in found.values()} == {torch.float32}
-    assert first_update.difference(found, expected) < 1e-5
+    ours = first_update.gradients(Layout(tmp_path, run.config.experiment).run("sdar", 0))
+    assert {gradient.dtype for gradient in ours.values()} == {torch.float32}
+    assert first_update.difference(ours, expected) < 1e-5
     moved = [(w - run.weights[-1][n]).abs().flatten() for n, w in slow.model.state_dict().items()]
     assert torch.cat(moved).mean() < 1e-3 * run.config.training.learning_rate
 
