@@ -116,14 +116,14 @@ def command(tree: Tree, name: str, cores: str) -> list[str]:
 
 def complete(tree: Tree, names: Sequence[str], cores: str) -> None:
     """Run what is not complete yet. Raises ProofError for an experiment that fails."""
-    with locked(tree):
+    with locked(tree) as lock:
         for name in names:
             seconds = tree.seconds()
             if name in seconds:
                 say(f"{tree.root.name}: {name} is complete ({seconds[name]:.0f} s)")
                 continue
             start = time.monotonic()
-            run_experiment(tree, name, cores)
+            run_experiment(tree, name, cores, lock)
             seconds[name] = round(time.monotonic() - start, 1)
             text = json.dumps({"commit": tree.commit, "seconds": seconds}, indent=2) + "\n"
             temporary = tree.beside(".json.new")
@@ -131,8 +131,11 @@ def complete(tree: Tree, names: Sequence[str], cores: str) -> None:
             temporary.replace(tree.beside(".json"))
 
 
-def run_experiment(tree: Tree, name: str, cores: str) -> None:
-    """Snakemake in the worktree, with its source: it does what is missing."""
+def run_experiment(tree: Tree, name: str, cores: str, lock: int) -> None:
+    """Snakemake in the worktree, with its source, does what is missing.
+
+    It holds the lock too, for it goes on when this process alone is killed.
+    """
     log = tree.beside(".log")
     environment = os.environ | {
         "PYTHONPATH": str(tree.root / "src"),
@@ -145,7 +148,12 @@ def run_experiment(tree: Tree, name: str, cores: str) -> None:
         arguments = command(tree, name, cores)
         print(f"== {shlex.join(arguments)}", file=file, flush=True)
         process = subprocess.Popen(
-            arguments, cwd=tree.root, env=environment, stdout=file, stderr=subprocess.STDOUT
+            arguments,
+            cwd=tree.root,
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            pass_fds=[lock],
         )
         try:
             code = process.wait()
@@ -160,15 +168,15 @@ def run_experiment(tree: Tree, name: str, cores: str) -> None:
 
 
 @contextmanager
-def locked(tree: Tree) -> Iterator[None]:
-    """One process at a time in a worktree; a lock ends with the process that holds it."""
+def locked(tree: Tree) -> Iterator[int]:
+    """One user at a time in a worktree: a descriptor, locked until all who have it end."""
     with tree.beside(".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             say(f"{tree.root.name}: another process works there; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file.fileno()
 
 
 def say(text: str) -> None:

@@ -4,7 +4,10 @@ Trees of results are made here; no commit is run.
 """
 
 import argparse
+import fcntl
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -18,7 +21,7 @@ from proof_comparison import (
 )
 from proof_fields import Difference, compare_bytes, compare_files
 from proof_of_value import parse_allowed, read_allowed, report, table, unused
-from proof_runs import ProofError, Tree, command, config_file, open_tree
+from proof_runs import ProofError, Tree, command, config_file, locked, open_tree
 
 RUN = "runs/small/sdar/seed-0"
 
@@ -235,3 +238,15 @@ def test_complete_experiments_are_remembered(tmp_path: Path) -> None:
     assert tree.seconds() == {}
     write(tree.beside(".json"), '{"commit": "1a2b3c4", "seconds": {"minute": 60.5}}')
     assert tree.seconds() == {"minute": 60.5}
+
+
+def test_a_worktree_is_locked_while_what_was_started_there_lives(tmp_path: Path) -> None:
+    tree = Tree(tmp_path / "1a2b3c4", "1a2b3c4")
+    with locked(tree) as lock:
+        waits = [sys.executable, "-c", "input()"]
+        started = subprocess.Popen(waits, stdin=subprocess.PIPE, pass_fds=[lock])
+    with tree.beside(".lock").open("w") as file:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        started.communicate(b"\n")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
