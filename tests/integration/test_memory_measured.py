@@ -6,6 +6,7 @@ same on every machine.
 
 import copy
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -238,6 +239,7 @@ def test_a_rank_with_sharded_weights(family: str, tmp_path: Path) -> None:
         text=True,
         check=False,
         timeout=300,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stderr
     measured = json.loads(output.read_text())
