@@ -267,11 +267,14 @@ def test_only_what_depends_on_a_changed_key_runs_again(pretended: Path) -> None:
     plan = planned(change(pretended, "skills", retrieval="none").stdout)
     assert (plan["train"], plan["evaluate"]) == (4, 6)
     assert {"tasks", "demonstrations", "warm_start"}.isdisjoint(plan)
-    # A baseline's evaluation is the engine's as much as a trained policy's.
-    plan = planned(change(pretended, "rollout", engine="vllm").stdout)
-    assert (plan["train"], plan["evaluate"]) == (4, 6)
     plan = planned(change(pretended, "environment", habit=0.5).stdout)
     assert plan["total"] == 16
+
+
+def test_another_engine_evaluates_the_untrained_baselines_again(pretended: Path) -> None:
+    plan = planned(change(pretended, "rollout", engine="vllm").stdout)
+    assert (plan["train"], plan["evaluate"]) == (4, 6)
+    assert {"tasks", "demonstrations", "warm_start"}.isdisjoint(plan)
 
 
 def test_keys_that_change_nothing_or_the_rounding_rerun_nothing(pretended: Path) -> None:
