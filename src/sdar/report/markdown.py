@@ -173,7 +173,7 @@ def _costs(comparison: Comparison) -> str:
         for cost in comparison.costs
     ]
     header = ["method", *map(phase_name, phases), "whole step", "teacher (% of it)", "runs x steps"]
-    return "## Cost (mean seconds a training step)\n\n" + markdown_table(header, rows)
+    return "## Cost (mean seconds per training step)\n\n" + markdown_table(header, rows)
 
 
 def _rounding(comparison: Comparison) -> str:

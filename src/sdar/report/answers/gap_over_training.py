@@ -198,7 +198,7 @@ def _draw_evaluated(axis: Axes, evaluated: Sequence[EvaluatedGap]) -> None:
                 capsize=3,
             )
     axis.set_xticks(range(len(evaluated)), [label(item.method) for item in evaluated])
-    axis.set(title="Gap at evaluation", ylabel="nats a token, 95% interval over tasks")
+    axis.set(title="Gap at evaluation", ylabel="nats per token, 95% interval over tasks")
     axis.set_xlabel("circles: mean gap, diamonds: mean |gap|")
     axis.set_xlim(-0.5, max(0.5, len(evaluated) - 0.5))
     axis.grid(axis="x", visible=False)

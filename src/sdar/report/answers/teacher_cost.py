@@ -125,8 +125,8 @@ def teacher_cost_figure(costs: Sequence[TeacherCost]) -> Figure:
     _bars(axes[0], seconds, [cost.seconds_share for cost in costs], shades, "s")
     _bars(axes[1], tokens, [cost.tokens_share for cost in costs], shades, "k")
     axes[0].set_yticks(range(len(costs)), [label(cost.method) for cost in costs])
-    axes[0].set(title="Seconds", xlabel="mean seconds a training step")
-    axes[1].set(title="Tokens", xlabel="thousand tokens through the model a training step")
+    axes[0].set(title="Seconds", xlabel="mean seconds per training step")
+    axes[1].set(title="Tokens", xlabel="thousand tokens through the model per training step")
     axes[0].invert_yaxis()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
     return figure

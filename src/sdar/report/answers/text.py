@@ -38,7 +38,7 @@ def answers_markdown(answers: Answers) -> str:
         ),
         "## What did the teacher's pass cost?",
         *_with_figure(
-            cost_text(answers.costs), "Seconds and tokens a step by phase", "teacher_cost"
+            cost_text(answers.costs), "Seconds and tokens per step by phase", "teacher_cost"
         ),
     ]
     return "\n\n".join(parts) + "\n"
@@ -136,7 +136,7 @@ def _gap_sentence(item: EvaluatedGap) -> str:
     verdict = _verdict(item.size_change, "grew", "shrank", "is not told apart from the start's")
     text = (
         f"**{label(item.method)}, evaluated**: against the warm start on the same tasks the size "
-        f"of the gap {verdict}: {_signed(item.size_change)} nats a token"
+        f"of the gap {verdict}: {_signed(item.size_change)} nats per token"
     )
     if item.mean_change is not None:
         text += f"; its mean changed by {_signed(item.mean_change)}"
@@ -231,7 +231,7 @@ def cost_text(costs: Sequence[TeacherCost]) -> list[str]:
         for cost in costs
     ]
     of_teacher = ["of the teacher", "share"]
-    header = ["method", "seconds a step", *of_teacher, "tokens a step", *of_teacher, "steps"]
+    header = ["method", "seconds per step", *of_teacher, "tokens per step", *of_teacher, "steps"]
     return [_bullets(sentences), *([markdown_table(header, rows)] if rows else [])]
 
 
