@@ -188,7 +188,7 @@ def _episodes_in_turn_order(episode: Sequence[Hashable], turn: Sequence[Any]) ->
 
 
 def discounted_step_returns(
-    step_reward: Tensor, episode: Keys, turn: Keys, *, discount: float = 0.95
+    step_reward: Tensor, episode: Keys, turn: Keys, *, discount: float
 ) -> Tensor:
     """[S] R_k = r_k + discount * R_(k+1) along each episode, samples in any order.
 

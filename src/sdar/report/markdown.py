@@ -81,7 +81,7 @@ def _scores(comparison: Comparison) -> str:
     if not rows:
         return ""
     return (
-        "## Score\n\n100 times the mean of the environment's own measure (WebShop: its reward). An "
+        "## Score\n\n100 times the mean of the environment's own measure. An "
         "episode that ends without one counts as 0.\n\n"
         + markdown_table(["method", "panel", "score", "tasks"], rows)
     )

@@ -170,7 +170,7 @@ def test_a_single_row_has_mean_zero_and_std_one() -> None:
 def test_gigpo_with_distinct_observations_is_the_episode_term_plus_zero(
     turns: Turns, mode: str
 ) -> None:
-    step_returns = discounted_step_returns(turns.returns, turns.episode, turns.turn)
+    step_returns = discounted_step_returns(turns.returns, turns.episode, turns.turn, discount=0.95)
     episode_term = grpo_advantages(
         turns.returns, turns.group, turns.episode, normalize_by_std=mode == "mean_std_norm"
     )

@@ -19,7 +19,6 @@ ALLOWED = {
     "cli/doctor.py": "the extra of the package that installs it",
     "cli/serve_retriever.py": "a command that serves this environment's searches",
     "cli/people.py": "that command, and a benchmark with its name",
-    "report/markdown.py": "an example in the words beside a table",
 }
 
 
