@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sdar.cli.options import CONFIG, ROOT, ConfigOption, friendly, prepare
+from sdar.cli.options import CONFIG, ROOT, ConfigOption, friendly, given_path, prepare
 from sdar.config import load_config
 from sdar.config.dvc import dvc_yaml
 from sdar.config.generate import generated_files, schema_json, shown_yaml, write_if_changed
@@ -67,7 +67,9 @@ def check(config: ConfigOption = CONFIG) -> None:
 @config_app.command()
 @friendly
 def write(
-    repository: Annotated[Path, typer.Option(help="The checkout to write into.")] = Path(),
+    repository: Annotated[
+        Path, typer.Option(callback=given_path, help="The checkout to write into.")
+    ] = Path(),
 ) -> None:
     """Regenerate config/config.yaml, config/schema.json and dvc.yaml from the models.
 

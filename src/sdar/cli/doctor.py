@@ -176,7 +176,7 @@ def _data(config: ExperimentConfig, root: Path) -> list[Finding]:
         variable, within = section.exported_data
         exported = os.environ.get(variable)
         if exported:
-            there = (Path(exported) / within).is_dir()
+            there = (Path(exported).expanduser() / within).is_dir()
             say = f"holds {within}" if there else f"has no {within}"
             remedy = f"to use it: environment.data: {exported}" if there else ""
             level: Level = "good" if there else "note"

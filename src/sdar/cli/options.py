@@ -21,14 +21,35 @@ from sdar.config import ExperimentConfig, Layout, load_config
 from sdar.config.checks import check_files
 from sdar.config.variants import find_variant, variant_config
 from sdar.errors import SdarError
+from sdar.files.paths import expand_path
 from sdar.methods.roles import TRAINED, UNTRAINED
 from sdar.ranks.rendezvous import rank
 
+
+def given_path(value: Path | None) -> Path | None:
+    """Callback of every path on the command line: `~` and variables that the shell left."""
+    try:
+        return None if value is None else expand_path(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", help="YAML file with what differs from the defaults.")
+    Path,
+    typer.Option(
+        "--config",
+        "-c",
+        callback=given_path,
+        help="YAML file with what differs from the defaults.",
+    ),
 ]
 RootOption = Annotated[
-    Path, typer.Option("--root", help="Folder under which data/, runs/ and results/ lie.")
+    Path,
+    typer.Option(
+        "--root",
+        callback=given_path,
+        help="Folder under which data/, runs/ and results/ lie.",
+    ),
 ]
 MethodOption = Annotated[
     str | None, typer.Option("--method", "-m", help="A method, such as grpo or sdar.")

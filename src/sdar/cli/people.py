@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from sdar.cli.options import CONFIG, ROOT, ConfigOption, RootOption, friendly, prepare
+from sdar.cli.options import (
+    CONFIG,
+    ROOT,
+    ConfigOption,
+    RootOption,
+    friendly,
+    given_path,
+    prepare,
+)
 from sdar.config import Layout, load_config
 from sdar.environments.packages import NAMES
 from sdar.errors import SdarError
@@ -75,7 +83,9 @@ def play(
 
 @friendly
 def view(
-    folder: Annotated[Path, typer.Argument(help="A run's folder, or one file of tokens.")],
+    folder: Annotated[
+        Path, typer.Argument(callback=given_path, help="A run's folder, or one file of tokens.")
+    ],
     episode: Annotated[
         str | None, typer.Argument(help="A number of the list, or part of a task's id.")
     ] = None,
@@ -104,7 +114,10 @@ def view(
 
 @friendly
 def replay(
-    file: Annotated[Path, typer.Argument(help="A golden file: transcripts, ranks, rewards, ...")],
+    file: Annotated[
+        Path,
+        typer.Argument(callback=given_path, help="A golden file: transcripts, ranks, rewards, ..."),
+    ],
     environment: Annotated[
         str | None,
         typer.Option(
@@ -113,7 +126,10 @@ def replay(
         ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="The environment's data; parsing and scoring need none.")
+        Path | None,
+        typer.Option(
+            callback=given_path, help="The environment's data; parsing and scoring need none."
+        ),
     ] = None,
 ) -> None:
     """Run recorded cases against the environment and show the first differences.
@@ -174,15 +190,22 @@ def ui(
 @friendly
 def serve_retriever(
     passages: Annotated[
-        Path | None, typer.Option(help="JSON lines of id and contents; else the configuration's.")
+        Path | None,
+        typer.Option(
+            callback=given_path, help="JSON lines of id and contents; else the configuration's."
+        ),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
     host: Annotated[str, typer.Option(help="0.0.0.0 also answers other machines.")] = "127.0.0.1",
     index: Annotated[
-        Path | None, typer.Option(help="Folder for the index; else below the user's cache.")
+        Path | None,
+        typer.Option(
+            callback=given_path, help="Folder for the index; else below the user's cache."
+        ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="A Search-QA experiment.")
+        Path | None,
+        typer.Option("--config", "-c", callback=given_path, help="A Search-QA experiment."),
     ] = None,
     root: RootOption = ROOT,
 ) -> None:

@@ -5,11 +5,11 @@ costs nothing.
 """
 
 import re
-from pathlib import Path
 
 from sdar.config.models import ExperimentConfig
 from sdar.config.stages import skill_library
 from sdar.errors import SdarError
+from sdar.files.paths import model_folder
 
 GENERAL_SKILL = "general"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -52,14 +52,14 @@ def _skills(config: ExperimentConfig) -> list[str]:
 def _model(config: ExperimentConfig) -> list[str]:
     """`tiny`, a folder in Hugging Face format, or a name on the hub (not looked up here)."""
     model = config.policy.model
-    folder = Path(model).expanduser()
-    if model == "tiny" or (folder / "config.json").is_file():
+    folder = model_folder(model)
+    if model == "tiny" or (folder is not None and (folder / "config.json").is_file()):
         return []
-    if folder.is_dir():
+    if folder is not None and folder.is_dir():
         return [
             f"policy.model: {model} has no config.json; give a model saved in Hugging Face format"
         ]
-    if HUB_NAME.fullmatch(model) and not model.startswith("."):
+    if folder is None and HUB_NAME.fullmatch(model):
         return []
     return [
         f"policy.model: {model} is neither `tiny`, nor a folder, nor a name on the hub such as "
@@ -69,7 +69,7 @@ def _model(config: ExperimentConfig) -> list[str]:
 
 def _accelerate(config: ExperimentConfig) -> list[str]:
     path = config.execution.accelerate
-    if path is None or path.expanduser().is_file():
+    if path is None or path.is_file():
         return []
     return [
         f"execution.accelerate: no file {path}; take one of config/accelerate (paths begin where "

@@ -1,10 +1,10 @@
 """Configuration of how a job computes: device, ranks, and what saves memory."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
+from sdar.files.paths import GivenPath
 from sdar.section import NOTHING, ROUNDING, Section
 
 
@@ -41,7 +41,7 @@ class ExecutionConfig(Section):
     processes: Annotated[PositiveInt, ROUNDING] = 1
     """Ranks of one training job on each machine: on GPUs, one per GPU. Each plays its share of the
     episodes and computes its share of every pass; the update is that of one process."""
-    accelerate: Annotated[Path | None, ROUNDING] = None
+    accelerate: Annotated[GivenPath | None, ROUNDING] = None
     """Launch configuration of accelerate (config/accelerate/*.yaml). Null: config/accelerate's
     FSDP2 where ranks have GPUs, plain data parallelism on CPUs."""
 

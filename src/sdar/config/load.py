@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from sdar.config.models import SECTIONS, ExperimentConfig
 from sdar.environments.packages import DEFAULT
 from sdar.errors import SdarError
+from sdar.files.paths import expand
 
 
 def load_config(path: Path | str) -> ExperimentConfig:
@@ -38,6 +39,10 @@ def read_values(path: Path | str, above: tuple[Path, ...] = ()) -> Any:
     if not isinstance(values, Mapping) or "base" not in values:
         return {} if values is None else values
     above, base = (*above, path.resolve()), values["base"]
+    try:
+        base = expand(base) if isinstance(base, str) else base
+    except ValueError as error:
+        raise SdarError(f"{path}: base: {error}") from None
     if not isinstance(base, str) or (path.parent / base).resolve() in above:
         raise SdarError(
             f"{path}: base is {base!r}; name another file, which is not based on this one"

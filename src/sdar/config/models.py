@@ -8,7 +8,6 @@ validate before it builds the DAG.
 import logging
 from functools import reduce
 from operator import or_
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -19,6 +18,7 @@ from sdar.config.rollout import RolloutConfig
 from sdar.config.sweep import RetrievalKind, SweepConfig
 from sdar.environments.packages import DEFAULT, environment_sections
 from sdar.environments.section import EnvironmentSection
+from sdar.files.paths import GivenModel, GivenPath
 from sdar.methods.declarations import get_method
 from sdar.methods.gates import RunGate
 from sdar.methods.roles import MethodName
@@ -35,7 +35,7 @@ else:
 class SkillsConfig(Section):
     """The privileged text: what the teacher is told and the student is not."""
 
-    library: Path | None = None
+    library: GivenPath | None = None
     """A folder of markdown skills; null: the library that comes with sdar."""
     retrieval: RetrievalKind = "type"
     """Which skill a teacher, or a rollout with the skill, is told. `type`: the task type's.
@@ -72,7 +72,9 @@ class TinyPolicyConfig(Section):
 class PolicyConfig(Section):
     """The policy: a Hugging Face model by name or path, or `tiny`, made here and warm-started."""
 
-    model: str = "tiny"
+    model: GivenModel = "tiny"
+    """`tiny`, a folder, or a name on the hub. What begins with `/`, `.` or `~` is a folder; any
+    other name is a folder's if there is one of that name (models/m), and else one on the hub."""
     tiny: TinyPolicyConfig = TinyPolicyConfig()
     context: PositiveInt | None = None
     """Context length of `model` in tokens; null: `tiny.context`, or read from the model."""

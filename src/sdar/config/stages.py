@@ -121,7 +121,7 @@ def compact_keys(config: ExperimentConfig, stages: Iterable[Stage]) -> list[str]
 def skill_library(config: ExperimentConfig) -> Path:
     """The folder of the skills: the configured one, or the one that comes with sdar."""
     if config.skills.library is not None:
-        return config.skills.library.expanduser()
+        return config.skills.library
     return skills_folder(config.environment.name)
 
 

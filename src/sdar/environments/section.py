@@ -45,7 +45,7 @@ class EnvironmentSection(Section):
 
         Looks at files for less than a second, without torch.
         """
-        if self.data is None or self.data.expanduser().exists():
+        if self.data is None or self.data.exists():
             return []
         return [
             f"environment.data: {self.data} does not exist; correct it, or set it to null for "

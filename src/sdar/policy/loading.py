@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sdar.errors import SdarError
+from sdar.files.paths import model_folder
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -27,9 +28,9 @@ def load_policy(
 
     Raises `SdarError` when the folder is missing or unreadable, or has no chat template.
     """
-    name = str(path_or_name)
-    is_folder = isinstance(path_or_name, Path) or name.startswith(("/", "."))
-    if is_folder and not (Path(name) / "config.json").is_file():
+    folder = path_or_name if isinstance(path_or_name, Path) else model_folder(path_or_name)
+    name = str(path_or_name if folder is None else folder)
+    if folder is not None and not (folder / "config.json").is_file():
         raise SdarError(
             f"{name}: no policy there (config.json is missing); run the stage that writes it "
             "(sdar warm-start, or sdar train), or correct policy.model"

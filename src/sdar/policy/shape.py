@@ -14,6 +14,7 @@ from typing import Any
 from sdar.config import ExperimentConfig
 from sdar.config.checks import HUB_NAME
 from sdar.config.models import TinyPolicyConfig
+from sdar.files.paths import model_folder
 
 FAMILIES = ("llama", "qwen2", "qwen3")
 _KNOWN = Path(__file__).with_name("known_shapes.json")
@@ -154,8 +155,10 @@ def shape_of_policy(config: ExperimentConfig) -> ModelShape | None:
     model = config.policy.model
     if model == "tiny":
         return shape_of_tiny(config.policy.tiny)
-    file = Path(model).expanduser() / "config.json"
-    if not file.is_file():
+    folder = model_folder(model)
+    if folder is not None:
+        file = folder / "config.json"
+    else:
         if model in known_configs():
             return shape_of_config(known_configs()[model])
         if not HUB_NAME.fullmatch(model):

@@ -51,7 +51,7 @@ class SkillLibrary:
         retrieval: RetrievalKind = "type",
         seed: int = 0,
     ) -> None:
-        self.folder = skills_folder(environment) if folder is None else folder.expanduser()
+        self.folder = skills_folder(environment) if folder is None else folder
         self.knowledge = knowledge
         self.retrieval = retrieval
         self.seed = seed

@@ -1,12 +1,12 @@
 """Configuration of the ALFWorld environment."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from sdar.environments.section import EnvironmentSection
+from sdar.files.paths import GivenPath
 from sdar.section import NOTHING, Fraction, NonNegative, Section
 
 AlfworldTaskType = Literal[
@@ -46,7 +46,7 @@ class AlfworldConfig(EnvironmentSection):
     exported_data: ClassVar = ("ALFWORLD_DATA", GAMES_FOLDER)
 
     name: Literal["alfworld"] = "alfworld"
-    data: Path | None = None
+    data: GivenPath | None = None
     """A real `$ALFWORLD_DATA` folder (it contains `json_2.1.1/`). null: generate games."""
     size: Literal["small", "full"] = "small"
     """Generated games: `small` (few receptacles, short prompts) or `full` (like real ALFWorld)."""
@@ -75,7 +75,7 @@ class AlfworldConfig(EnvironmentSection):
         """An `$ALFWORLD_DATA` folder with every split that will be played."""
         if self.data is None:
             return []
-        games = self.data.expanduser() / GAMES_FOLDER
+        games = self.data / GAMES_FOLDER
         remedy = (
             f"download the games with `ALFWORLD_DATA={self.data} alfworld-download`, set "
             f"environment.data to the folder that holds {GAMES_FOLDER}/, or to null to generate "

@@ -60,7 +60,7 @@ def find_tasks(
 
     Raises SdarError naming the folder or file when something is missing or unreadable.
     """
-    data = data.expanduser().resolve()
+    data = data.resolve()
     splits = tuple(splits)
     for split in splits:
         if not (data / GAMES_FOLDER / split).is_dir():

@@ -1,12 +1,12 @@
 """Configuration of the Search-QA environment."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from sdar.environments.section import EnvironmentSection
+from sdar.files.paths import GivenModel, GivenPath
 from sdar.section import NOTHING, NonNegative, Section
 
 QuestionType = Literal["one_hop", "two_hop", "comparison"]
@@ -26,7 +26,7 @@ class RetrieverConfig(Section):
 
     kind: Literal["bm25", "dense", "http"] = "bm25"
     top_k: PositiveInt = 3
-    passages: Path | None = None
+    passages: GivenPath | None = None
     """JSON lines of {"id", "contents"}; null: the passages that come with the generated
     questions."""
     urls: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ class RetrieverConfig(Section):
     """`http`: seconds for one request."""
     retries: Annotated[int, Field(ge=0), NOTHING] = 3
     """`http`: further attempts after a connection error or a server's error."""
-    model: str = "sentence-transformers/all-MiniLM-L6-v2"
+    model: GivenModel = "sentence-transformers/all-MiniLM-L6-v2"
     """`dense`: the sentence-transformers model, by name or folder."""
     query_prefix: str = ""
     passage_prefix: str = ""
@@ -57,7 +57,7 @@ class SearchqaConfig(EnvironmentSection):
     usual_panels: ClassVar = ("test",)
 
     name: Literal["searchqa"] = "searchqa"
-    data: Path | None = None
+    data: GivenPath | None = None
     """A folder of parquet or JSON-lines question files. null: generate questions."""
     size: Literal["small", "full"] = "small"
     """Generated questions: `small` (one-word names, one-sentence passages) or `full` (the
@@ -90,7 +90,7 @@ class SearchqaConfig(EnvironmentSection):
         if self.data is None:
             return []
         problems = []
-        folder = self.data.expanduser()
+        folder = self.data
         if not any(path.suffix in QUESTION_FILES for path in folder.glob("*")):
             problems.append(
                 f"environment.data: {folder} holds no question files "
@@ -98,9 +98,7 @@ class SearchqaConfig(EnvironmentSection):
                 "are training questions), or set environment.data to null to generate questions"
             )
         passages = self.retriever.passages
-        if self.retriever.kind != "http" and (
-            passages is None or not passages.expanduser().is_file()
-        ):
+        if self.retriever.kind != "http" and (passages is None or not passages.is_file()):
             problems.append(
                 f"environment.retriever.passages: expected a file of passages, found {passages}; "
                 "real questions need one (JSON lines of id and contents), or retriever.kind http"

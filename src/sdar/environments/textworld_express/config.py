@@ -1,11 +1,11 @@
 """Configuration of the TextWorldExpress environment."""
 
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from sdar.environments.section import EnvironmentSection
+from sdar.files.paths import GivenPath
 from sdar.section import NOTHING, NonNegative, Section
 
 ExpressGame = Literal[
@@ -37,7 +37,7 @@ class TextworldExpressConfig(EnvironmentSection):
     success_reward: PositiveFloat = 10.0
     invalid_action_penalty: NonNegative = 0.1
     workers: Annotated[int, Field(ge=0), NOTHING] = 0
-    data: Path | None = None
+    data: GivenPath | None = None
     """Nothing to give: the engine makes its games from seeds."""
 
     @property

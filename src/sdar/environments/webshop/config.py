@@ -1,11 +1,11 @@
 """Configuration of the WebShop environment."""
 
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from sdar.environments.section import EnvironmentSection
+from sdar.files.paths import GivenPath
 from sdar.section import NOTHING, NonNegative, Section
 
 WebshopCategory = Literal["beauty", "electronics", "garden", "fashion", "grocery"]
@@ -25,7 +25,7 @@ class WebshopConfig(EnvironmentSection):
     usual_panels: ClassVar = ("test",)
 
     name: Literal["webshop"] = "webshop"
-    data: Path | None = None
+    data: GivenPath | None = None
     """A folder with WebShop's items_shuffle*.json, items_ins_v2*.json and items_human_ins.json, and
     nouns*.json ({asin: nouns of the name}) unless sdar[nouns] is installed. null: generate a
     catalogue."""

@@ -70,7 +70,7 @@ def open_catalogue(environment: WebshopConfig, folder: Path) -> Catalogue:
     if environment.data is None:
         return Catalogue.open(folder, environment.seed)
     return Catalogue.open(
-        environment.data.expanduser().resolve(),
+        environment.data.resolve(),
         environment.seed,
         human_goals=environment.human_goals,
         cache=folder / INDEX_FOLDER,

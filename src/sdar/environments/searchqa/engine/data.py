@@ -75,7 +75,6 @@ def read_questions(path: Path) -> list[Question]:
 def read_folder(folder: Path) -> list[Question]:
     """The questions of all `.parquet` and `.jsonl` files of a folder (without its passages), files
     by name. The same checks as for one file, ids included."""
-    folder = folder.expanduser()
     if not folder.is_dir():
         raise SdarError(
             f"environment.data: no folder {folder}; give a folder of question files, or null to "

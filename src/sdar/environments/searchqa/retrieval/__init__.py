@@ -13,7 +13,7 @@ __all__ = ["PASSAGES", "Passage", "Retriever", "open_local", "open_retriever", "
 
 def passages_file(config: RetrieverConfig, folder: Path) -> Path:
     """The configured passages, or those in the tasks' folder."""
-    return folder / PASSAGES if config.passages is None else config.passages.expanduser()
+    return folder / PASSAGES if config.passages is None else config.passages
 
 
 def open_retriever(config: RetrieverConfig, folder: Path) -> Retriever:
