@@ -48,7 +48,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Bm25Retriever:
 @pytest.fixture(scope="module")
 def server(local: Bm25Retriever) -> Iterator[RetrieverServer]:
     with RetrieverServer(local, len(local)) as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.05,))
+        thread = threading.Thread(target=running.serve_forever)
         thread.start()
         yield running
         running.shutdown()

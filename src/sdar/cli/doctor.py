@@ -69,7 +69,7 @@ def _packages() -> list[Finding]:
     from packaging.requirements import Requirement
 
     findings: list[Finding] = []
-    for extra in ("", "alfworld", "pipeline", "express", "lora", "dense", "nouns", "dev"):
+    for extra in ("", "alfworld", "pipeline", "express", "lora", "serve", "dense", "nouns", "dev"):
         present, problems = [], []
         for requirement in map(Requirement, requirements):
             marker = requirement.marker

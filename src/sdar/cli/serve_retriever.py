@@ -1,5 +1,6 @@
 """The stage behind `sdar serve-retriever`: which passages, which retriever, and the server."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,6 @@ from sdar.config import Layout, load_config
 from sdar.environments.searchqa.config import RetrieverConfig, SearchqaConfig
 from sdar.environments.searchqa.retrieval import open_local, passages_file
 from sdar.environments.searchqa.retrieval.index import user_cache
-from sdar.environments.searchqa.retrieval.server import RetrieverServer, serve
 from sdar.errors import SdarError
 
 
@@ -20,19 +20,31 @@ def serve_retriever(
     port: int,
     say: Callable[[str], None],
 ) -> None:
-    """Open the index (built where needed) and serve it until Ctrl-C.
+    """Open the index (built where needed) and serve it until Ctrl-C. Needs the extra `serve`.
 
     `passages` overrides the configuration's; with neither there is nothing to serve (`SdarError`).
     """
+    try:
+        from sdar.environments.searchqa.retrieval.server import RetrieverServer
+    except ImportError as error:
+        raise SdarError(
+            f"{error.name} is missing; pip install 'sdar[serve]' brings the server"
+        ) from error
     retriever_config, tasks = _choose(passages, config, root)
     home = index or (tasks if retriever_config.passages is None else user_cache())
     retriever = open_local(retriever_config, passages_file(retriever_config, tasks), home)
-    with RetrieverServer(
-        retriever, len(retriever), host=host, port=port, default_top_k=retriever_config.top_k
-    ) as server:
-        kind = retriever_config.kind
-        say(f"serving {len(retriever)} passages ({kind}) at {server.url} (Ctrl-C ends it)")
-        serve(server)
+    try:
+        with RetrieverServer(
+            retriever, len(retriever), host=host, port=port, default_top_k=retriever_config.top_k
+        ) as server:
+            kind = retriever_config.kind
+            line = f"serving {len(retriever)} passages ({kind}) at {server.url} (Ctrl-C ends it)"
+            if not server.private:
+                line += f"\n--host {host}: whoever reaches this machine can search, unasked"
+            with contextlib.suppress(KeyboardInterrupt):
+                server.serve_forever(ready=lambda: say(line))
+    finally:
+        retriever.close()
     say("ended")
 
 
