@@ -1,6 +1,7 @@
 """Configuration of the Search-QA environment."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -10,8 +11,28 @@ from sdar.files.paths import GivenModel, GivenPath
 from sdar.section import NOTHING, NonNegative, Section
 
 QuestionType = Literal["one_hop", "two_hop", "comparison"]
-QUESTION_FILES = (".parquet", ".jsonl")
+QUESTION_FILES = (".parquet", ".jsonl", ".jsonl.gz")
+PASSAGE_FILES = ("passages.jsonl", "passages.jsonl.gz")
+"""Beside the questions, and none of them."""
 QUESTION_TYPES: tuple[QuestionType, ...] = get_args(QuestionType)
+
+
+def question_files(folder: Path) -> list[Path]:
+    """The files of questions in a folder, by name."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.name.endswith(QUESTION_FILES) and path.name not in PASSAGE_FILES and path.is_file()
+    )
+
+
+def no_questions(folder: Path) -> str:
+    """What is wrong with a folder that has none."""
+    return (
+        f"environment.data: {folder} holds no {' or '.join(QUESTION_FILES)} file of questions; put "
+        "them there (names that begin with `train` are training questions), or set "
+        "environment.data to null to generate questions"
+    )
 
 
 class QuestionCounts(Section):
@@ -91,12 +112,8 @@ class SearchqaConfig(EnvironmentSection):
             return []
         problems = []
         folder = self.data
-        if not any(path.suffix in QUESTION_FILES for path in folder.glob("*")):
-            problems.append(
-                f"environment.data: {folder} holds no question files "
-                f"({' or '.join(QUESTION_FILES)}); put them there (names that begin with `train` "
-                "are training questions), or set environment.data to null to generate questions"
-            )
+        if not folder.is_dir() or not question_files(folder):
+            problems.append(no_questions(folder))
         passages = self.retriever.passages
         if self.retriever.kind != "http" and (passages is None or not passages.is_file()):
             problems.append(

@@ -9,8 +9,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from sdar.environments.base import Task
-from sdar.environments.searchqa.config import SearchqaConfig
+from sdar.environments.searchqa.config import QUESTION_TYPES, SearchqaConfig
 from sdar.environments.searchqa.engine.data import (
+    DATA_SOURCES,
     Question,
     read_folder,
     read_questions,
@@ -27,7 +28,7 @@ QUESTIONS = "questions.jsonl"
 ARCHIVE_FILE = "archive.json"
 
 ONE_HOP = ("nq", "triviaqa", "popqa")
-"""Real data sets whose questions ask for one fact; all others need more than one search."""
+"""Real data sets whose questions ask for one fact; the others of the seven need more searches."""
 
 
 def make_tasks(
@@ -43,6 +44,7 @@ def make_tasks(
             f"questions, generated, size {environment.size}, seed {environment.seed}, "
             f"archive {environment.archive}"
         )
+    _check_types(questions, environment)
     write_questions(folder / QUESTIONS, questions)
     wanted = ("train", *panels)
     tasks = [_task(question, wanted) for question in questions]
@@ -67,11 +69,14 @@ def generate(environment: SearchqaConfig, folder: Path) -> list[Question]:
     ]
 
 
-def task_type_of(question: Question) -> str:
-    """Declared by generated questions; real ones have that of their data set."""
+def task_type_of(question: Question) -> str | None:
+    """Declared by generated questions, and by rows that say it; else that of the data set, and None
+    where that is none of the seven: nobody can tell."""
     declared = question.metadata.get("task_type")
     if declared is not None:
         return str(declared)
+    if question.data_source not in DATA_SOURCES:
+        return None
     return "one_hop" if question.data_source in ONE_HOP else "two_hop"
 
 
@@ -81,11 +86,26 @@ def _task(question: Question, wanted: Collection[str]) -> Task:
     return Task(
         id=question.id,
         split=question.data_source if panel else question.split,
-        task_type=task_type_of(question),
+        task_type=task_type_of(question) or "",
         instruction=question.question,
         location=QUESTIONS,
         data_set=question.data_source,
     )
+
+
+def _check_types(questions: Sequence[Question], environment: SearchqaConfig) -> None:
+    """Every question has a type that there are skills for: a wrong one is a wrong skill."""
+    for question in questions:
+        if task_type_of(question) not in QUESTION_TYPES:
+            declared = question.metadata.get("task_type")
+            what = f"data_source {question.data_source!r} is none of {', '.join(DATA_SOURCES)}"
+            if declared is not None:
+                what = f"task_type {declared!r} is none of {', '.join(QUESTION_TYPES)}"
+            raise SdarError(
+                f"environment.data: {environment.data}, question {question.id!r}: {what}, so its "
+                "skill is not known; correct it, name a file without data_source after its data "
+                f"set, or give each row a task_type ({', '.join(QUESTION_TYPES)})"
+            )
 
 
 def _check(tasks: list[Task], wanted: Collection[str], environment: SearchqaConfig) -> None:

@@ -87,7 +87,7 @@ def test_search_r1s_own_rows(tmp_path: Path) -> None:
 def test_rows_with_less(tmp_path: Path) -> None:
     row = search_r1_row(env_kwargs=None, question=None, id=None)
     (question,) = read_questions(parquet(tmp_path / "a.parquet", row))
-    assert (question.id, question.question) == ("nq/7", "who got it?")
+    assert (question.id, question.question) == ("nq/train_7", "who got it?")
     row = search_r1_row(reward_model=None, env_kwargs={"ground_truth": "one", "question": "q"})
     (question,) = read_questions(parquet(tmp_path / "b.parquet", row))
     assert question.targets == ("one",)

@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from webshop_catalogue import catalogue
+from webshop_catalogue import catalogue, options, product
 
 from sdar.environments.webshop.engine.colours import COLOURS, first_colour
-from sdar.environments.webshop.engine.goals import Goal
+from sdar.environments.webshop.engine.goals import Goal, synthetic_goal
+from sdar.environments.webshop.engine.products import make_product
 from sdar.environments.webshop.engine.reward import (
     purchase_reward,
     shared_nouns,
@@ -35,6 +36,27 @@ def test_each_miss_costs_its_share() -> None:
     assert reward().reward == 2 / 4
     assert reward(replace(GOAL, price_upper=5.0), color="red", size="small").reward == 3 / 4
     assert reward(replace(GOAL, attributes=("wool",)), color="red", size="small").reward == 3 / 4
+
+
+def test_a_blank_attribute_or_option_is_none() -> None:
+    """ "" is in every text, so it would be met by any purchase, and no page offers "" to click."""
+    one = product(
+        "B000000009", "Cotton Shirt", customization_options=options(Color=["Red", " "], Fit=[""])
+    )
+    about = {
+        "attributes": ["", "machine wash"],
+        "instruction": "Find me shirts",
+        "instruction_attributes": ["wool", " ", ""],
+    }
+    human = [{"instruction": "x", "instruction_attributes": [" "], "instruction_options": [""]}]
+    made = make_product(one, about, human, (), 0)
+    assert made.attributes == ("machine wash",)
+    assert made.instruction_attributes == ("wool",)
+    assert made.options == {"color": ("red",)}
+    assert (made.human[0].attributes, made.human[0].options) == ((), ())
+    assert synthetic_goal(made, 0, 0, 1.0).attributes == ("wool",)
+    for empty in ("", " ", "\u2605"):
+        assert not similar(empty, empty)
 
 
 def test_a_goal_without_options_has_no_option_part() -> None:

@@ -1,13 +1,18 @@
-"""Questions, in and out: JSON lines and Search-R1's parquet.
+"""Questions, in and out: JSON lines and the parquet of Search-R1 and verl.
 
 - JSON lines: `{"question", "golden_answers"}`, and where known `id`, `data_source`, `split`,
   `metadata`.
 - Parquet, one row per question: `data_source`, `prompt` (a chat),
   `reward_model.ground_truth.target`, `extra_info` and `env_kwargs` {question, ground_truth,
-  data_source}, as Search-R1 and its successors write them; not all of them need be there.
+  data_source}, as Search-R1, verl and their successors write them; not all of them need be there,
+  and lines of JSON may be nested in the same way.
 
 A file whose name begins with `train` (or has `train` between separators) holds training questions,
 every other one test questions; a row that does not say its data set takes it from the file's name.
+A known data set has its usual name, however it is tagged (`searchR1_nq`, `hotpot_qa`).
+
+An id begins with the data set. Where a row has only a number, which each file counts from 0, the
+split is in the id too: `nq/train_7`.
 """
 
 import json
@@ -18,15 +23,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sdar.environments.searchqa.config import no_questions, question_files
 from sdar.environments.searchqa.lines import json_lines
 from sdar.errors import SdarError
 
 DATA_SOURCES = ("nq", "triviaqa", "popqa", "hotpotqa", "2wikimultihopqa", "musique", "bamboogle")
 """The seven test sets, in the order in which results are reported."""
-SUFFIXES = (".parquet", ".jsonl")
-PASSAGES_NAME = "passages.jsonl"
+_ALIASES = {"naturalquestions": "nq", "nqopen": "nq", "2wiki": "2wikimultihopqa"}
+_TAG = "searchr1"
+"""What verl writes before the name of a data set."""
 
 _TRAIN = re.compile(r"(^|[^a-z])train([^a-z]|$)")
+_SHARD = re.compile(r"-(\d+)-of-\d+\.")
 _ASKED = re.compile(r"Question:\s*(.*)", re.DOTALL)
 
 
@@ -73,23 +81,16 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def read_folder(folder: Path) -> list[Question]:
-    """The questions of all `.parquet` and `.jsonl` files of a folder (without its passages), files
-    by name. The same checks as for one file, ids included."""
+    """The questions of all `question_files` of a folder. The same checks as for one file, ids
+    included."""
     if not folder.is_dir():
         raise SdarError(
             f"environment.data: no folder {folder}; give a folder of question files, or null to "
             "generate questions"
         )
-    files = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix in SUFFIXES and path.name != PASSAGES_NAME and path.is_file()
-    )
+    files = question_files(folder)
     if not files:
-        raise SdarError(
-            f"environment.data: {folder} holds no .parquet or .jsonl file of questions; put them "
-            "there, or set environment.data to null to generate questions"
-        )
+        raise SdarError(no_questions(folder))
     questions = [question for path in files for question in read_questions(path)]
     repeated = [i for i, count in Counter(q.id for q in questions).items() if count > 1]
     if repeated:
@@ -189,15 +190,49 @@ def _question(row: Mapping[str, Any], where: str, number: int, path: Path) -> Qu
         )
     targets = _targets(row, environment, where)
     source = _first(row.get("data_source"), environment.get("data_source"))
-    data_source = str(source) if source is not None else _source_of(path)
-    split = _first(row.get("split"), extra.get("split"))
+    data_source = usual_name(str(source)) if source is not None else _source_of(path)
     metadata = _metadata(row, extra)
-    metadata.setdefault("split", _split(split, path))
-    name = _first(row.get("id"), extra.get("index"))
-    own = str(name) if name is not None else f"{metadata['split']}_{number}"
+    declared = _first(metadata.get("split"), row.get("split"), extra.get("split"))
+    metadata["split"] = _split(declared, path)
+    if row.get("task_type") is not None:
+        metadata["task_type"] = row["task_type"]
+    own = _text(_first(row.get("id"), extra.get("index"))) or str(number)
+    if own.isdigit():
+        # The number of a row: each file counts from 0.
+        own = f"{_counted(metadata['split'], declared, path)}_{own}"
     prefix = f"{data_source}/"
     identifier = own if own.startswith(prefix) else prefix + own
+    _check_encodable(where, asked, *targets)
     return Question(identifier, asked.strip(), targets, data_source, metadata)
+
+
+def usual_name(source: str) -> str:
+    """The name in `DATA_SOURCES` of a data set that is called or tagged otherwise; any other name
+    as it is."""
+    bare = re.sub(r"[^a-z0-9]", "", source.lower()).removeprefix(_TAG)
+    known = _ALIASES.get(bare, bare)
+    return known if known in DATA_SOURCES else source
+
+
+def _counted(split: str, declared: Any, path: Path) -> str:
+    """What the rows are counted in: the split, by the name it has in the data (dev, test), and the
+    shard of a data set in several files."""
+    named = split
+    if split == "test" and isinstance(declared, str) and declared not in ("", "train"):
+        named = declared
+    shard = _SHARD.search(path.name)
+    return f"{named}_{shard[1]}" if shard and shard[1].strip("0") else named
+
+
+def _check_encodable(where: str, *texts: str) -> None:
+    try:
+        for text in texts:
+            text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise SdarError(
+            f"{where}: holds half of a surrogate pair (such as \\ud83d alone), which is no text: "
+            "fix or remove the row"
+        ) from None
 
 
 def _split(declared: Any, path: Path) -> str:
@@ -209,7 +244,7 @@ def _split(declared: Any, path: Path) -> str:
 
 
 def _source_of(path: Path) -> str:
-    stem = path.stem.lower()
+    stem = path.name.split(".")[0].lower()
     return next((source for source in DATA_SOURCES if stem.startswith(source)), stem)
 
 
@@ -220,20 +255,18 @@ def _metadata(row: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any
             packed = json.loads(packed)
         except ValueError:
             packed = {"metadata": packed}
-    return dict(packed) if isinstance(packed, Mapping) else {}
+    # A column may hold what JSON does not: dates, bytes.
+    return json.loads(json.dumps(packed, default=str)) if isinstance(packed, Mapping) else {}
 
 
 def _targets(row: Mapping[str, Any], environment: Mapping[str, Any], where: str) -> tuple[str, ...]:
     rewarded = _part(row, "reward_model").get("ground_truth")
     for given in (rewarded, environment.get("ground_truth"), row.get("golden_answers")):
-        target = given.get("target") if isinstance(given, Mapping) else given
-        answers = [target] if isinstance(target, str) else target
-        if isinstance(answers, list | tuple):
-            texts = [
-                str(answer) for answer in answers if answer is not None and str(answer).strip()
-            ]
-            if texts:
-                return tuple(texts)
+        given = _unpacked(given)
+        target = _unpacked(given.get("target")) if isinstance(given, Mapping) else given
+        texts = [_text(answer) for answer in (target if isinstance(target, list) else [target])]
+        if any(texts):
+            return tuple(text for text in texts if text)
     raise SdarError(
         f"{where}: no accepted answer (expected `golden_answers`, or "
         "`reward_model.ground_truth.target`): add it or remove the row"
@@ -242,20 +275,43 @@ def _targets(row: Mapping[str, Any], environment: Mapping[str, Any], where: str)
 
 def _asked(prompt: Any) -> str | None:
     """The question inside a prompt: what follows the last `Question:`, or all of it."""
-    if isinstance(prompt, str):
-        text = prompt
-    elif isinstance(prompt, list) and prompt and isinstance(prompt[-1], Mapping):
-        text = str(prompt[-1].get("content") or "")
-    else:
+    prompt = _unpacked(prompt)
+    if isinstance(prompt, list):
+        said = [one for one in prompt if isinstance(one, Mapping)]
+        asking = [one for one in said if one.get("role") == "user"] or said
+        prompt = asking[-1].get("content") if asking else None
+    if not isinstance(prompt, str):
         return None
+    text = prompt
     match = _ASKED.search(text[text.rfind("Question:") :]) if "Question:" in text else None
     return match[1] if match else text
 
 
 def _part(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = row.get(name)
+    value = _unpacked(row.get(name))
     return value if isinstance(value, Mapping) else {}
 
 
+def _unpacked(value: Any) -> Any:
+    """A list or an object that a column holds as JSON text; anything else as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _text(answer: Any) -> str:
+    """An answer as text: a number as its digits, and "" for what is none."""
+    if isinstance(answer, float) and answer.is_integer():
+        answer = int(answer)
+    if not isinstance(answer, str | int | float) or isinstance(answer, bool):
+        return ""
+    text = str(answer)
+    return text if text.strip() and answer == answer else ""
+
+
 def _first(*values: Any) -> Any:
-    return next((value for value in values if value is not None), None)
+    """The first that is given: neither missing nor blank."""
+    return next((v for v in values if v is not None and str(v).strip()), None)

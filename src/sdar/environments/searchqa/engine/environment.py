@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from sdar.environments.base import Observation, Task
 from sdar.environments.pools import SentActions, in_thread
 from sdar.environments.searchqa.engine.data import Question
-from sdar.environments.searchqa.engine.scoring import exact_match
+from sdar.environments.searchqa.engine.scoring import is_right, last_answer
 from sdar.environments.searchqa.retrieval.base import Passage, Retriever, clean_query
 from sdar.errors import SdarError
 
@@ -89,7 +89,8 @@ class QuestionEpisode:
         kind, inside = split_action(action)
         if kind == "answer":
             self._done = True
-            self._won = exact_match(f"<answer>{inside}</answer>", self.question.targets)
+            answer = last_answer(f"<answer>{inside}</answer>") or ""
+            self._won = is_right(answer, self.question.targets)
         elif self._turns >= self._max_turns:
             self._done = True
         elif kind == "search":

@@ -9,6 +9,7 @@ import string
 from collections.abc import Iterable
 
 _OPENING, _CLOSING = "<answer>", "</answer>"
+_ARTICLE = ("a", "an", "the")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -31,17 +32,29 @@ def last_answer(text: str) -> str | None:
     return last
 
 
+def is_right(answer: str, targets: Iterable[str]) -> bool:
+    """What is rewarded: `answer` equals one of `targets`, both normalised.
+
+    Of a target such as "A", "The The" or "..." normalisation leaves nothing, which any article
+    would equal: there only its own text counts, case included. An empty answer is never right.
+    """
+    return any(_equal(answer, target) for target in _listed(targets))
+
+
 def exact_match(text: str, targets: Iterable[str]) -> bool:
-    """The last answer in `text` equals one of `targets`, both normalised."""
+    """The last answer in `text` is right, by the reference's measure.
+
+    It is `is_right`, but takes one article in lower case for another, as the reference does.
+    """
     answer = last_answer(text)
     if answer is None:
         return False
-    given = normalize_answer(answer)
-    return any(normalize_answer(target) == given for target in targets)
+    return any(_equal(answer, target) or _articles(answer, target) for target in _listed(targets))
 
 
 def substring_match(text: str, targets: Iterable[str]) -> bool:
-    """One of `targets` lies anywhere in the last answer in `text`, both normalised.
+    """One of `targets` lies anywhere in the last answer in `text`, both normalised; of those that
+    normalise to nothing, as in `exact_match`.
 
     Kinder than exact match, and easily fooled (`atre` is in `theatre`): reported, never rewarded.
     """
@@ -49,4 +62,26 @@ def substring_match(text: str, targets: Iterable[str]) -> bool:
     if answer is None:
         return False
     given = normalize_answer(answer)
-    return any(normalize_answer(target) in given for target in targets)
+    for target in _listed(targets):
+        normal = normalize_answer(target)
+        if normal and normal in given:
+            return True
+        if not normal and (_equal(answer, target) or _articles(answer, target)):
+            return True
+    return False
+
+
+def _equal(answer: str, target: str) -> bool:
+    normal = normalize_answer(target)
+    if normal:
+        return normalize_answer(answer) == normal
+    return bool(answer.strip()) and answer.strip() == target.strip()
+
+
+def _articles(answer: str, target: str) -> bool:
+    return answer.strip() in _ARTICLE and target.strip() in _ARTICLE
+
+
+def _listed(targets: Iterable[str]) -> Iterable[str]:
+    """A single text is one target, not its letters."""
+    return (targets,) if isinstance(targets, str) else targets

@@ -203,9 +203,10 @@ def _options(record: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     try:
         for name, choices in raw.items():
             if choices is not None:
-                options[name.lower()] = tuple(
-                    choice["value"].strip().replace("/", " | ").lower() for choice in choices
-                )
+                values = (choice["value"].strip() for choice in choices)
+                kept = tuple(value.replace("/", " | ").lower() for value in values if value)
+                if kept or not choices:
+                    options[name.lower()] = kept
     except (AttributeError, KeyError, TypeError) as error:
         raise SdarError(
             f"product {record['asin']}: customization_options is malformed ({error!r}); expected "
@@ -227,7 +228,8 @@ def _human(one: Mapping[str, Any], asin: str) -> HumanInstruction:
 def _strings(value: Any, asin: str, key: str) -> tuple[str, ...]:
     if not _are_strings(value):
         raise SdarError(f"product {asin}: {key} is no list of texts; correct it")
-    return tuple(value)
+    # A blank attribute would be in every text, and a blank option in none.
+    return tuple(item for item in value if item.strip())
 
 
 def _are_strings(value: Any) -> bool:
