@@ -1,12 +1,48 @@
 """What every part of the configuration is made of."""
 
+import re
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
+LONGEST_NAME = 100
+
+
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("is no number: give one")
+    return value
+
+
+def name_of(characters: str, said: str) -> Any:
+    """The type of a name that becomes a part of paths and a word of commands. `characters` are
+    those of a regular expression, `said` the same for people; none of `.`, `-` comes first."""
+    pattern = rf"[{characters}][{characters}.-]{{0,{LONGEST_NAME - 1}}}"
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value, re.ASCII):
+            raise ValueError(
+                f"names files and folders, so its pattern is at most {LONGEST_NAME} {said}, "
+                "digits, `.`, `_` and `-`, the first no `.` or `-`"
+            )
+        return value
+
+    return Annotated[
+        str,
+        AfterValidator(check),
+        Field(json_schema_extra={"pattern": f"^{pattern}$"}),
+    ]
+
+
+if TYPE_CHECKING:
+    Name = str
+else:
+    Name = name_of("A-Za-z0-9_", "letters")
+Seed = Annotated[int, BeforeValidator(_no_truth), Field(ge=0, lt=2**32)]
+"""Of a run: it is in the run's path."""
 
 Changes = Literal["result", "rounding", "nothing"]
 """What a change of a key does to what a run computes. `result`: another result. `rounding`: the

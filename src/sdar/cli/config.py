@@ -7,7 +7,7 @@ import typer
 
 from sdar.cli.options import CONFIG, ROOT, ConfigOption, friendly, given_path, prepare
 from sdar.config import load_config
-from sdar.config.dvc import dvc_yaml
+from sdar.config.dvc import check_dvc_yaml, dvc_yaml
 from sdar.config.generate import generated_files, schema_json, shown_yaml, write_if_changed
 
 config_app = typer.Typer(
@@ -40,14 +40,24 @@ def schema() -> None:
 
 @config_app.command()
 @friendly
-def dvc(config: ConfigOption = CONFIG) -> None:
+def dvc(
+    config: ConfigOption = CONFIG,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say whether dvc.yaml is that of the file.")
+    ] = False,
+) -> None:
     """Print the stages of DVC for the configuration in config/config.yaml.
 
-    Needed where methods, seeds or environment are not the default's: dvc.yaml spells them out.
+    Needed where name, methods, seeds or environment are not the default's: dvc.yaml spells them
+    out. Each of its stages begins with the check.
 
     Example: sdar config dvc > dvc.yaml
     """
-    typer.echo(dvc_yaml(load_config(config)), nl=False)
+    experiment = load_config(config)
+    if check:
+        check_dvc_yaml(Path("dvc.yaml"), experiment)
+    else:
+        typer.echo(dvc_yaml(experiment), nl=False)
 
 
 @config_app.command()

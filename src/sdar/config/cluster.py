@@ -77,7 +77,11 @@ class ClusterConfig(Section):
     @field_validator("arguments")
     @classmethod
     def _no_key_twice(cls, value: str) -> str:
-        for option in (word.split("=")[0] for word in value.split()):
+        try:
+            words = shlex.split(value)
+        except ValueError as error:
+            raise ValueError(f"is not a list of options ({error}): close the quotes") from None
+        for option in (word.split("=")[0] for word in words):
             for key, options in _TAKEN.items():
                 if option in options:
                     raise ValueError(f"holds {option}: set {key} instead")
@@ -98,7 +102,8 @@ def job_resources(cluster: ClusterConfig, kind: JobKind, on_gpu: bool) -> dict[s
     """
     job: JobConfig = getattr(cluster, kind)
     gpus = int(on_gpu and kind != "small") if job.gpus is None else job.gpus
-    options = [cluster.arguments]
+    # The plugin hands these to a shell as they are: quoted, they are options and nothing else.
+    options = [shlex.join(shlex.split(cluster.arguments))]
     if kind != "small":
         # Without B: the signal goes to the job's processes; with it, to the batch shell, which
         # dies of it and takes the job along.

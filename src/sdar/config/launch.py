@@ -66,7 +66,9 @@ def job_shell(config: ExperimentConfig, programs: Path, in_slurm: bool) -> str:
 
     `programs` is the folder of `sdar` and of `torchrun` where `cluster.environment` names no other.
     """
-    before = f'{_STRICT}{_DEAF}export PATH="{programs}:$PATH"; ' + activation(config.cluster)
+    before = f'{_STRICT}{_DEAF}export PATH={shlex.quote(str(programs))}:"$PATH"; ' + activation(
+        config.cluster
+    )
     threads = f"export OMP_NUM_THREADS={config.execution.threads}; "
     if config.execution.ranks == 1:
         return before + f'ranks() {{ {threads}"$@"; }}; '

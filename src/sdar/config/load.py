@@ -1,6 +1,6 @@
 """Reading a configuration: defaults, then the file's overrides, then the checks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ from sdar.config.models import SECTIONS, ExperimentConfig
 from sdar.environments.packages import DEFAULT
 from sdar.errors import SdarError
 from sdar.files.paths import expand
+
+MOST_PROBLEMS = 4
+LONGEST_SHOWN = 60
 
 
 def load_config(path: Path | str) -> ExperimentConfig:
@@ -62,7 +65,10 @@ def parse_config(values: Mapping[str, Any], source: str = "configuration") -> Ex
     try:
         return ExperimentConfig.model_validate(values)
     except ValidationError as error:
-        lines = [f"{source}: {_explain(item)}" for item in error.errors()]
+        found = [item for item in error.errors() if not _follows(item, error.errors())]
+        lines = [f"{source}: {_explain(item)}" for item in found[:MOST_PROBLEMS]]
+        if len(found) > MOST_PROBLEMS:
+            lines.append(f"{source}: {len(found) - MOST_PROBLEMS} further problems")
         raise SdarError("\n".join(lines)) from None
 
 
@@ -90,6 +96,12 @@ def _other(below: Any, value: Any) -> bool:
     return "name" in value and "name" in below and value["name"] != below["name"]
 
 
+def _follows(item: Any, errors: Sequence[Any]) -> bool:
+    """A list is called too short for lack of the items that are refused themselves."""
+    inside = (other["loc"][: len(item["loc"])] == item["loc"] for other in errors if other != item)
+    return item["type"] == "too_short" and any(inside)
+
+
 def _explain(item: Any) -> str:
     location, name = tuple(item["loc"]), DEFAULT
     if location[:1] == ("environment",) and len(location) > 1 and location[1] in SECTIONS:
@@ -100,7 +112,9 @@ def _explain(item: Any) -> str:
         return f"{key}: unknown key{_did_you_mean(location, name)}; remove or rename it"
     message = item["msg"].removeprefix("Value error, ")
     given = item.get("input")
-    shown = f", found {given!r}" if key and not isinstance(given, dict) else ""
+    text = repr(given)
+    text = text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"
+    shown = f", found {text}" if key and not isinstance(given, dict) else ""
     return f"{key}: {message}{shown}" if key else message
 
 

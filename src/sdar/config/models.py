@@ -10,7 +10,7 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from sdar.config.cluster import ClusterConfig
 from sdar.config.execution import ExecutionConfig, LoraConfig
@@ -22,7 +22,17 @@ from sdar.files.paths import GivenModel, GivenPath
 from sdar.methods.declarations import get_method
 from sdar.methods.gates import RunGate
 from sdar.methods.roles import MethodName
-from sdar.section import NOTHING, ROUNDING, Changes, Fraction, NonNegative, Section
+from sdar.section import (
+    NOTHING,
+    ROUNDING,
+    Changes,
+    Fraction,
+    Name,
+    NonNegative,
+    Section,
+    Seed,
+    name_of,
+)
 
 log = logging.getLogger("sdar.config")
 SECTIONS = environment_sections()
@@ -30,6 +40,12 @@ if TYPE_CHECKING:
     EnvironmentConfig = EnvironmentSection
 else:
     EnvironmentConfig = Annotated[reduce(or_, SECTIONS.values()), Field(discriminator="name")]
+
+
+if TYPE_CHECKING:
+    ExperimentName = str
+else:
+    ExperimentName = name_of("a-z0-9_", "lower-case letters")
 
 
 class SkillsConfig(Section):
@@ -211,10 +227,10 @@ class TrainingConfig(Section):
 class EvaluationConfig(Section):
     """Every task of each panel exactly once per seed."""
 
-    panels: tuple[str, ...] = SECTIONS[DEFAULT].usual_panels
+    panels: Annotated[tuple[Name, ...], Field(min_length=1)] = SECTIONS[DEFAULT].usual_panels
     temperature: NonNegative = 0.4
     """0 is greedy."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """Sampling seeds: each plays the whole panel once."""
     recorded_episodes: PositiveInt = 12
     """Episodes shown token by token in the report."""
@@ -231,15 +247,22 @@ class TrackingConfig(Section):
     experiment: str | None = None
     """MLflow experiment; null: the name of this experiment."""
 
+    @field_validator("experiment")
+    @classmethod
+    def _shown(cls, value: str | None) -> str | None:
+        if value is not None and not (value.strip() and value.isprintable() and len(value) <= 250):
+            raise ValueError("give one line of at most 250 characters, or null")
+        return value
+
 
 class ExperimentConfig(Section):
     """One experiment: environment, policy, methods, seeds, and how they are compared."""
 
-    experiment: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")] = "alfworld-tiny"
+    experiment: ExperimentName = "alfworld-tiny"
     methods: Annotated[tuple[MethodName, ...], Field(min_length=1)] = ("grpo", "sdar")
     """What is trained and compared. The untrained `warm_start` and `skill_prompt` are always
     evaluated, whether listed or not."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1)
     environment: EnvironmentConfig = SECTIONS[DEFAULT].model_validate({})
     skills: SkillsConfig = SkillsConfig()
     policy: PolicyConfig = PolicyConfig()
@@ -311,6 +334,13 @@ class ExperimentConfig(Section):
         if self.policy.model == "tiny" and not self.warm_start.enabled:
             raise ValueError(
                 "policy.model 'tiny' starts from random weights: set warm_start.enabled to true"
+            )
+        if self.policy.model != "tiny" and self.warm_start.enabled:
+            # The one place to change when the warm start can begin with any model.
+            raise ValueError(
+                f"policy.model is {self.policy.model}, but warm_start.enabled makes and trains a "
+                "tiny policy in its place: set warm_start.enabled to false to train the model as "
+                "it is, or policy.model to tiny"
             )
         if self.environment.data is not None and self.policy.model == "tiny":
             raise ValueError(

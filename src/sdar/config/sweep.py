@@ -6,7 +6,7 @@ from pydantic import PositiveInt, field_validator
 
 from sdar.methods.gates import RunGate
 from sdar.methods.roles import SweptMethod
-from sdar.section import NonNegative, Section
+from sdar.section import Name, NonNegative, Section, Seed
 
 RetrievalKind = Literal["type", "keyword", "all", "random", "none"]
 
@@ -23,9 +23,9 @@ class SweepConfig(Section):
     retrievals: tuple[RetrievalKind, ...] = ()
     method: SweptMethod = "sdar"
     """What is varied. Its baseline is the same method at lambda = 0: grpo, or gigpo."""
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Seed, ...] = ()
     """Empty: the experiment's seeds."""
-    panels: tuple[str, ...] = ()
+    panels: tuple[Name, ...] = ()
     """Panels each run is evaluated on, taken together. Empty: the first of evaluation.panels."""
     steps: PositiveInt | None = None
     """Training steps of each run; null: training.steps."""

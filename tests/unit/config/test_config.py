@@ -1,5 +1,6 @@
 """Configurations that must be refused, each with its key's path and the remedy."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,83 @@ def test_a_base_that_cannot_be_is_refused(tmp_path: Path, texts: dict[str, str],
         load_config(written(tmp_path, **texts))
 
 
+BAD_NAMES = [
+    "x; touch PWNED; echo ",
+    "$(touch PWNED)",
+    "`touch PWNED`",
+    'a"b',
+    "a'b",
+    "a\nb",
+    "a\n",
+    "../..",
+    "/absolute",
+    "two words",
+    "${methods}",
+    "{method}",
+    "naïve",
+    "-x",
+    ".hidden",
+    "",
+    "a" * 300,
+]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_what_becomes_a_path_or_a_word_of_a_command_is_a_plain_name(name: str) -> None:
+    real = {"environment": {"data": "d"}, "policy": {"model": "a/b"}}
+    real["warm_start"] = {"enabled": False}
+    for key, values in (
+        ("experiment", {"experiment": name}),
+        ("methods.0", {"methods": [name]}),
+        ("seeds.0", {"seeds": [name]}),
+        ("evaluation.panels.0", real | {"evaluation": {"panels": [name]}}),
+        ("evaluation.seeds.0", {"evaluation": {"seeds": [name]}}),
+        ("sweep.panels.0", {"sweep": {"panels": [name]}}),
+        ("sweep.seeds.0", {"sweep": {"seeds": [name]}}),
+        ("sweep.gates.0", {"sweep": {"gates": [name]}}),
+    ):
+        with pytest.raises(SdarError, match=re.escape(f"{key}: ")) as raised:
+            parse_config(values)
+        assert len(str(raised.value)) < 1000
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("seed", [-1, True, 1.5, 2**32, 10**30])
+def test_a_seed_is_a_number_that_fits_a_path(seed: object) -> None:
+    for key in ("seeds", "evaluation", "sweep"):
+        values = {key: [seed]} if key == "seeds" else {key: {"seeds": [seed]}}
+        with pytest.raises(SdarError, match=r"seeds\.0: "):
+            parse_config(values)
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "a" * 300])
+def test_mlflow_s_experiment_is_one_line(name: str) -> None:
+    with pytest.raises(SdarError, match=r"tracking\.experiment: give one line"):
+        parse_config({"tracking": {"experiment": name}})
+    shown = "Été: 10 % more; $(x)"
+    assert parse_config({"tracking": {"experiment": shown}}).tracking.experiment == shown
+
+
+def test_many_problems_are_said_in_a_few_lines() -> None:
+    with pytest.raises(SdarError, match="5 further problems") as raised:
+        parse_config({f"key{number}": 1 for number in range(9)})
+    assert len(str(raised.value)) < 1000
+
+
+def test_a_model_beside_the_tiny_policy_s_warm_start_is_refused() -> None:
+    """It was not read: a tiny policy was made and trained in its place."""
+    for model in ("Qwen/Qwen3-1.7B", "/models/mine"):
+        with pytest.raises(SdarError) as raised:
+            parse_config({"policy": {"model": model}})
+        for named in (
+            f"policy.model is {model}",
+            "warm_start.enabled to false",
+            "policy.model to tiny",
+        ):
+            assert named in str(raised.value)
+        parse_config({"policy": {"model": model}, "warm_start": {"enabled": False}})
+
+
 def test_exponents_without_a_point_are_numbers(tmp_path: Path) -> None:
     """YAML 1.1 reads 1e-6 as text; a learning rate written so must still be that number."""
     assert yaml.safe_load("1e-6") == "1e-6"
@@ -270,6 +348,7 @@ def test_a_panel_the_environment_does_not_have_is_refused(environment, panel, re
         parse_config({"environment": environment, "evaluation": {"panels": [panel]}})
     real = {"name": "searchqa", "data": "/questions"}
     values = {"environment": real, "evaluation": {"panels": ["nq"]}, "policy": {"model": "a/b"}}
+    values["warm_start"] = {"enabled": False}
     assert parse_config(values).evaluation.panels == ("nq",)
 
 

@@ -82,13 +82,13 @@ def test_dvc_stages_cover_every_run(repository: Path) -> None:
     stages = yaml.safe_load((repository / "dvc.yaml").read_text())["stages"]
     config = ExperimentConfig()
     runs = {f"{method}/seed-{seed}" for method in config.methods for seed in config.seeds}
-    trained = {f"runs/${{experiment}}/{run}/policy" for run in runs}
-    assert set(stages["train"]["outs"]) == trained
+    trained = {f"runs/{config.experiment}/{run}/policy" for run in runs}
+    assert trained <= set(stages["train"]["outs"])
     assert trained <= set(stages["evaluate"]["deps"])
     evaluated = runs | {"warm_start/seed-0", "skill_prompt/seed-0"}
-    outs = {f"runs/${{experiment}}/{run}/evaluation" for run in evaluated}
-    assert set(stages["evaluate"]["outs"]) == outs
-    assert outs == set(stages["report"]["deps"])
+    outs = {f"runs/{config.experiment}/{run}/evaluation" for run in evaluated}
+    assert outs <= set(stages["evaluate"]["outs"])
+    assert outs <= set(stages["report"]["deps"])
 
 
 @pytest.mark.parametrize("name", ["minute", "methods"])

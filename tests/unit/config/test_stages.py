@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from sdar.config import ExperimentConfig, parse_config
-from sdar.config.dvc import dvc_stages, dvc_yaml
+from sdar.config.dvc import check_dvc_yaml, dvc_stages, dvc_yaml
 from sdar.config.stages import (
     STAGES,
     Stage,
@@ -18,6 +18,7 @@ from sdar.config.stages import (
     depends_on,
     fingerprint,
 )
+from sdar.errors import SdarError
 
 ENVIRONMENTS = ("alfworld", "webshop", "searchqa", "textworld_express")
 DVC_STAGES: dict[str, tuple[Stage, ...]] = {
@@ -155,9 +156,9 @@ def test_a_pretrained_model_has_no_warm_start_stage() -> None:
     config = parse_config({"policy": {"model": "a/b"}, "warm_start": {"enabled": False}})
     stages = yaml.safe_load(dvc_yaml(config))["stages"]
     assert "warm_start" not in stages
-    assert stages["data"]["outs"] == ["data/${experiment}/tasks"]
+    assert stages["data"]["outs"] == ["data/alfworld-tiny/tasks"]
     assert stages["train"]["deps"] == [
-        "data/${experiment}/tasks",
+        "data/alfworld-tiny/tasks",
         "src/sdar/environments/alfworld/skills",
     ]
 
@@ -165,3 +166,27 @@ def test_a_pretrained_model_has_no_warm_start_stage() -> None:
 def test_a_library_of_one_s_own_is_what_dvc_watches() -> None:
     stages = dvc_stages(parse_config({"skills": {"library": "my/skills"}}))
     assert "my/skills" in stages["train"]["deps"]
+
+
+def test_dvc_fills_nothing_of_the_configuration_into_a_command() -> None:
+    library = {"library": "it's ${experiment} $(touch PWNED)"}
+    text = dvc_yaml(parse_config({"experiment": "mine", "skills": library}))
+    assert "vars" not in yaml.safe_load(text)
+    assert "${" not in text.replace(r"\${", "")
+    commands = [stage["cmd"] for stage in yaml.safe_load(text)["stages"].values()]
+    assert not any(set(command) & set("$`;'\"\n") for command in commands)
+
+
+def test_another_configuration_s_dvc_yaml_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "dvc.yaml"
+    for values in ({"experiment": "mine"}, {"seeds": [3]}, {"skills": {"library": "own"}}):
+        config = parse_config(values)
+        path.write_text(dvc_yaml(ExperimentConfig()))
+        check_dvc_yaml(path, ExperimentConfig())
+        with pytest.raises(SdarError, match=r"sdar config dvc > dvc\.yaml"):
+            check_dvc_yaml(path, config)
+        path.write_text(dvc_yaml(config) + "  own:\n    cmd: echo\n")
+        check_dvc_yaml(path, config)
+    path.unlink()
+    with pytest.raises(SdarError, match=r"sdar config dvc > dvc\.yaml"):
+        check_dvc_yaml(path, ExperimentConfig())

@@ -134,6 +134,7 @@ def test_real_goals_are_listed_and_played(package, shared, tmp_path):
                 "goals": {"train": 10_000, "test": 500},
             },
             "policy": {"model": "Qwen/Qwen3-1.7B", "context": 40960},
+            "warm_start": {"enabled": False},
         }
     )
     tasks, source = package.make_tasks(config.environment, ("test",), tmp_path)
