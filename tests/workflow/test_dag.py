@@ -353,3 +353,17 @@ def test_dvc_reruns_what_snakemake_reruns(repository: Path, with_own_skills: Pat
     assert changed() == {"train"}
     change(project, "rollout", engine="vllm")
     assert changed() == {"train", "evaluate"}
+
+
+def test_the_pipeline_runs_in_a_folder_of_any_name(project: Path) -> None:
+    folder = project.parent / 'it\'s "mine" $(touch PWNED); é'
+    project.rename(folder)
+    done = snakemake(folder, "--dry-run", "--", "all")
+    assert done.returncode == 0, done.stdout
+    target = "data/alfworld-tiny/demonstrations"
+    short = experiment(folder, "warm_start: {demonstrations: {episodes: 2, openings: 1}}")
+    done = snakemake(folder, "--configfile", short.name, "--", target)
+    assert done.returncode == 0, done.stdout
+    assert (folder / target / "demonstrations.parquet").is_file()
+    assert not list(folder.parent.rglob("PWNED"))
+    project.mkdir()

@@ -4,23 +4,29 @@ Commands run them before they work and Snakemake before it builds the DAG, so th
 costs nothing.
 """
 
+import logging
 import re
 
 from sdar.config.models import ExperimentConfig
 from sdar.config.stages import skill_library
+from sdar.config.unread import unread_keys
 from sdar.errors import SdarError
 from sdar.files.paths import model_folder
 
+log = logging.getLogger("sdar.config")
 GENERAL_SKILL = "general"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def check_files(config: ExperimentConfig) -> None:
-    """Raise `SdarError` with every missing file, each with its key and the remedy."""
+    """Raise `SdarError` with every missing file, each with its key and the remedy. Warns of keys
+    that nothing reads."""
     data = config.environment.check_data(config.evaluation.panels)
     problems = [*data, *_skills(config), *_model(config), *_accelerate(config)]
     if problems:
         raise SdarError("\n".join(problems))
+    for sentence in unread_keys(config):
+        log.warning("%s", sentence)
 
 
 def _skills(config: ExperimentConfig) -> list[str]:

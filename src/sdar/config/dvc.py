@@ -34,14 +34,16 @@ RESULTS = (
 
 def dvc_yaml(config: ExperimentConfig) -> str:
     """`dvc.yaml` for the configuration in config/config.yaml."""
-    return HEADER + yaml.safe_dump(_written(config), sort_keys=False, allow_unicode=True, width=98)
+    return HEADER + yaml.safe_dump(
+        {"stages": dvc_stages(config)}, sort_keys=False, allow_unicode=True, width=98
+    )
 
 
 def check_dvc_yaml(path: Path, config: ExperimentConfig) -> None:
     """Raise `SdarError` unless the file has this configuration's stages; it may have others."""
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
-        same = all(found[name] == stage for name, stage in _written(config)["stages"].items())
+        same = all(found[name] == stage for name, stage in dvc_stages(config).items())
     except (OSError, ValueError, TypeError, LookupError, yaml.YAMLError):
         same = False
     if not same:
@@ -128,16 +130,3 @@ def dvc_stages(config: ExperimentConfig) -> dict[str, Any]:
             [layout.results / name for name in RESULTS],
         ),
     }
-
-
-def _written(config: ExperimentConfig) -> Any:
-    # What stands in paths of the user's is no variable of DVC's either.
-    return _escaped({"stages": dvc_stages(config)})
-
-
-def _escaped(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _escaped(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_escaped(item) for item in value]
-    return value.replace("${", r"\${") if isinstance(value, str) else value

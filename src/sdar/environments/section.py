@@ -1,6 +1,6 @@
 """What the rest of the code reads of an environment's section of the configuration."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,6 +19,8 @@ class EnvironmentSection(Section):
     """Task types in a few words, in the order of tables. Types without a label follow by name."""
     distributions: ClassVar[tuple[str, ...]] = ()
     """Python packages whose versions provenance records, beside those of everything else."""
+    generated: ClassVar[tuple[str, ...]] = ()
+    """Keys that only generated tasks read."""
     exported_data: ClassVar[tuple[str, str] | None] = None
     """Where people's real data may be: an environment variable, and the folder in its folder."""
 
@@ -39,6 +41,11 @@ class EnvironmentSection(Section):
     def known_panels(self) -> tuple[str, ...]:
         """What evaluation.panels may name; empty where the data decide."""
         return self.usual_panels
+
+    def unread(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Why keys are not read beside the others, and those keys or their sections."""
+        if self.data is not None and self.generated:
+            yield "environment.data is given, so nothing is generated", self.generated
 
     def check_data(self, panels: Sequence[str]) -> list[str]:
         """What `data` lacks that evaluating `panels` needs, each problem with its key and remedy.

@@ -1,5 +1,6 @@
 """The `cluster` section: what a job asks SLURM for, and the shell text that activates."""
 
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -50,10 +51,20 @@ def test_what_is_configured_is_asked_for() -> None:
     assert job_resources(cluster, "small", on_gpu=True)["slurm_extra"] == "--reservation=course"
 
 
+def test_options_of_sbatch_are_words_to_a_shell() -> None:
+    """The plugin writes them into a command line as they are."""
+    given = "--nice=7; touch PWNED --comment='two words' $(x)"
+    cluster = parse_config({"cluster": {"arguments": given}}).cluster
+    said = job_resources(cluster, "small", on_gpu=False)["slurm_extra"]
+    assert shlex.split(said) == shlex.split(given)
+    assert said.startswith("'--nice=7;' touch PWNED '--comment=two words' '$(x)'")
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [
         ({"arguments": "--mem=5G"}, "cluster.arguments: holds --mem: set cluster.train.memory_mb"),
+        ({"arguments": "--comment='open"}, "cluster.arguments: is not a list of options"),
         ({"arguments": "-p gpu"}, "set cluster.partition instead"),
         ({"arguments": "--nodes=2"}, "set execution.nodes instead"),
         ({"environment": " "}, "cluster.environment: is empty"),

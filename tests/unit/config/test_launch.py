@@ -35,6 +35,15 @@ def test_a_single_process_has_its_threads(in_slurm: bool, tmp_path: Path) -> Non
     assert (done.stdout, done.returncode) == ("3\n", 0), done.stderr
 
 
+@pytest.mark.parametrize("name", ['a"b', "a'b", "a $(touch PWNED)", "a`touch PWNED`", "a;b"])
+def test_programs_may_lie_in_any_folder(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    done = run_job(config(1, 1), folder, False)
+    assert (done.stdout, done.returncode) == ("sdar [] [] 2 two words\n", 0), done.stderr
+    assert not list(tmp_path.rglob("PWNED"))
+
+
 def test_several_machines_need_slurm() -> None:
     with pytest.raises(SdarError, match=r"execution.nodes is 2, .*profiles/slurm.* set .* to 1"):
         launcher(config(2, 1).execution, in_slurm=False)

@@ -43,6 +43,7 @@ class AlfworldConfig(EnvironmentSection):
         "pick_two_obj_and_place": "pick two & place",
     }
     distributions: ClassVar = ("textworld", "alfworld")
+    generated: ClassVar = ("size", "games", "seed", "home", "habit")
     exported_data: ClassVar = ("ALFWORLD_DATA", GAMES_FOLDER)
 
     name: Literal["alfworld"] = "alfworld"

@@ -1,6 +1,6 @@
 """Configuration of the Search-QA environment."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, get_args
 
@@ -76,6 +76,7 @@ class SearchqaConfig(EnvironmentSection):
     """Question answering with a search engine, in the Search-R1 protocol."""
 
     usual_panels: ClassVar = ("test",)
+    generated: ClassVar = ("size", "archive", "questions", "seed")
 
     name: Literal["searchqa"] = "searchqa"
     data: GivenPath | None = None
@@ -105,6 +106,20 @@ class SearchqaConfig(EnvironmentSection):
     def known_panels(self) -> tuple[str, ...]:
         """What evaluation.panels may name; with real questions also the data sets in `data`."""
         return self.usual_panels if self.data is None else ()
+
+    def unread(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """As every section; and of the retriever what another kind reads."""
+        yield from super().unread()
+        kind, read_by = (
+            self.retriever.kind,
+            {
+                "bm25": ("passages",),
+                "dense": ("passages", "model", "query_prefix", "passage_prefix"),
+                "http": ("urls", "timeout", "retries"),
+            },
+        )
+        others = {key for keys in read_by.values() for key in keys} - set(read_by[kind])
+        yield f"retriever.kind is {kind}", tuple(f"retriever.{key}" for key in sorted(others))
 
     def check_data(self, panels: Sequence[str]) -> list[str]:
         """Question files, and passages for a retriever in process."""

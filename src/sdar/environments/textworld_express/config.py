@@ -1,5 +1,6 @@
 """Configuration of the TextWorldExpress environment."""
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -44,6 +45,10 @@ class TextworldExpressConfig(EnvironmentSection):
     def task_types(self) -> tuple[str, ...]:
         """What skills are looked up by."""
         return self.games
+
+    def unread(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """There is no data to give."""
+        yield "the engine makes its games from seeds", ("data",)
 
 
 SECTION = TextworldExpressConfig

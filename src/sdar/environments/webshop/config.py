@@ -23,6 +23,7 @@ class WebshopConfig(EnvironmentSection):
     """The WebShop text environment on its own page and reward semantics."""
 
     usual_panels: ClassVar = ("test",)
+    generated: ClassVar = ("products",)
 
     name: Literal["webshop"] = "webshop"
     data: GivenPath | None = None
