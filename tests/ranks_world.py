@@ -12,12 +12,14 @@ In double precision, so that only what is really different differs by more than 
 """
 
 import json
+import math
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from sdar.policy.reproducible import make_reproducible
 from sdar.policy.sharding import wants_sharding
 from sdar.policy.weights import policy_digest
 from sdar.ranks.ranks import Ranks
+from sdar.training import updating
 from sdar.training.parts import Parts, make_accelerator
 from sdar.training.shares import StepShares
 from sdar.training.trainer import train_with
@@ -104,6 +107,19 @@ def mistaken(mistake: str | None) -> Iterator[None]:
                 parameter.grad *= 1 - 1e-4
         sum_gradients(ranks, parameters)
 
+    def no_number(*given: Any) -> Any:
+        """Of its second step, one rank's losses are NaN, while all gradients are finite."""
+        loss = training_loss(*given)
+        if RANK == 1 and now == 1:
+            return replace(loss, loss=loss.loss + math.nan)
+        return loss
+
+    def noted(self: Any, step: int, *given: Any) -> Any:
+        nonlocal now
+        now = step
+        return update(self, step, *given)
+
+    now, training_loss, update = 0, updating.training_loss, updating.Updating.update
     of_step, sum_gradients = StepShares.of_step.__func__, Ranks.sum_gradients
     with pytest.MonkeyPatch.context() as patch:
         if mistake == "no sum":
@@ -112,6 +128,9 @@ def mistaken(mistake: str | None) -> Iterator[None]:
             patch.setattr(Ranks, "sum_gradients", short_share)
         if mistake == "own denominator":
             patch.setattr(StepShares, "of_step", classmethod(own_share))
+        if mistake == "no number":
+            patch.setattr(updating, "training_loss", no_number)
+            patch.setattr(updating.Updating, "update", noted)
         yield
 
 

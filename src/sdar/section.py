@@ -55,7 +55,9 @@ NOTHING = Field(json_schema_extra={"changes": "nothing"})
 class Section(BaseModel):
     """A part of the configuration: frozen, and strict about its keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
     unmarked: ClassVar[Changes] = "result"
     """What a change of a field without a mark does."""
 

@@ -118,6 +118,8 @@ def two(tmp_path_factory):
         {"name": "no sum", "mistake": "no sum"},
         {"name": "short share", "mistake": "short share"},
         {"name": "own denominator", "mistake": "own denominator", "training": ODD},
+        {"name": "no number", "mistake": "no number"},
+        {"name": "sharded no number", "mistake": "no number", "sharded": True},
     ]
     done = start(root, jobs)
     assert done.returncode == 0, done.stderr
@@ -165,6 +167,16 @@ def test_mistake_shows(mistake, one, two):
 def test_a_ten_thousandth_of_a_rank_shows(one, two):
     whole, short = run_folder(one, {"name": "sdar"}), run_folder(two, {"name": "short share"})
     assert distance(whole, short) > 1e-7, "ten times what equal runs may differ by"
+
+
+def test_what_is_no_number_on_one_rank_is_skipped_by_all(two):
+    folders = [run_folder(two, {"name": name}) for name in ("no number", "sharded no number")]
+    for folder in folders:
+        records = lines.read(folder / "metrics.jsonl")
+        minibatches = records[1]["update/minibatches"]
+        assert [record["update/skipped"] for record in records] == [0, minibatches, 0]
+        assert all(torch.isfinite(value).all() for value in weights(folder).values())
+    assert distance(*folders) < 1e-8
 
 
 def test_what_saves_memory_changes_nothing(one):

@@ -52,6 +52,11 @@ class GapQuantiles:
             renewed(self.q10, own.q10), renewed(self.median, own.median), renewed(self.q90, own.q90)
         )
 
+    @property
+    def finite(self) -> bool:
+        """Whether none is NaN or infinite, as one gap would make them for the rest of the run."""
+        return all(map(math.isfinite, (self.q10, self.median, self.q90)))
+
     def scale(self, beta: float) -> float:
         """Half the distance between the outer two, at least 1 / beta (infinite at beta = 0)."""
         return max((self.q90 - self.q10) / 2, 1 / beta if beta > 0 else math.inf)

@@ -183,6 +183,9 @@ class TrainingConfig(Section):
     warmup_ratio: Fraction = 0.0
     weight_decay: NonNegative = 0.01
     gradient_clip: PositiveFloat = 1.0
+    skipped_in_a_row: Annotated[PositiveInt, NOTHING] = 5
+    """An optimizer step whose loss, gradient or inputs are not finite is skipped and counted
+    (`update/skipped`); so many in a row end the run. Also those of the warm start."""
     clip_low: PositiveFloat = 0.2
     clip_high: PositiveFloat = 0.2
     dual_clip: PositiveFloat = 3.0

@@ -5,10 +5,11 @@ A reader sees the old content or the new, never a part, whatever is killed or fu
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +54,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any, *, indent: int = 1, default: Any = None) -> None:
-    """`write_file` of a value as JSON for people: indented, keys in their order, a last newline."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False, default=default)
+    """`write_file` of a value as JSON for people: indented, keys in their order, a last newline.
+    Numbers that are not finite are null."""
+    text = json.dumps(
+        finite(value), indent=indent, ensure_ascii=False, default=default, allow_nan=False
+    )
     write_text(path, text + "\n")
+
+
+def finite(value: Any) -> Any:
+    """A JSON value with null in the place of NaN and infinity, which JSON cannot say."""
+    if isinstance(value, Mapping):
+        return {key: finite(inside) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inside) for inside in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Evaluations and recorded training steps have the same columns (`tables.TOKENS`);
 method does not have, such as a teacher in training, is null.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,7 +141,11 @@ def _turn(row: Mapping[str, Any]) -> TokenTurn:
 
 def _values(row: Mapping[str, Any]) -> tuple[float | None, ...]:
     values = (row[name] for name in NUMBERS)
-    return tuple(None if value is None else round(value, DIGITS) for value in values)
+    # Null where there is none, and where it is not finite, which JSON cannot say.
+    return tuple(
+        round(value, DIGITS) if value is not None and math.isfinite(value) else None
+        for value in values
+    )
 
 
 def _source(config: ExperimentConfig, method: str, seed: int) -> str:

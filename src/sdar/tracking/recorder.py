@@ -33,7 +33,7 @@ from sdar.config import ExperimentConfig, Layout
 from sdar.config.stages import Stage
 from sdar.files import lines
 from sdar.files.digest import json_digest
-from sdar.files.whole import read_json, write_json
+from sdar.files.whole import finite, read_json, write_json
 from sdar.interruption import Stopped, held_back
 from sdar.tracking import describe, store
 
@@ -174,7 +174,7 @@ class RunRecorder:
 
     def _send(self, message: dict[str, Any]) -> None:
         if self._active and self._enabled:
-            line = json.dumps(message, ensure_ascii=False, default=str) + "\n"
+            line = json.dumps(finite(message), ensure_ascii=False, default=str) + "\n"
             lines.append(self.folder / "outbox.jsonl", line)
 
     def _continue_or_begin(self) -> None:

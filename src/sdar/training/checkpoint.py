@@ -13,13 +13,14 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from safetensors import SafetensorError
 
 from sdar.files.digest import file_digest
 from sdar.files.whole import write_folder
-from sdar.training.trained_state import read_state, trained_state, write_state
+from sdar.training.trained_state import not_finite, read_state, trained_state, write_state
 
 log = logging.getLogger("sdar.training")
 _MANIFEST = "manifest.json"
@@ -97,7 +98,7 @@ def latest_complete(
     checkpoints that belong to something else.
     """
     for path in _newest_first(folder):
-        problem = _problem(path)
+        problem = _problem(path) or _damage(path)
         if problem is not None:
             log.warning("%s is not usable (%s); looking for an earlier checkpoint", path, problem)
             continue
@@ -136,3 +137,12 @@ def _problem(path: Path) -> str | None:
     except (OSError, ValueError) as error:
         return f"{_MANIFEST} or a file it names cannot be read: {error}"
     return None
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with weights and optimizer that are as they were saved, or None."""
+    try:
+        value = not_finite(path)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        return f"it cannot be read: {error}"
+    return None if value is None else f"not finite: {value}"

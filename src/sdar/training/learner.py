@@ -32,6 +32,7 @@ from sdar.training.playing import Playing
 from sdar.training.reference import Reference, frozen_copy
 from sdar.training.scoring import Scoring, probe_scores
 from sdar.training.settings import advantage_settings, loss_settings
+from sdar.training.skips import Skips
 from sdar.training.step_batch import StepBatch
 from sdar.training.updating import Updating
 
@@ -110,7 +111,13 @@ class Learner:
             reference,
             Playing(parts, config, method, seed, accelerator, ranks, engine),
             Scoring(policy, config, method, engine, reference),
-            Updating(policy, config, method, optimizer),
+            Updating(
+                policy,
+                config,
+                method,
+                optimizer,
+                Skips(training.skipped_in_a_row, folder, writes=ranks.first),
+            ),
         )
 
     def close(self) -> None:
@@ -147,17 +154,22 @@ class Learner:
         """The step's constants of the loss; takes the step into what the run keeps of the gaps."""
         settings = loss_settings(self.config)
         context = step_context(self.method, settings, samples, advantages_SR, self.running)
-        self.running = context.running
+        if context.running is None or context.running.finite:
+            self.running = context.running
         return context
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint: what a resumed run needs besides weights and optimizer."""
-        return {"running_gap": None if self.running is None else self.running.to_state()}
+        return {
+            "running_gap": None if self.running is None else self.running.to_state(),
+            "skips": self.updating.skips.state(),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up what `state` gave when the checkpoint was written."""
         saved = state.get("running_gap")
         self.running = None if saved is None else GapQuantiles.from_state(saved)
+        self.updating.skips.restore(state)
 
     def update(
         self,

@@ -73,6 +73,7 @@ class UpdateMeasures:
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     gradient_norms: list[float] = field(default_factory=list)
     padding_shares: list[float] = field(default_factory=list)
+    skipped: int = 0
     tokens: float = 0.0
 
     def __post_init__(self) -> None:
@@ -95,9 +96,13 @@ class UpdateMeasures:
         self.gap_SR = self._keep(self.gap_SR, rows, loss.gap)
         self.gate_SR = self._keep(self.gate_SR, rows, loss.gate)
 
-    def minibatch(self, gradient_norm: float, padding_share: float) -> None:
-        """Take in what an optimizer step did: the norm before clipping, and padding computed."""
-        self.gradient_norms.append(gradient_norm)
+    def minibatch(self, gradient_norm: float | None, padding_share: float) -> None:
+        """Take in what an optimizer step did: the norm before clipping, None where the step was
+        skipped, and padding computed."""
+        if gradient_norm is None:
+            self.skipped += 1
+        else:
+            self.gradient_norms.append(gradient_norm)
         self.padding_shares.append(padding_share)
 
     def over_ranks(self, ranks: Ranks) -> "UpdateMeasures":
@@ -125,7 +130,7 @@ class UpdateMeasures:
 
     def measures(self) -> Metrics:
         """Losses averaged over minibatches, the rest over tokens."""
-        minibatches = max(len(self.gradient_norms), 1)
+        minibatches = max(len(self.padding_shares), 1)
         measured: Metrics = {}
         for name, total in self.sums.items():
             if name in _FROM_ALL_TOKENS:
@@ -134,7 +139,8 @@ class UpdateMeasures:
             measured[_NAMES.get(name, f"loss/{name}")] = total / over
         measured["update/gradient_norm"] = _mean(self.gradient_norms)
         measured["update/padding_share"] = _mean(self.padding_shares)
-        measured["update/minibatches"] = len(self.gradient_norms)
+        measured["update/minibatches"] = len(self.padding_shares)
+        measured["update/skipped"] = float(self.skipped)
         return measured
 
     def _keep(self, kept: Tensor | None, rows: Sequence[int], new: Tensor | None) -> Tensor | None:

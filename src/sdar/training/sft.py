@@ -14,6 +14,8 @@ import torch
 from sdar.policy.log_probs import PolicyScorer
 from sdar.policy.micro_batches import pad_batch
 from sdar.training.muon import MuonWithAdamW
+from sdar.training.optimizer import clip_gradients
+from sdar.training.skips import Skips, first_not_finite, take_step
 
 # Batches are cut from this many batches' worth of samples sorted by length, so padding stays small.
 _POOL = 16
@@ -89,12 +91,17 @@ def fine_tune(
     batch: int,
     seed: int,
     start: int = 0,
+    first_update: int = 0,
+    skips: Skips | None = None,
     on_update: Callable[[int, float], None] | None = None,
 ) -> None:
     """Run updates `start` .. `schedule.updates`; `on_update(update, loss)` follows each.
 
     A function of (weights, optimizer state, samples, seed): a continued phase is the same phase.
+    Messages count updates from `first_update` on. An update with a number that is not finite is
+    skipped; raises `SdarError` after too many, and where weights are not finite after one.
     """
+    skips = skips or Skips(1, None)
     lengths = [len(s.prompt_ids) + len(s.response_ids) for s in samples]
     scorer = PolicyScorer(model)
     scorer.train()
@@ -102,10 +109,17 @@ def fine_tune(
         if update < start:
             continue
         optimizer.scale_learning_rates(schedule.at(update))
-        loss = supervised_loss(scorer, [samples[i] for i in chosen])
+        batched = [samples[i] for i in chosen]
+        loss = supervised_loss(scorer, batched)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        norm = clip_gradients(model.parameters(), 1.0)
+        name = f"update {first_update + update + 1:05d}"
+        wrong = first_not_finite({"the loss": loss.detach(), "the gradient": norm})
+        if wrong is None:
+            take_step(optimizer, model.parameters(), name, "warm_start.learning_rate")
+            skips.taken()
+        else:
+            skips.skip(name, wrong, map(vars, batched))
         if on_update is not None:
             on_update(update, float(loss.detach()))

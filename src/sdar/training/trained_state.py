@@ -62,6 +62,20 @@ def read_state(folder: Path, model: Any, optimizer: Any) -> None:
         _restore(optimizer, state)
 
 
+def not_finite(folder: Path) -> str | None:
+    """The file and name of a saved value that is NaN or infinite, or None."""
+    for name, value in load_file(folder / WEIGHTS).items():
+        if not torch.isfinite(value).all():
+            return f"{WEIGHTS}: {name}"
+    state = torch.load(folder / OPTIMIZER, map_location="cpu", mmap=True, weights_only=True)
+    for part in state.get("parts", [state]):
+        for of_parameter in part["state"].values():
+            for name, value in of_parameter.items():
+                if isinstance(value, Tensor) and not torch.isfinite(value).all():
+                    return f"{OPTIMIZER}: {name}"
+    return None
+
+
 def _in_full(state: dict[str, Any], keep: bool) -> dict[str, Any]:
     """An optimizer's state with whole tensors; of an optimizer of several, each one's."""
     if "parts" in state:

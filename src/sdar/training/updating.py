@@ -3,6 +3,7 @@
 Shape suffixes: S samples (turns of all episodes of a step), R response tokens.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,12 @@ from sdar.config import ExperimentConfig
 from sdar.methods.declarations import Method
 from sdar.policy.log_probs import TeacherDistribution
 from sdar.policy.micro_batches import one_token, pad_batch
+from sdar.records.tables import turn_columns
 from sdar.training.measures import UpdateMeasures
 from sdar.training.optimizer import clip_gradients, learning_rate_at
 from sdar.training.placed import PlacedPolicy
 from sdar.training.settings import loss_settings
+from sdar.training.skips import Skips, first_not_finite, take_step
 from sdar.training.step_batch import StepBatch
 
 
@@ -31,6 +34,7 @@ class Updating:
     config: ExperimentConfig
     method: Method
     optimizer: Any
+    skips: Skips
 
     def update(
         self,
@@ -48,6 +52,9 @@ class Updating:
         Micro-batches are a matter of memory and speed: the loss of each is divided by what the
         whole minibatch is divided by. `context` (`step_context`) and `distribution`
         (`Scoring.teacher`) are for the methods that need them.
+
+        A minibatch with a number that is not finite is not learned from (`sdar.training.skips`).
+        Raises `SdarError` after too many of them, and where weights are not finite after a step.
         """
         training, policy = self.config.training, self.policy
         accelerator, ranks = policy.accelerator, policy.ranks
@@ -55,12 +62,20 @@ class Updating:
         measures = UpdateMeasures(len(batch), batch.response_mask_SR.shape[1])
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(step, self.config)
-        for minibatch in policy.shares(batch).minibatches:
+        inputs = {
+            "a log-prob before the update": old_SR,
+            "a log-prob of the teacher": teacher_SR,
+            "a log-prob of the reference": reference_SR,
+            "an advantage": advantages_SR,
+        }
+        for number, minibatch in enumerate(policy.shares(batch).minibatches):
+            name = f"step {step:05d}, minibatch {number}"
             of_all = minibatch.samples
             mask_SR = batch.response_mask_SR[of_all.start : of_all.stop]
             mode = training.loss_aggregation
             aggregation = Aggregation(mode, float(global_denominator(mask_SR, mode)))
             plan = minibatch.plans[ranks.rank]
+            losses = 0.0
             for rows in plan:
                 tokens = pad_batch(
                     [batch.prompts[i] for i in rows],
@@ -96,15 +111,25 @@ class Updating:
                 )
                 accelerator.backward(loss.loss)
                 measures.micro_batch(rows, loss, scores.log_probs, int(tokens.mask_SR.sum()))
+                losses += float(loss.loss.detach())
             if policy.sharded:
                 for _ in range(len(plan), minibatch.passes):
                     self._empty_pass()
             else:
                 ranks.sum_gradients(policy.scorer.parameters())
             norm = clip_gradients(policy.scorer.parameters(), training.gradient_clip)
-            self.optimizer.step()
+            here = {what: _rows(values_SR, of_all) for what, values_SR in inputs.items()}
+            wrong = first_not_finite({**here, "the loss": losses, "the gradient": norm})
+            # The losses are those of this rank's samples: what one finds, all skip.
+            wrong = next(filter(None, ranks.gather(wrong)), None)
+            if wrong is None:
+                weights = policy.scorer.parameters()
+                take_step(self.optimizer, weights, name, "training.learning_rate")
+                self.skips.taken()
             self.optimizer.zero_grad()
-            measures.minibatch(norm, minibatch.padding)
+            measures.minibatch(norm if wrong is None else None, minibatch.padding)
+            if wrong is not None:
+                self.skips.skip(name, wrong, _inspected(batch, of_all, here))
         return measures.over_ranks(ranks)
 
     def _empty_pass(self) -> None:
@@ -113,3 +138,29 @@ class Updating:
         with accelerator.autocast():
             scores = self.policy.scorer(one_token(accelerator.device), entropy=True)
         accelerator.backward(0.0 * scores.log_probs.sum())
+
+
+def _rows(values_SR: Tensor | None, samples: range) -> Tensor | None:
+    return None if values_SR is None else values_SR[samples.start : samples.stop]
+
+
+def _inspected(
+    batch: StepBatch, samples: range, values: Mapping[str, Tensor | None]
+) -> Iterator[dict[str, Any]]:
+    """A row for each sample of a minibatch that could not be learned from."""
+    for row, sample in enumerate(samples):
+        episode, turn = batch.owners[sample], batch.turns[sample]
+        tokens = len(turn.response_ids)
+        per_token = {
+            what: None if values_SR is None else values_SR[row, :tokens].tolist()
+            for what, values_SR in values.items()
+        }
+        yield {
+            "sample": sample,
+            "slot": episode.slot,
+            "return": float(episode.episode_return),
+            **turn_columns(episode, turn),
+            "prompt_ids": list(turn.prompt.token_ids),
+            "response_ids": list(turn.response_ids),
+            **per_token,
+        }

@@ -43,6 +43,7 @@ from sdar.training.export import export_policy
 from sdar.training.identity import RunIdentity
 from sdar.training.muon import MuonWithAdamW
 from sdar.training.sft import Sample, Schedule, fine_tune
+from sdar.training.skips import Skips
 
 log = logging.getLogger("sdar.training")
 # Episodes the policy plays are numbered from here, after all that the demonstrations show.
@@ -88,8 +89,10 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
     total = plan[-1].first_update + plan[-1].schedule.updates
     identity = warm_start_identity(config, model, turns)
     checkpoint = identity.find_start(folder / "checkpoints", total)
+    skips = Skips(config.training.skipped_in_a_row, folder)
     if checkpoint is not None:
         load_checkpoint(checkpoint, model, optimizer)
+        skips.restore(checkpoint.state)
         done = checkpoint.step
         log.warning("continuing the warm start at update %d", done)
     libraries = library_of(config)
@@ -115,6 +118,7 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
                 bar.set_postfix(loss=f"{loss:.3f}", round=phase.round)
                 scale = phase.schedule.at(update)
                 values = {"sft/loss": loss, "sft/round": phase.round}
+                values["update/skipped"] = skips.report()
                 run.metrics(number, values | {"sft/learning_rate_scale": scale})
                 run.timings(number, {"seconds": time.perf_counter() - began})
                 began = time.perf_counter()
@@ -125,7 +129,7 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
                     number,
                     model=model,
                     optimizer=optimizer,
-                    state=identity.state(spans) | {"round": phase.round},
+                    state=identity.state(spans) | {"round": phase.round, "skips": skips.state()},
                     keep=2,
                 )
             if stopping and number < total:
@@ -146,6 +150,8 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
                 batch=settings.batch,
                 seed=settings.seed * 1000 + phase.round,
                 start=max(0, done - phase.first_update),
+                first_update=phase.first_update,
+                skips=skips,
                 on_update=partial(after, phase),
             )
         run.finish()

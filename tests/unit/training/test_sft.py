@@ -6,13 +6,17 @@ import math
 from itertools import pairwise
 
 import numpy as np
+import polars as pl
 import pytest
 import scripted
 import torch
 
+from sdar.errors import SdarError
 from sdar.policy.log_probs import PolicyScorer
+from sdar.training import sft
 from sdar.training.muon import MuonWithAdamW
 from sdar.training.sft import Sample, Schedule, batch_order, fine_tune, supervised_loss
+from sdar.training.skips import Skips
 
 RANDOM = np.random.Generator(np.random.Philox(2))
 SAMPLES = [
@@ -138,3 +142,53 @@ def test_it_learns_what_it_is_shown():
     model, optimizer = start()
     losses = list(tune(model, optimizer, updates=60).values())
     assert np.mean(losses[-6:]) < 0.5 * np.mean(losses[:6])
+
+
+def spoiled(monkeypatch, at):
+    """The loss of these updates is NaN."""
+    plain, count = sft.supervised_loss, 0
+
+    def loss(scorer, samples):
+        nonlocal count
+        count += 1
+        return plain(scorer, samples) * (math.nan if count - 1 in at else 1.0)
+
+    monkeypatch.setattr(sft, "supervised_loss", loss)
+
+
+def test_a_loss_that_is_no_number_costs_one_update(tmp_path, monkeypatch):
+    skips = Skips(3, tmp_path)
+    counts = []
+    spoiled(monkeypatch, {2, 3, 5})
+    model, optimizer = start()
+    fine_tune(
+        model, optimizer, SAMPLES, schedule=Schedule(8, 3), batch=4, seed=1, skips=skips,
+        on_update=lambda update, loss: counts.append(skips.report()),
+    )  # fmt: skip
+    assert counts == [0, 0, 1, 1, 0, 1, 0, 0]
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_many_in_a_row_end_it_and_the_batch_is_kept(tmp_path, monkeypatch):
+    spoiled(monkeypatch, {1, 2, 3})
+    model, optimizer = start()
+    with pytest.raises(SdarError, match="update 00014: the loss is not finite") as raised:
+        fine_tune(
+            model, optimizer, SAMPLES, schedule=Schedule(8, 3), batch=4, seed=1, first_update=10,
+            skips=Skips(3, tmp_path),
+        )  # fmt: skip
+    path = tmp_path / "skipped" / "update-00014.parquet"
+    assert str(path) in str(raised.value)
+    assert pl.read_parquet(path).columns == ["prompt_ids", "response_ids"]
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+
+
+@pytest.mark.parametrize("rates", [(1e39, 3e-3), (0.02, 1e39), (1e300, 1e-3), (1e20, 1e20)])
+def test_weights_that_overflow_end_it(rates):
+    model = scripted.policy()
+    optimizer = MuonWithAdamW(
+        model, matrix_learning_rate=rates[0], learning_rate=rates[1], weight_decay=0.01
+    )
+    with pytest.raises(SdarError, match=r"weights are not finite|in a row"):
+        tune(model, optimizer, updates=30)
