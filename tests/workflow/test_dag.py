@@ -355,6 +355,32 @@ def test_dvc_reruns_what_snakemake_reruns(repository: Path, with_own_skills: Pat
     assert changed() == {"train", "evaluate"}
 
 
+def test_a_corrected_answer_makes_the_tasks_again(project: Path) -> None:
+    """The content of named data is an input, not its name alone."""
+    questions = project / "questions"
+    questions.mkdir()
+    for split in ("train", "test"):
+        row = {"id": "1", "question": "Who?", "golden_answers": ["Bob"], "data_source": "nq"}
+        (questions / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+    retriever = {"kind": "http", "urls": ["http://127.0.0.1:9"]}
+    values = {
+        "experiment": "own",
+        "environment": {"name": "searchqa", "data": "questions", "retriever": retriever},
+        "policy": {"model": "a/b"},
+        "warm_start": {"enabled": False},
+    }
+    path = experiment(project, json.dumps(values))
+    command = ("--configfile", path.name, "--", "data/own/tasks")
+    (project / "data" / "own" / "tasks").mkdir(parents=True)
+    done = snakemake(project, "--touch", "--forceall", *command)
+    assert done.returncode == 0, done.stdout
+    done = snakemake(project, "--dry-run", *command)
+    assert "Nothing to be done" in done.stdout, done.stdout
+    file = questions / "train.jsonl"
+    file.write_text(file.read_text().replace("Bob", "Eve"))
+    assert planned(snakemake(project, "--dry-run", *command).stdout)["tasks"] == 1
+
+
 def test_the_pipeline_runs_in_a_folder_of_any_name(project: Path) -> None:
     folder = project.parent / 'it\'s "mine" $(touch PWNED); é'
     project.rename(folder)

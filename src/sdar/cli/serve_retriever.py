@@ -7,8 +7,8 @@ from pathlib import Path
 from sdar.config import Layout, load_config
 from sdar.environments.searchqa.config import RetrieverConfig, SearchqaConfig
 from sdar.environments.searchqa.retrieval import open_local, passages_file
-from sdar.environments.searchqa.retrieval.index import user_cache
 from sdar.errors import SdarError
+from sdar.files.remembered import user_cache
 
 
 def serve_retriever(

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from sdar.config.models import ExperimentConfig
-from sdar.config.stages import Stage, compact_keys, depends_on
+from sdar.config.stages import Stage, compact_keys, data_paths, depends_on
 from sdar.errors import SdarError
 from sdar.layout import Layout
 from sdar.methods.roles import trained_among, untrained_beside
@@ -72,8 +72,11 @@ def dvc_stages(config: ExperimentConfig) -> dict[str, Any]:
         outs: Iterable[Path],
     ) -> dict[str, Any]:
         reads = [*map(str, deps)]
-        if any("skills.library" in depends_on(config, name) for name in stages):
+        keys = {key for name in stages for key in depends_on(config, name)}
+        if "skills.library" in keys:
             reads.append(str(config.skills.library or LIBRARY.format(name=config.environment.name)))
+        for key, named in data_paths(config).items():
+            reads += [str(path) for path in named if key in keys]
         return {
             "desc": what,
             "cmd": f"{CHECK} && "

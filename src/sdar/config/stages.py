@@ -7,13 +7,15 @@ continues, and `provenance.json` says what was computed with which. The rest alt
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from sdar.config.models import ExperimentConfig
 from sdar.environments.packages import skills_folder
 from sdar.files.digest import parts_digest
+from sdar.files.paths import model_folder
+from sdar.files.remembered import content_digest
 
 Stage = Literal[
     "tasks",
@@ -125,14 +127,42 @@ def skill_library(config: ExperimentConfig) -> Path:
     return skills_folder(config.environment.name)
 
 
+def data_paths(config: ExperimentConfig) -> dict[str, list[Path]]:
+    """The files and folders that keys name and stages read, by key: the data of the environment,
+    and a model in a folder. (Skills are digested by their texts.)"""
+    splits = ("train", *config.evaluation.panels)
+    paths = {
+        f"environment.{key}": named for key, named in config.environment.data_paths(splits).items()
+    }
+    folder = None if config.policy.model == "tiny" else model_folder(config.policy.model)
+    if folder is not None and folder.is_dir():
+        # What lies deeper, such as another format of the weights, is not loaded.
+        named = [path for path in sorted(folder.iterdir()) if path.is_file()]
+        paths["policy.model"] = [path for path in named if not path.name.startswith(".")]
+    return paths
+
+
+def played_data(config: ExperimentConfig, splits: Sequence[str]) -> dict[str, str]:
+    """The digest of `environment.data` as far as episodes of these splits are played from it, under
+    the name `data`; empty where they are played from the tasks' folder alone."""
+    environment = config.environment
+    paths = environment.data_paths(splits).get("data", [])
+    if not paths or environment.tasks_hold_data:
+        return {}
+    return {"data": content_digest(paths)[:16]}
+
+
 def content_digests(config: ExperimentConfig) -> dict[str, str]:
-    """What the files that a configuration names hold, for `depends_on`: the texts of the skills."""
+    """What the files that a configuration names hold, for `depends_on`: the texts of the skills,
+    and the content of `data_paths`. Files that have not changed since the last time are not read.
+    """
     folder = skill_library(config)
     parts = (
         f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes() + b"\0"
         for path in sorted(folder.rglob("*.md"))
     )
-    return {"skills.library": parts_digest(parts)[:16]}
+    named = {key: content_digest(paths)[:16] for key, paths in data_paths(config).items()}
+    return {"skills.library": parts_digest(parts)[:16], **named}
 
 
 def _keys(config: ExperimentConfig, stage: Stage, kind: str) -> dict[str, Any]:

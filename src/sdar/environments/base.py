@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from sdar.environments.chat import Message
 from sdar.environments.parsing import ParsedAction
 from sdar.environments.recorded import RecordedFormat
+from sdar.files.digest import json_digest
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Task:
     `json_2.1.1`); `location` is where the environment finds it (for ALFWorld: the path of
     `game.tw-pddl`); `task_type` is the exact key skills are looked up by. `data_set` is the part
     of the split it is reported under, where a split is made of several (Search-QA: nq, popqa, ...).
+    `content` is a digest of what an episode is played from and its end judged by, as far as it is
+    this task's own: the game, the goal, the accepted answers.
     """
 
     id: str
@@ -30,6 +33,12 @@ class Task:
     instruction: str
     location: str
     data_set: str = ""
+    content: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Of all that the task is, wherever it lies."""
+        return json_digest({k: v for k, v in self.as_dict().items() if k != "location"})[:16]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

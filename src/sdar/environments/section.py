@@ -21,6 +21,8 @@ class EnvironmentSection(Section):
     """Python packages whose versions provenance records, beside those of everything else."""
     generated: ClassVar[tuple[str, ...]] = ()
     """Keys that only generated tasks read."""
+    tasks_hold_data: ClassVar[bool] = False
+    """The tasks' folder has all of `data` that episodes are played from."""
     exported_data: ClassVar[tuple[str, str] | None] = None
     """Where people's real data may be: an environment variable, and the folder in its folder."""
 
@@ -46,6 +48,11 @@ class EnvironmentSection(Section):
         """Why keys are not read beside the others, and those keys or their sections."""
         if self.data is not None and self.generated:
             yield "environment.data is given, so nothing is generated", self.generated
+
+    def data_paths(self, splits: Sequence[str]) -> dict[str, list[Path]]:
+        """The files and folders that keys of this section name and these splits are read from, by
+        key. Their content decides results as the keys do."""
+        return {} if self.data is None else {"data": [self.data]}
 
     def check_data(self, panels: Sequence[str]) -> list[str]:
         """What `data` lacks that evaluating `panels` needs, each problem with its key and remedy.

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from sdar.config import ExperimentConfig, Layout
-from sdar.config.stages import depends_on
+from sdar.config.stages import content_digests, depends_on, played_data
 from sdar.environments.base import Task
 from sdar.errors import SdarError
 from sdar.files.digest import folder_digest, json_digest
+from sdar.files.paths import model_folder
+from sdar.files.remembered import content_digest
 from sdar.methods.declarations import get_method
 from sdar.records.tables import TOKENS
 
@@ -27,10 +29,11 @@ class Subject:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the policy's files; of a model known by name, the name."""
-        if isinstance(self.policy, str):
-            return self.policy
-        return folder_digest(self.policy)
+        """SHA-256 over the policy's files; of a model on the hub, its name."""
+        if not isinstance(self.policy, str):
+            return folder_digest(self.policy)
+        folder = model_folder(self.policy)
+        return self.policy if folder is None else content_digest([folder])
 
 
 def subject_of(config: ExperimentConfig, layout: Layout, method: str, seed: int) -> Subject:
@@ -64,9 +67,9 @@ def evaluation_key(
 
     `skills` maps task types to digests. What changes only the rounding is left out.
     """
-    ids = [[panel, [task.id for task in tasks]] for panel, tasks in panels.items()]
+    ids = [[panel, [task.digest for task in tasks]] for panel, tasks in panels.items()]
     named = ("environment.data", "skills.library")  # the digests stand for what is there
-    settings = depends_on(config, "evaluate")
+    settings = depends_on(config, "evaluate", content_digests(config))
     return {
         "method": subject.method,
         "seed": subject.seed,
@@ -76,4 +79,5 @@ def evaluation_key(
         "tasks": json_digest(ids),
         "settings": {key: value for key, value in settings.items() if key not in named},
         "columns": list(TOKENS),
+        **played_data(config, list(panels)),
     }

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from sdar.config import ExperimentConfig
-from sdar.config.stages import Stage, changed, computed_with, depends_on, differing
+from sdar.config.stages import (
+    Stage,
+    changed,
+    computed_with,
+    content_digests,
+    depends_on,
+    differing,
+)
 from sdar.methods.declarations import Method
 from sdar.training.checkpoint import Checkpoint, latest_complete
 
@@ -33,7 +40,7 @@ class RunIdentity:
     ) -> "RunIdentity":
         """Of a stage with the data it reads. `inputs` holds digests of what is read, so that
         the names of files and folders do not count. `more` are further decisive values."""
-        decisive = depends_on(config, stage)
+        decisive = depends_on(config, stage, content_digests(config))
         for named in ("environment.data", "skills.library"):
             decisive.pop(named, None)
         read = {f"inputs.{name}": digest for name, digest in inputs.items()}

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from sdar.config import ExperimentConfig, Layout
+from sdar.config.stages import played_data
 from sdar.environments.base import EnvironmentPool, Task
 from sdar.errors import SdarError
 from sdar.files.digest import json_digest, text_digest
@@ -53,8 +54,9 @@ def open_parts(config: ExperimentConfig, layout: Layout, device: torch.device) -
     model, tokenizer = load_policy(start, device, torch.float32)
     inputs = {
         "policy": policy_digest(model),
-        "tasks": json_digest([task.id for task in tasks])[:16],
+        "tasks": json_digest([task.digest for task in tasks])[:16],
         "skills": text_digest(json.dumps(digests))[:16],
+        **played_data(config, ("train",)),
     }
     pool = package.open_pool(config.environment, layout.tasks)
     return Parts(model, tokenizer, pool, tasks, skills, inputs)

@@ -17,6 +17,7 @@ from sdar.config.stages import (
     content_digests,
     depends_on,
     fingerprint,
+    played_data,
 )
 from sdar.errors import SdarError
 
@@ -116,6 +117,76 @@ def test_an_edited_skill_counts_like_a_changed_key(tmp_path: Path) -> None:
     after = {stage: fingerprint(config, stage, content_digests(config)) for stage in STAGES}
     told = {"demonstrations", "warm_start", "train", "evaluate"}
     assert {stage for stage in STAGES if before[stage] != after[stage]} == told
+
+
+def real_data(environment: str, folder: Path) -> tuple[dict[str, Any], list[tuple[Path, bool]]]:
+    """Keys of an experiment on data in `folder`, and its files: which of them are played from."""
+    section: dict[str, Any] = {"name": environment, "data": str(folder)}
+    if environment == "alfworld":
+        trial = folder / "json_2.1.1" / "train" / "type" / "trial"
+        files = [(trial / "game.tw-pddl", True), (trial / "traj_data.json", True)]
+    elif environment == "webshop":
+        names = ("items_shuffle_1000", "items_ins_v2_1000", "items_human_ins", "nouns")
+        files = [(folder / f"{name}.json", True) for name in names]
+    else:
+        section["retriever"] = {"kind": "dense", "passages": str(folder / "corpus" / "passages")}
+        section["retriever"]["model"] = str(folder / "model")
+        # The tasks' folder has the questions; what is searched is read from its own place.
+        files = [(folder / "train.jsonl", False), (folder / "test.parquet", False)]
+        files += [(folder / "corpus" / "passages", False), (folder / "model" / "weights", False)]
+    return section, files
+
+
+@pytest.mark.parametrize("environment", ["alfworld", "webshop", "searchqa"])
+def test_edited_data_count_like_a_changed_key(environment: str, tmp_path: Path) -> None:
+    section, files = real_data(environment, tmp_path / "data")
+    for path, _ in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("[1]")
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "tokenizer.json").write_text("{}")
+    values = {"policy": {"model": str(model)}, "warm_start": {"enabled": False}}
+    config = parse_config(values | {"environment": section})
+
+    def seen() -> dict[str, str]:
+        content = content_digests(config)
+        return {stage: fingerprint(config, stage, content) for stage in STAGES}
+
+    told = {"tasks", "demonstrations", "warm_start", "train", "evaluate"}
+    for path, played in files:
+        before, before_played = seen(), played_data(config, ["train"])
+        path.write_text("[2]")
+        assert {stage for stage in STAGES if before[stage] != seen()[stage]} == told, path
+        assert (played_data(config, ["train"]) != before_played) == played
+    before = seen()
+    (tmp_path / "data" / "README.md").write_text("Not read.")
+    assert seen() == before
+    moved = parse_config(values | {"environment": section | {"data": str(tmp_path / "moved")}})
+    (tmp_path / "data").rename(tmp_path / "moved")
+    if environment != "searchqa":
+        content = content_digests(moved)
+        assert before == {stage: fingerprint(moved, stage, content) for stage in STAGES}
+    (model / "tokenizer.json").write_text("{ }")
+    after = {s: fingerprint(moved, s, content_digests(moved)) for s in ("tasks", "train")}
+    (model / "tokenizer.json").write_text("{  }")
+    later = {s: fingerprint(moved, s, content_digests(moved)) for s in ("tasks", "train")}
+    assert after["tasks"] == later["tasks"]
+    assert after["train"] != later["train"]
+
+
+@pytest.mark.parametrize("environment", ["alfworld", "webshop", "searchqa"])
+def test_dvc_watches_real_data(environment: str, tmp_path: Path) -> None:
+    section, files = real_data(environment, tmp_path)
+    for path, _ in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("[1]")
+    values = {"policy": {"model": "a/b"}, "warm_start": {"enabled": False}}
+    stages = dvc_stages(parse_config(values | {"environment": section}))
+    for name in ("data", "train", "evaluate"):
+        watched = [Path(path) for path in stages[name]["deps"]]
+        for path, _ in files:
+            assert any(path == dep or dep in path.parents for dep in watched), (name, path)
 
 
 def test_a_difference_names_keys_and_values() -> None:

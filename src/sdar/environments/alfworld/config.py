@@ -1,6 +1,7 @@
 """Configuration of the ALFWorld environment."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -71,6 +72,12 @@ class AlfworldConfig(EnvironmentSection):
     def known_panels(self) -> tuple[str, ...]:
         """What evaluation.panels may name; with real data also any other split in `data`."""
         return self.usual_panels if self.data is None else ()
+
+    def data_paths(self, splits: Sequence[str]) -> dict[str, list[Path]]:
+        """The folders of these splits."""
+        if self.data is None:
+            return {}
+        return {"data": [self.data / GAMES_FOLDER / split for split in dict.fromkeys(splits)]}
 
     def check_data(self, panels: Sequence[str]) -> list[str]:
         """An `$ALFWORLD_DATA` folder with every split that will be played."""

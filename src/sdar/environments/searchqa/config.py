@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from sdar.environments.section import EnvironmentSection
-from sdar.files.paths import GivenModel, GivenPath
+from sdar.files.paths import GivenModel, GivenPath, model_folder
 from sdar.section import NOTHING, NonNegative, Section
 
 QuestionType = Literal["one_hop", "two_hop", "comparison"]
@@ -76,6 +76,7 @@ class SearchqaConfig(EnvironmentSection):
     """Question answering with a search engine, in the Search-R1 protocol."""
 
     usual_panels: ClassVar = ("test",)
+    tasks_hold_data: ClassVar = True
     generated: ClassVar = ("size", "archive", "questions", "seed")
 
     name: Literal["searchqa"] = "searchqa"
@@ -110,16 +111,25 @@ class SearchqaConfig(EnvironmentSection):
     def unread(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """As every section; and of the retriever what another kind reads."""
         yield from super().unread()
-        kind, read_by = (
-            self.retriever.kind,
-            {
-                "bm25": ("passages",),
-                "dense": ("passages", "model", "query_prefix", "passage_prefix"),
-                "http": ("urls", "timeout", "retries"),
-            },
-        )
+        kind = self.retriever.kind
+        read_by = {
+            "bm25": ("passages",),
+            "dense": ("passages", "model", "query_prefix", "passage_prefix"),
+            "http": ("urls", "timeout", "retries"),
+        }
         others = {key for keys in read_by.values() for key in keys} - set(read_by[kind])
         yield f"retriever.kind is {kind}", tuple(f"retriever.{key}" for key in sorted(others))
+
+    def data_paths(self, splits: Sequence[str]) -> dict[str, list[Path]]:
+        """The questions' files, and what a retriever in process reads."""
+        paths: dict[str, list[Path]] = {}
+        if self.data is not None:
+            paths["data"] = question_files(self.data) if self.data.is_dir() else []
+        if self.retriever.kind != "http" and self.retriever.passages is not None:
+            paths["retriever.passages"] = [self.retriever.passages]
+        if self.retriever.kind == "dense" and (folder := model_folder(self.retriever.model)):
+            paths["retriever.model"] = [folder]
+        return paths
 
     def check_data(self, panels: Sequence[str]) -> list[str]:
         """Question files, and passages for a retriever in process."""

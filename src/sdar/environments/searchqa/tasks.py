@@ -6,6 +6,7 @@ find it.
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from sdar.environments.base import Task
@@ -23,6 +24,7 @@ from sdar.environments.searchqa.world.archive import Archive, entries
 from sdar.environments.searchqa.world.passages import make_passages
 from sdar.environments.searchqa.world.questions import make_questions
 from sdar.errors import SdarError
+from sdar.files.digest import json_digest
 
 QUESTIONS = "questions.jsonl"
 ARCHIVE_FILE = "archive.json"
@@ -90,6 +92,7 @@ def _task(question: Question, wanted: Collection[str]) -> Task:
         instruction=question.question,
         location=QUESTIONS,
         data_set=question.data_source,
+        content=json_digest(asdict(question))[:16],
     )
 
 

@@ -3,6 +3,7 @@
 from sdar.environments.base import Task
 from sdar.environments.textworld_express.config import TextworldExpressConfig
 from sdar.environments.textworld_express.engine import ExpressEnvironment
+from sdar.files.digest import text_digest
 
 
 def make_tasks(environment: TextworldExpressConfig) -> tuple[list[Task], str]:
@@ -14,5 +15,6 @@ def make_tasks(environment: TextworldExpressConfig) -> tuple[list[Task], str]:
             for seed in engine.seeds(game, split)[:count]:
                 location = f"{game}/{split}/{seed}"
                 said = engine.instruction(location)
-                tasks.append(Task(location, split, game, said, location))
+                content = text_digest(environment.parameters.get(game, ""))[:16]
+                tasks.append(Task(location, split, game, said, location, content=content))
     return tasks, "TextWorldExpress's own seeds"

@@ -1,5 +1,7 @@
 """Configuration of the WebShop environment."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -10,6 +12,14 @@ from sdar.section import NOTHING, NonNegative, Section
 
 WebshopCategory = Literal["beauty", "electronics", "garden", "fashion", "grocery"]
 WEBSHOP_CATEGORIES: tuple[WebshopCategory, ...] = get_args(WebshopCategory)
+
+
+DATA_FILES = ("items_shuffle*.json", "items_ins*.json", "items_human_ins*.json", "nouns*.json")
+
+
+def data_files(folder: Path) -> list[Path]:
+    """WebShop's files in a folder."""
+    return sorted({path for pattern in DATA_FILES for path in folder.glob(pattern)})
 
 
 class GoalCounts(Section):
@@ -48,6 +58,10 @@ class WebshopConfig(EnvironmentSection):
     invalid_action_penalty: NonNegative = 0.1
     workers: Annotated[int, Field(ge=0), NOTHING] = 0
     """Kept for symmetry: pages are cheap and are made in the trainer's own process."""
+
+    def data_paths(self, splits: Sequence[str]) -> dict[str, list[Path]]:
+        """All of WebShop's files, whatever the splits: every goal is played in the whole shop."""
+        return {} if self.data is None else {"data": data_files(self.data)}
 
     @property
     def task_types(self) -> tuple[str, ...]:

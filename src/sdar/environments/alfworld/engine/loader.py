@@ -13,6 +13,7 @@ from pathlib import Path
 from sdar.environments.alfworld.config import GAMES_FOLDER
 from sdar.environments.base import Task
 from sdar.errors import SdarError
+from sdar.files.digest import parts_digest
 
 GAME_FILE = "game.tw-pddl"
 _TASK_TYPE = re.compile(rb'"task_type":\s*"([a-z_]+)"')
@@ -83,6 +84,7 @@ def _read_task(trial: Path, identity: str, split: str) -> Task | None:
         task_type=task_type.group(1).decode(),
         instruction=sentence.group(1).decode("utf-8").strip(),
         location=str(game_file),
+        content=parts_digest([game, trajectory])[:16],
     )
 
 

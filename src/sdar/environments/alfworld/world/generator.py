@@ -20,7 +20,7 @@ from sdar.environments.alfworld.world.home import Home
 from sdar.environments.alfworld.world.solve import solve
 from sdar.environments.base import Task
 from sdar.errors import SdarError
-from sdar.files.digest import text_digest
+from sdar.files.digest import file_digest, text_digest
 from sdar.progress import Progress
 
 SPLITS = ("train", "valid_seen", "valid_unseen")
@@ -101,7 +101,7 @@ def make_game(request: Request) -> Task:
         task = Task(game.id, game.split, game.task_type, game.sentence, location)
         refusal = _refused(task, str(path), walkthrough)
         if refusal is None:
-            return task
+            return replace(task, content=file_digest(path)[:16])
         refusals.append(refusal)
         shutil.rmtree(path.parent)
     raise SdarError(

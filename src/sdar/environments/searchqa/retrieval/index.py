@@ -10,7 +10,6 @@ disk or a crash is noticed and built again.
 import contextlib
 import json
 import mmap
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -115,9 +114,3 @@ class PassageTexts:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-
-def user_cache() -> Path:
-    """Where indexes go that belong to no experiment."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "sdar"

@@ -9,7 +9,7 @@ import math
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any, overload
 
@@ -17,6 +17,7 @@ from sdar.environments.base import Task
 from sdar.environments.webshop.engine.prices import ceiling_text, price_ceiling
 from sdar.environments.webshop.engine.products import Product
 from sdar.errors import SdarError
+from sdar.files.digest import json_digest
 
 SHUFFLE_SEED = 233
 """The one shuffle of the original web server."""
@@ -210,4 +211,7 @@ def split_by_product(goals: Goals, seed: int, test_share: float = 1 / 3) -> dict
 
 def goal_task(goal: Goal, split: str) -> Task:
     """The goal as a task: its id says which goal, so nothing has to be stored beside it."""
-    return Task(f"{split}/{goal.id}", split, goal.category, goal.instruction_text, "")
+    content = json_digest(asdict(goal))[:16]
+    return Task(
+        f"{split}/{goal.id}", split, goal.category, goal.instruction_text, "", content=content
+    )

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from sdar.environments.webshop.config import data_files
 from sdar.environments.webshop.engine.analyzer import analyze
 from sdar.environments.webshop.engine.bm25 import Postings, build_postings
 from sdar.environments.webshop.engine.goals import human_count, synthetic_count
@@ -33,6 +34,7 @@ from sdar.environments.webshop.engine.products import (
 )
 from sdar.errors import SdarError
 from sdar.files.digest import text_digest
+from sdar.files.remembered import content_digest
 from sdar.files.whole import built_folder
 
 FORMAT = "webshop stock 1"
@@ -183,12 +185,7 @@ def _check_extras(asin: str, about: Any, people: Any) -> None:
 
 
 def _digest(folder: Path) -> str:
-    about = [FORMAT]
-    for pattern in ("items_shuffle*", "items_ins*", "items_human_ins*", "nouns*"):
-        for path in sorted(folder.glob(f"{pattern}.json")):
-            status = path.stat()
-            about.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")
-    return text_digest("".join(about))[:16]
+    return text_digest(f"{FORMAT} {content_digest(data_files(folder))}")[:16]
 
 
 def _save(stock: Stock, folder: Path) -> None:
