@@ -21,6 +21,7 @@ from sdar.evaluation.partial import Partial
 from sdar.evaluation.subject import Subject, evaluation_key, subject_of
 from sdar.evaluation.summary import flat_metrics, summarise
 from sdar.evaluation.token_rows import token_rows
+from sdar.files.lock import only_writer
 from sdar.files.whole import write_json, write_parquet
 from sdar.interruption import Stopped, between_steps, stop_requested
 from sdar.progress import Progress
@@ -53,8 +54,14 @@ def evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -
     and `episodes.html`, the page of the recorded episodes.
 
     `method` is one of the experiment's, or `warm_start`, or `skill_prompt`. Raises SdarError for a
-    missing policy, panel or skill before anything is played.
+    missing policy, panel or skill before anything is played, and where another process writes this
+    evaluation.
     """
+    with only_writer(layout.evaluation(method, seed)):
+        _evaluate(config, layout, method, seed)
+
+
+def _evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -> None:
     from sdar.environments.packages import environment_package
     from sdar.environments.tasks import read_tasks
     from sdar.records.page import run_page

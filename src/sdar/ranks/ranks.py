@@ -6,7 +6,7 @@ CPUs, whatever carries gradients: when a rank dies, those that wait for it get a
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -88,6 +88,21 @@ class Ranks:
             pieces = flat.split([gradient.numel() for gradient in bucket])
             for gradient, piece in zip(bucket, pieces, strict=True):
                 gradient.copy_(piece.view_as(gradient))
+
+    @contextmanager
+    def entered_by_first(self, block: AbstractContextManager[Any]) -> Iterator[None]:
+        """A block that rank 0 enters for all; where it cannot, all raise its `SdarError`."""
+        with ExitStack() as entered:
+            refused = None
+            if self.first:
+                try:
+                    entered.enter_context(block)
+                except SdarError as error:
+                    refused = str(error)
+            refused = self.broadcast(refused)
+            if refused is not None:
+                raise SdarError(refused)
+            yield
 
     @contextmanager
     def watching(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.config.stages import Stage
+from sdar.files.lock import only_writer
 from sdar.tracking.provenance import write_provenance
 from sdar.tracking.recorder import RunRecorder
 
@@ -16,9 +17,12 @@ def recorded_stage(
     config: ExperimentConfig, layout: Layout, kind: Stage, artifacts: tuple[Path, ...]
 ) -> Iterator[None]:
     """Record the block as a run in `layout.runs / kind`: how long it took, and those of `artifacts`
-    that exist at its end."""
+    that exist at its end. Raises `SdarError` where another process does the same."""
     folder = layout.runs / kind
-    with RunRecorder(folder, config=config, layout=layout, kind=kind, name=kind) as run:
+    with (
+        only_writer(folder),
+        RunRecorder(folder, config=config, layout=layout, kind=kind, name=kind) as run,
+    ):
         run.truncate(0)
         write_provenance(folder, config, layout)
         began = time.perf_counter()

@@ -22,6 +22,7 @@ from sdar.algorithms.step import step_advantages
 from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig, Layout
 from sdar.environments.packages import environment_package
+from sdar.files.lock import only_writer
 from sdar.interruption import Stopped, between_steps, stop_requested
 from sdar.memory.verdict import require_memory
 from sdar.policy.log_probs import TeacherDistribution
@@ -56,7 +57,8 @@ def train(config: ExperimentConfig, layout: Layout, method: str, seed: int) -> N
     """Train one method with one seed; continue where an earlier start of the same run stopped.
 
     Reads the tasks and the warm start (or `policy.model`); writes `layout.run(method, seed)`, the
-    policy last. Raises `SdarError` for what is missing or cannot be written.
+    policy last. Raises `SdarError` for what is missing or cannot be written, and where another
+    process writes this run.
     """
     declared = trained_method(method)
     join_ranks(config.execution.nodes, config.execution.processes)
@@ -65,11 +67,12 @@ def train(config: ExperimentConfig, layout: Layout, method: str, seed: int) -> N
     require_memory(config, declared)
     # Weights that are shared out go to the ranks' devices layer by layer.
     sharded = wants_sharding(config, accelerator)
-    parts = open_parts(config, layout, torch.device("cpu") if sharded else accelerator.device)
-    try:
-        train_with(parts, config, layout, method, seed, accelerator)
-    finally:
-        parts.pool.close()
+    with Ranks.of(accelerator).entered_by_first(only_writer(layout.run(method, seed))):
+        parts = open_parts(config, layout, torch.device("cpu") if sharded else accelerator.device)
+        try:
+            train_with(parts, config, layout, method, seed, accelerator)
+        finally:
+            parts.pool.close()
     accelerator.end_training()
 
 

@@ -21,6 +21,7 @@ from sdar.config.stages import content_digests
 from sdar.environments.packages import environment_package
 from sdar.errors import SdarError
 from sdar.files.digest import json_digest
+from sdar.files.lock import only_writer
 from sdar.interruption import Stopped, between_steps, stop_requested
 from sdar.policy.loading import render_prompt
 from sdar.policy.reproducible import make_reproducible
@@ -72,7 +73,15 @@ def phases(config: ExperimentConfig) -> list[Phase]:
 
 
 def warm_start(config: ExperimentConfig, layout: Layout) -> None:
-    """Write `policy/` (Hugging Face format) into `layout.warm_start`, from the demonstrations."""
+    """Write `policy/` (Hugging Face format) into `layout.warm_start`, from the demonstrations.
+
+    Raises `SdarError` where these cannot be read, or another process writes the folder.
+    """
+    with only_writer(layout.warm_start):
+        _warm_start(config, layout)
+
+
+def _warm_start(config: ExperimentConfig, layout: Layout) -> None:
     settings = config.warm_start
     folder = layout.warm_start
     make_reproducible(config.execution.warm_start_threads)
