@@ -32,9 +32,11 @@ class ExplorerExpert:
     def act(self, seen: Observed) -> Decision:
         """What to do next; a function of (expert, observed) alone.
 
-        The action is always admissible, unless nothing is left to do.
+        The action is always admissible, whoever acted before.
         """
         thought, action = self._decide(seen)
+        if action not in seen.admissible:  # nothing is left to do, or nothing can be done
+            action = "look" if "look" in seen.admissible else (*seen.admissible, action)[0]
         return f"{describe(seen)}; {thought}", action
 
     def _decide(self, seen: Observed) -> Decision:
@@ -52,6 +54,9 @@ class ExplorerExpert:
             if action in seen.admissible:
                 return f"take {item}", action
         known = [(place, item) for place in _cycle(seen, here) for item in _wanted(seen, place)]
+        for place, item in known:
+            if f"take {item} from {place}" in seen.admissible:
+                return f"take {item}", f"take {item} from {place}"
         if known:
             place, item = known[0]
             return _try(seen.target, place), self._approach(seen, place)
@@ -63,10 +68,10 @@ class ExplorerExpert:
         verb = VERBS.get(seen.task_type)
         if verb is not None and item not in seen.treated:
             appliance = _nearest(seen, _APPLIANCES[verb])
-            thought = f"{verb} at {appliance}"
-            if seen.location == appliance:
-                return thought, f"{verb} {item} with {appliance}"
-            return thought, f"go to {appliance}"
+            action = f"{verb} {item} with {appliance}"
+            if action not in seen.admissible:
+                action = self._approach(seen, appliance)
+            return f"{verb} at {appliance}", action
         goal = _goal(seen)
         thought = f"put in {seen.goal}, {goal}"
         move = f"move {item} to {goal}"
@@ -86,10 +91,10 @@ class ExplorerExpert:
         for action in seen.admissible:
             if action.startswith(f"move {item} to "):
                 return f"put back: {seen.location}", action
-        if f"open {seen.location}" in seen.admissible and seen.location == seen.taken_from:
-            return f"put back: {seen.location}", f"open {seen.location}"
-        place = seen.taken_from or seen.receptacles[0]
-        return f"put back: {place}", f"go to {place}"
+        # Where it lay it may not be put again: a real game says so of some things.
+        places = _cycle(seen, seen.taken_from)
+        place = next((place for place in places if place not in seen.refused), places[0])
+        return f"put back: {place}", self._approach(seen, place)
 
     def _search(self, seen: Observed, kind: str) -> Decision:
         """Look into the next place; a closed one it stands at is opened first."""
@@ -120,7 +125,7 @@ class ExplorerExpert:
 
     def _approach(self, seen: Observed, place: str) -> str:
         """Go there, or when there already, open it."""
-        if seen.location != place:
+        if not seen.within_reach(place):
             return f"go to {place}"
         opening = f"open {place}"
         return opening if opening in seen.admissible else f"examine {place}"
@@ -163,7 +168,7 @@ def _nearest(seen: Observed, kind: str) -> str:
     """The receptacle of a class: the one it stands at, else the first."""
     if seen.location is not None and kind_of(seen.location) == kind:
         return seen.location
-    return next(place for place in seen.receptacles if kind_of(place) == kind)
+    return next((p for p in seen.receptacles if kind_of(p) == kind), seen.receptacles[0])
 
 
 def _goal(seen: Observed) -> str:

@@ -55,20 +55,37 @@ class Observed:
     """Receptacles last seen closed."""
     treated: set[str] = field(default_factory=set)
     """Objects cleaned, heated or cooled as the task asks."""
+    refused: set[str] = field(default_factory=set)
+    """Open receptacles where what is held could not be put."""
     turns: int = 0
 
     @classmethod
     def start(cls, task_type: str, instruction: str, first: Observation) -> "Observed":
         target, goal = parse_instruction(instruction)
         going = (action for action in first.admissible_actions if action.startswith("go to "))
-        receptacles = tuple(action.removeprefix("go to ") for action in going)
+        # One where the agent starts is told of, but nobody can go there.
+        told = _NAME.findall(first.text.partition("Your task is to:")[0])
+        receptacles = tuple(sorted({*told, *(action.removeprefix("go to ") for action in going)}))
         return cls(task_type, target, goal, receptacles, first.admissible_actions)
+
+    def within_reach(self, place: str) -> bool:
+        """The agent stands at `place`, or at another receptacle of the same spot: one does not go
+        there, but may open, examine and use it."""
+        return place == self.location or f"go to {place}" not in self.admissible
 
     def update(self, action: str, observation: Observation) -> None:
         """Take in one turn: the action as sent and what the environment said."""
         self.turns += 1
         self.admissible = observation.admissible_actions
-        text = observation.text
+        self._take_in(action, observation.text)
+        here = self.location
+        if self.held is None:
+            self.refused.clear()
+        elif here is not None and here not in self.closed:
+            offered = f"move {self.held} to {here}" in self.admissible
+            (self.refused.discard if offered else self.refused.add)(here)
+
+    def _take_in(self, action: str, text: str) -> None:
         verb, _, rest = action.strip().partition(" ")
         if text == "Nothing happens.":
             return
@@ -76,17 +93,20 @@ class Observed:
             self.location = rest.removeprefix("to ")
             self._see(self.location, text)
         elif verb in ("open", "examine") and rest in self.receptacles:
+            self.location = rest
             self._see(rest, text)
         elif verb == "close":
             self.closed.add(rest)
         elif verb == "take":
             item, _, receptacle = rest.partition(" from ")
             self.held, self.taken_from = item, receptacle
+            self.location = receptacle
             if item in self.contents.get(receptacle, ()):
                 self.contents[receptacle].remove(item)
         elif verb == "move":
             item, _, receptacle = rest.partition(" to ")
             self.held = None
+            self.location = receptacle
             self.contents.setdefault(receptacle, []).append(item)
         elif verb in ("clean", "heat", "cool"):
             item = rest.partition(" with ")[0]
