@@ -19,11 +19,17 @@ from torch.utils.checkpoint import checkpoint
 
 from sdar.algorithms.distillation import vocabulary_reverse_kl
 from sdar.policy.micro_batches import TokenBatch, one_token, pad_batch, plan_micro_batches
-from sdar.policy.trunk import hidden_states_at
+from sdar.policy.paths import (
+    CHUNK_LOGITS,
+    features_at,
+    has_scoring_path,
+    head_of,
+    scoring_path,
+    vocabulary_of,
+)
+from sdar.policy.probe import find_scoring_path
+from sdar.policy.trunk import FAMILIES
 from sdar.policy.weights import whole
-
-CHUNK_LOGITS = 1 << 26
-"""Logits of a chunk: 256 MiB of float32."""
 
 
 class Scores(NamedTuple):
@@ -34,7 +40,8 @@ class Scores(NamedTuple):
     divergence: Tensor | None = None
     """KL(policy || teacher) over the vocabulary, in nats."""
     hidden: Tensor | None = None
-    """`[N, D]`, what goes into the head: response tokens of sample 0, of sample 1, and so on."""
+    """`[N, D]`, what goes into the head: response tokens of sample 0, of sample 1, and so on. Logits
+    where the policy has no head of its own (`paths`)."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,8 @@ def computing_dtype(values: Tensor) -> torch.dtype:
 def copied_head(model: Any) -> nn.Module:
     """The model's output layer as it is now, in the type it computes in. Where it is sharded, all
     ranks call together."""
+    if scoring_path(model) != "fast":
+        return nn.Identity()
     own = model.lm_head
     with torch.device("meta"):
         head = nn.Linear(own.in_features, own.out_features, bias=own.bias is not None)
@@ -95,6 +104,9 @@ class PolicyScorer(nn.Module):
         self.model = model
         self.temperature = temperature
         self.chunk_logits = chunk_logits
+        # `load_policy` has tried the path; here comes a model that was made otherwise.
+        if not has_scoring_path(model) and model.config.model_type not in FAMILIES:
+            find_scoring_path(model, PolicyScorer)
 
     def forward(
         self,
@@ -108,7 +120,7 @@ class PolicyScorer(nn.Module):
         `entropy`, `teacher` (the divergence from it) and `hidden` add these results. All carry
         gradient where autograd is on; nothing flows to the teacher.
         """
-        hidden_SRD = hidden_states_at(self.model, batch.input_ids_ST, batch.positions_SR)
+        hidden_SRD = features_at(self.model, batch.input_ids_ST, batch.positions_SR)
         hidden_ND = hidden_SRD[batch.mask_SR]
         targets_N = batch.targets_SR[batch.mask_SR]
         scored = self._head(hidden_ND, targets_N, entropy, teacher)
@@ -126,7 +138,7 @@ class PolicyScorer(nn.Module):
         teacher: TeacherDistribution | None,
     ) -> list[Tensor | None]:
         """Log-prob, entropy and divergence `[N]` of each token, chunk by chunk."""
-        size = max(1, self.chunk_logits // self.model.config.vocab_size)
+        size = max(1, self.chunk_logits // vocabulary_of(self.model))
         pieces = list(zip(hidden_ND.split(size), targets_N.split(size), strict=True))
         taught = [None] * len(pieces) if teacher is None else teacher.hidden_ND.split(size)
         head = None if teacher is None else teacher.head
@@ -148,7 +160,7 @@ class PolicyScorer(nn.Module):
         teacher_head: nn.Module | None,
         teacher_hidden_CD: Tensor | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        logits_CV = self._logits(self.model.lm_head, hidden_CD)
+        logits_CV = self._logits(head_of(self.model), hidden_CD)
         every_CV = None
         if entropy or teacher_head is not None:
             every_CV = logits_CV.log_softmax(dim=-1)

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 SHORT_LAST_LAYER_BELOW = 8
 """Layers; from here on the model's own forward is used."""
 _LAST_LAYER_PARTS = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
-_FAMILIES = ("qwen2", "qwen3", "llama")
+FAMILIES = ("qwen2", "qwen3", "llama")
+"""Of which the parts of the last layer are known."""
 
 
 class KeyValueStore(Protocol):
@@ -46,14 +47,14 @@ def hidden_states_at(
         past_key_values=store,
         use_cache=store is not None,
     ).last_hidden_state
-    return _take(hidden_STD, positions_SQ)
+    return take(hidden_STD, positions_SQ)
 
 
 def shortens_last_layer(model: Any) -> bool:
     """Whether the shortened last layer applies to this model and is worth it."""
     config = model.config
     return (
-        config.model_type in _FAMILIES
+        config.model_type in FAMILIES
         and config.num_hidden_layers < SHORT_LAST_LAYER_BELOW
         and "sliding_attention" not in (getattr(config, "layer_types", None) or ())
         and all(hasattr(model.model.layers[-1], part) for part in _LAST_LAYER_PARTS)
@@ -97,7 +98,7 @@ def _last_layer(
     if store is not None:
         store.update(key, value, attention.layer_idx)
 
-    query = _heads(attention, "q", _take(normed_STD, positions_SQ))
+    query = _heads(attention, "q", take(normed_STD, positions_SQ))
     query = _rotate(query, cos[0][positions_SQ], sin[0][positions_SQ])
     visible_SQT = positions_SQ[..., None] >= torch.arange(
         hidden_STD.shape[1], device=hidden_STD.device
@@ -110,7 +111,7 @@ def _last_layer(
         scale=attention.scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    hidden_SQD = _take(hidden_STD, positions_SQ) + attention.o_proj(
+    hidden_SQD = take(hidden_STD, positions_SQ) + attention.o_proj(
         mixed.transpose(1, 2).flatten(-2)
     )
     return hidden_SQD + layer.mlp(layer.post_attention_layernorm(hidden_SQD))
@@ -130,7 +131,8 @@ def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return heads * cos[:, None] + turned * sin[:, None]
 
 
-def _take(hidden_STD: Tensor, positions_SQ: Tensor) -> Tensor:
+def take(hidden_STD: Tensor, positions_SQ: Tensor) -> Tensor:
+    """Of every sequence the chosen positions."""
     rows = torch.arange(hidden_STD.shape[0], device=hidden_STD.device)[:, None]
     return hidden_STD[rows, positions_SQ]
 

@@ -6,6 +6,9 @@ without a mask; the last layer computes one position per prompt; rows of the cac
 lengths, so that nothing is padded on the left; rows leave when finished; sampling is one cumulative
 sum and one binary search.
 
+That holds where a layer keeps keys and values of every token and logits are `lm_head(hidden)`. Other
+models decode with their own forward and cache (`own_cache`); which it is, is tried (`probe`).
+
 Shape suffixes: B rows (responses), V vocabulary, T capacity of the cache in tokens.
 """
 
@@ -20,13 +23,16 @@ from transformers.cache_utils import DynamicCache
 from sdar.policy.loading import end_token_ids
 from sdar.policy.trunk import hidden_states_at
 from sdar.rollout.engines.base import Generation, Key, uniforms
+from sdar.rollout.engines.own_cache import OwnCaches
+from sdar.rollout.engines.probe import SamplingPath, sampling_path
 
 
 class TransformersEngine:
     """Implements `RolloutEngine` on the trainer's own model: new weights need no transfer.
 
     `prefill_tokens` bounds one prefill block. A token of `ends` ends a response; None: the model's
-    own end-of-response tokens.
+    own end-of-response tokens. `longest` is the most tokens of a prompt with its response, where
+    it is known; `path` how the model is decoded; None: what is tried first finds out.
     """
 
     def __init__(
@@ -36,8 +42,12 @@ class TransformersEngine:
         *,
         prefill_tokens: int = 4096,
         ends: frozenset[int] | None = None,
+        longest: int | None = None,
+        path: SamplingPath | None = None,
     ) -> None:
         self.model = model
+        self.longest = longest
+        self.path: SamplingPath = path or sampling_path(type(self), model, longest)
         self.prefill_tokens = prefill_tokens
         self.ends = end_token_ids(model, tokenizer) if ends is None else ends
 
@@ -57,7 +67,9 @@ class TransformersEngine:
         draws = torch.from_numpy(uniforms(keys, max_new_tokens)).to(device)
         ends = torch.tensor(sorted(self.ends), device=device)
         lengths = torch.tensor([len(ids) for ids in prompt_ids], device=device)
-        cache = RowCache(lengths, int(lengths.max()) + max_new_tokens)
+        cache: Any = self._own_caches()
+        if cache is None:
+            cache = RowCache(lengths, int(lengths.max()) + max_new_tokens)
         hidden = self._prefill(prompt_ids, cache)
         rows = torch.arange(len(prompt_ids), device=device)
         running = torch.ones(len(prompt_ids), dtype=torch.bool, device=device)
@@ -65,7 +77,7 @@ class TransformersEngine:
         log_probs: list[list[float]] = [[] for _ in prompt_ids]
 
         for place in range(max_new_tokens):
-            logits_BV = self.model.lm_head(hidden).float()
+            logits_BV = self._logits(hidden)
             chosen, chosen_log_probs = sample(logits_BV, draws[rows, place], temperature)
             picked = zip(
                 rows.tolist(), running.tolist(), chosen.tolist(), chosen_log_probs.tolist(),
@@ -87,8 +99,28 @@ class TransformersEngine:
             hidden = self._decode(chosen, cache)
         return [Generation(t, p) for t, p in zip(tokens, log_probs, strict=True)]
 
-    def _prefill(self, prompt_ids: list[list[int]], cache: "RowCache", first: int = 0) -> Tensor:
-        """Hidden state `[B, D]` of each prompt's last token. Fills cache rows from `first` on."""
+    def _own_caches(self) -> OwnCaches | None:
+        if self.path == "fast":
+            return None
+        return OwnCaches(
+            self.model, together=self.path == "general", caching=self.path != "uncached"
+        )
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Of hidden states `[B, D]`, or of what the model's own forward gave, which has them."""
+        return (self.model.lm_head(hidden) if self.path == "fast" else hidden).float()
+
+    def _prefill(self, prompt_ids: list[list[int]], cache: Any, first: int = 0) -> Tensor:
+        """Hidden state `[B, D]` of each prompt's last token (or the logits, see `_logits`). Fills
+        cache rows from `first` on."""
+        if isinstance(cache, OwnCaches):
+            order = sorted(range(len(prompt_ids)), key=lambda row: len(prompt_ids[row]))
+            ordered_prompts = [prompt_ids[row] for row in order]
+            blocks = _blocks([len(ids) for ids in ordered_prompts], self.prefill_tokens)
+            logits = cache.prefill([ordered_prompts[block] for block in blocks])
+            back = sorted(range(len(order)), key=lambda place: order[place])
+            cache.keep([*range(first), *(first + place for place in back)])
+            return logits[back]
         owners: dict[tuple[int, ...], list[int]] = {}
         for row, ids in enumerate(prompt_ids):
             owners.setdefault(tuple(ids), []).append(row)
@@ -112,8 +144,10 @@ class TransformersEngine:
                 hidden[row] = block_hidden[line, 0]
         return torch.stack(hidden)
 
-    def _decode(self, chosen: Tensor, cache: "RowCache") -> Tensor:
-        """Append the chosen tokens; hidden states `[B, D]` that predict the next ones."""
+    def _decode(self, chosen: Tensor, cache: Any) -> Tensor:
+        """Append the chosen tokens; hidden states `[B, D]` (or logits) that predict the next."""
+        if isinstance(cache, OwnCaches):
+            return cache.decode(chosen)
         positions, mask = cache.advance()
         return self.model.model(
             input_ids=chosen[:, None],

@@ -54,7 +54,7 @@ class ContinuousTransformersEngine(TransformersEngine):
         self._number = 0
         self._asked: list[_Row] = []
         self._live: list[_Row] = []
-        self._cache: OpenRowCache | None = None
+        self._cache: Any = None
         self._chosen = torch.empty(0, dtype=torch.long)
 
     def submit(
@@ -80,7 +80,7 @@ class ContinuousTransformersEngine(TransformersEngine):
         if self._asked:
             hidden.append(self._join(self._asked))
         self._live, self._asked = self._live + self._asked, []
-        self._chosen, log_probs = self._sample(self.model.lm_head(torch.cat(hidden)).float())
+        self._chosen, log_probs = self._sample(self._logits(torch.cat(hidden)))
         ended = set()
         picked = zip(self._live, self._chosen.tolist(), log_probs.tolist(), strict=True)
         for place, (row, token, log_prob) in enumerate(picked):
@@ -98,12 +98,12 @@ class ContinuousTransformersEngine(TransformersEngine):
         self._asked, self._live, self._cache = [], [], None
 
     def _join(self, rows: list[_Row]) -> Tensor:
-        """Prefill the prompts behind the live rows; hidden states `[N, D]` of their last tokens."""
+        """Prefill the prompts behind the live rows; see `_prefill`."""
         lengths = torch.tensor([len(row.prompt_ids) for row in rows], device=self.model.device)
         most = max(row.most_tokens for row in rows)
         capacity = -(-most // CAPACITY_GRAIN) * CAPACITY_GRAIN
         if self._cache is None:
-            self._cache = OpenRowCache(lengths, capacity)
+            self._cache = self._own_caches() or OpenRowCache(lengths, capacity)
         else:
             self._cache.join(lengths, capacity)
         return self._prefill([row.prompt_ids for row in rows], self._cache, len(self._live))
