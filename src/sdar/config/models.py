@@ -91,6 +91,9 @@ class PolicyConfig(Section):
     model: GivenModel = "tiny"
     """`tiny`, a folder, or a name on the hub. What begins with `/`, `.` or `~` is a folder; any
     other name is a folder's if there is one of that name (models/m), and else one on the hub."""
+    trust_remote_code: bool = False
+    """Whether program code that comes with `model` may run on this machine. Only a model of a
+    family that transformers does not know needs it; with false such a model is refused."""
     tiny: TinyPolicyConfig = TinyPolicyConfig()
     context: PositiveInt | None = None
     """Context length of `model` in tokens; null: `tiny.context`, or read from the model."""

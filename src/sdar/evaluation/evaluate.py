@@ -189,7 +189,8 @@ class ChunkPlayer:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         policy, dtype = self.subject.policy, self.config.policy.dtype
-        self.model, self.tokenizer = load_policy(policy, device, dtype)
+        trusted = self.config.policy.trust_remote_code
+        self.model, self.tokenizer = load_policy(policy, device, dtype, trust_remote_code=trusted)
         self.engine = open_filled_engine(
             self.config, self.model, self.tokenizer, folder=self.folder
         )

@@ -1,7 +1,7 @@
 """Loading a policy and turning chats into prompt tokens.
 
-Any causal language model in Hugging Face format will do: the tiny policy made here, Qwen2.5,
-Qwen3. Rendered prompts are cached, because episodes of a group often share a prompt.
+Any causal language model in Hugging Face format will do, see docs/models.md. Rendered prompts are
+cached, because episodes of a group often share a prompt.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sdar.errors import SdarError
 from sdar.files.paths import model_folder
+from sdar.policy.log_probs import PolicyScorer
+from sdar.policy.pretrained import read_model, read_tokenizer
+from sdar.policy.probe import find_scoring_path
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -23,10 +24,14 @@ def load_policy(
     path_or_name: str | Path,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = torch.float32,
+    *,
+    trust_remote_code: bool = False,
 ) -> tuple[Any, Any]:
-    """Load `(model, tokenizer)`, in evaluation mode (no dropout), with SDPA attention.
+    """Load `(model, tokenizer)`, in evaluation mode (no dropout), and try how it can be scored.
 
-    Raises `SdarError` when the folder is missing or unreadable, or has no chat template.
+    `trust_remote_code`: run program code that comes with a model of a family that transformers does
+    not know. Raises `SdarError` when the folder is missing or unreadable, its weights are not whole
+    and finite, there is no chat template, or no path scores the model exactly.
     """
     folder = path_or_name if isinstance(path_or_name, Path) else model_folder(path_or_name)
     name = str(path_or_name if folder is None else folder)
@@ -36,24 +41,16 @@ def load_policy(
             "(sdar warm-start, or sdar train), or correct policy.model"
         )
     torch_dtype = _DTYPES[dtype] if isinstance(dtype, str) else dtype
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch_dtype, attn_implementation="sdpa"
-        )
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise SdarError(
-            f"{name}: the policy cannot be loaded ({reason}); expected a Hugging Face folder with "
-            "config.json, model.safetensors and tokenizer.json: check policy.model"
-        ) from error
+    model = read_model(name, torch_dtype, trust_remote_code)
+    tokenizer = read_tokenizer(name, trust_remote_code)
     if not tokenizer.chat_template:
         raise SdarError(
             f"{name}: the tokenizer has no chat template; use an instruction-tuned model or add "
             "chat_template.jinja to its folder"
         )
-    model.eval()
-    return model.to(device), tokenizer
+    model.eval().to(device)
+    find_scoring_path(model, PolicyScorer)
+    return model, tokenizer
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -40,8 +40,8 @@ class Scores(NamedTuple):
     divergence: Tensor | None = None
     """KL(policy || teacher) over the vocabulary, in nats."""
     hidden: Tensor | None = None
-    """`[N, D]`, what goes into the head: response tokens of sample 0, of sample 1, and so on. Logits
-    where the policy has no head of its own (`paths`)."""
+    """`[N, D]`, what goes into the head: response tokens of sample 0, of sample 1, and so on. Where
+    the policy is scored by its own forward (`paths`), the logits."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from sdar.config.execution import LoraConfig
 from sdar.errors import SdarError
@@ -48,8 +49,23 @@ def add_adapters(model: Any, config: LoraConfig, seed: int) -> None:
                 f"training.lora.targets: {reason}; name linear layers of the policy, such as "
                 "q_proj, or set it to all-linear"
             ) from error
+    _refuse_other_layers(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(_LORA in name)
+
+
+def _refuse_other_layers(model: Any) -> None:
+    """An embedding's or a convolution's adapter is no product of two matrices to be added."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, layer in model.named_modules():
+        if isinstance(layer, BaseTunerLayer):
+            base = layer.get_base_layer()
+            if not isinstance(base, nn.Linear | Conv1D):
+                raise SdarError(
+                    f"training.lora.targets: {name} is a {type(base).__name__}, no linear layer: "
+                    "name linear layers of the policy, such as q_proj, or set it to all-linear"
+                )
 
 
 def has_adapters(model: Any) -> bool:
@@ -83,6 +99,8 @@ def merged_weights(model: Any, whole: Callable[[Tensor], Tensor]) -> Iterator[tu
         if name.endswith(f"{_BASE}weight"):
             layer = name.removesuffix(f"{_BASE}weight")
             down, up = (whole(state[f"{layer}{_LORA}{part}.{ADAPTER}.weight"]) for part in "AB")
-            scale = model.get_submodule(layer).scaling[ADAPTER]
-            full = full + (scale * (up @ down)).to(full.dtype)
+            adapted = model.get_submodule(layer.removesuffix("."))
+            delta = adapted.scaling[ADAPTER] * (up @ down)
+            # GPT-2's layers have their weights the other way round.
+            full = full + (delta.T if adapted.fan_in_fan_out else delta).to(full.dtype)
         yield name.replace(_BASE, "."), full

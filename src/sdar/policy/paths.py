@@ -52,6 +52,11 @@ def vocabulary_of(model: Any) -> int:
     return int(model.config.get_text_config(decoder=True).vocab_size)
 
 
+def has_fast_parts(model: Any) -> bool:
+    """Whether trunk and head have the names that the fast path knows."""
+    return hasattr(model, "model") and isinstance(getattr(model, "lm_head", None), nn.Module)
+
+
 def head_of(model: Any) -> nn.Module:
     """What makes logits of the features."""
     return model.lm_head if scoring_path(model) == "fast" else nn.Identity()
@@ -84,7 +89,7 @@ def _chunks(model: Any, input_ids_ST: Tensor, positions_SQ: Tensor) -> list[tupl
     """Rows whose logits are at most a chunk. Ranks that share weights make equally many passes,
     so there all rows go together."""
     rows = len(input_ids_ST)
-    if not isinstance(model, FSDPModule):
+    if not any(isinstance(module, FSDPModule) for module in model.modules()):
         width = input_ids_ST.shape[1] - int(positions_SQ.min())
         rows = max(1, CHUNK_LOGITS // (width * vocabulary_of(model)))
     return list(zip(input_ids_ST.split(rows), positions_SQ.split(rows), strict=True))

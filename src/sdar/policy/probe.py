@@ -1,14 +1,18 @@
 """Does the scorer compute what the model computes? Tried when a policy is loaded.
 
-A few short sequences of different length go through the scorer, and one by one through the model's
-own forward. Log-probabilities and gradients must agree to rounding. The quickest path that agrees is
-kept; if none does, the policy is refused. So no family of models needs to be known here, and none is
-scored wrongly without a word. It takes a few passes of some tens of tokens, and no random number.
+A few short sequences of different length go through the scorer together, and one by one through the
+model's own forward. Log-probabilities and gradients must agree to rounding. The quickest path that
+agrees is kept; if none does, the policy is refused. So no family of models needs to be known here,
+and none is scored wrongly without a word. It takes a few passes of some tens of tokens, and leaves
+the random generators as they are.
+
+Shape suffixes: S samples, R response tokens.
 """
 
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,56 +20,79 @@ import torch
 from torch import Tensor
 
 from sdar.errors import SdarError
-from sdar.policy.micro_batches import pad_batch
+from sdar.policy.micro_batches import TokenBatch, pad_batch
 from sdar.policy.paths import (
     SCORING_PATHS,
     ScoringPath,
+    has_fast_parts,
     has_scoring_path,
     scoring_path,
     set_scoring_path,
     vocabulary_of,
 )
 
-PROMPTS = (3, 11, 7, 7)
-RESPONSES = (4, 2, 6, 5)
+PROMPT_TOKENS = (3, 11, 7, 7)
+RESPONSE_TOKENS = (4, 2, 6, 5)
+LONG_RESPONSE = 4
 GRADIENT_VALUES = 1 << 20
 """Most values of parameters whose gradient is compared."""
 LONGEST_WINDOW = 4096
 """A longer window of attention is not tried."""
 CPU_WORK = 1 << 40
 """Parameters times tokens of the pass beyond a window, at most, on a CPU (some ten seconds)."""
-_ROUNDING = {torch.float64: 1e-4, torch.float32: 1e-4}
-"""Nats, and gradients relative to the largest. `_COARSE` for shorter types."""
-_COARSE = 0.05
-_WINDOW = re.compile("window|chunk")
+USUAL = {torch.float64: 1e-4, torch.float32: 1e-4}
+"""What rounding amounts to: nats, and gradients relative to the largest."""
+COARSE = 0.05
+"""The same in types of 16 bits."""
+_WINDOW = re.compile("(window|window_size|attention_chunk_size)$")
+NO_FAST_PARTS = "has no parts `model` and `lm_head`"
 Path = TypeVar("Path", bound=str)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What is scored in the trial."""
+
+    prompts: list[list[int]]
+    responses: list[list[int]]
+
+    def __iter__(self) -> Iterator[tuple[list[int], list[int]]]:
+        return iter(zip(self.prompts, self.responses, strict=True))
+
+    def first(self, count: int) -> "Samples":
+        """Without the later ones."""
+        return Samples(self.prompts[:count], self.responses[:count])
+
+    def batch(self, device: Any) -> TokenBatch:
+        """All of them together, padded."""
+        return pad_batch(self.prompts, self.responses, device)
 
 
 def find_scoring_path(model: Any, scorer_of: Callable[[Any], Any]) -> dict[str, str]:
     """Find and keep the path by which the model is scored; returns what ruled each quicker one out.
 
-    `scorer_of` makes a `PolicyScorer`.
-    Raises `SdarError` that names the family and what differs when no path agrees.
+    `scorer_of` makes a `PolicyScorer` of the model. Raises `SdarError` that names the family and
+    what differs when no path agrees.
     """
+    before = scoring_path(model) if has_scoring_path(model) else None
     with as_in_use(model):
-        sequences = probe_sequences(model)
-        with torch.no_grad():
-            expected = [own_log_probs(model, *sequence) for sequence in sequences]
+        samples = probe_samples(model)
+        expected = [own_log_probs_or_refuse(model, *sample) for sample in samples]
 
         def try_path(path: ScoringPath) -> str | None:
+            if path == "fast" and not has_fast_parts(model):
+                return NO_FAST_PARTS
             set_scoring_path(model, path)
-            return _difference(model, scorer_of(model), sequences, expected)
+            return _difference(model, scorer_of(model), samples, expected)
 
-        before = scoring_path(model) if has_scoring_path(model) else None
         try:
             path, against = first_that_agrees(SCORING_PATHS, try_path)
-        except BaseException:
+        finally:
             set_scoring_path(model, before)
-            raise
-        set_scoring_path(model, path)
-        if path is None:
-            raise refusal(model, "scored", against)
-        return against
+    if path is None:
+        raise refusal(model, "scored", against)
+    set_scoring_path(model, path)
+    return against
 
 
 def first_that_agrees(
@@ -79,7 +106,7 @@ def first_that_agrees(
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a family's code raises where it does not fit
-            said = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+            said = _in_words(error)
         if said is None:
             return path, against
         against[path] = said
@@ -95,9 +122,13 @@ def refusal(model: Any, what: str, against: dict[str, str]) -> SdarError:
     )
 
 
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+
+
 @contextmanager
 def as_in_use(model: Any) -> Iterator[None]:
-    """Evaluation mode, full precision of the weights, and no trace in the random generators."""
+    """Evaluation mode, in the type of the weights, and no trace in the random generators."""
     training, kind = model.training, next(model.parameters()).device.type
     model.eval()
     try:
@@ -107,24 +138,25 @@ def as_in_use(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def probe_sequences(model: Any, most: int | None = None) -> list[tuple[list[int], list[int]]]:
+def probe_samples(model: Any, most: int | None = None) -> Samples:
     """Prompts and responses of different length, of tokens without a meaning to the model's code,
-    and one prompt beyond the longest window that matters (in sequences of at most `most` tokens)
-    and can be tried."""
+    and two at the longest window that matters (in sequences of at most `most` tokens) and can be
+    tried: a prompt beyond it, and one whose response crosses it."""
     tried = (
         window
         for window in windows(model.config)
         if _affordable(model, window) and (most is None or window < most)
     )
-    beyond = max(tried, default=0)
-    prompts = [*PROMPTS, *([beyond + 3] if beyond else [])]
-    responses = [*RESPONSES, *([4] if beyond else [])]
+    window = max(tried, default=0)
+    prompts = [*PROMPT_TOKENS, *([window + 3, max(1, window - 2)] if window else [])]
+    responses = [*RESPONSE_TOKENS, *([LONG_RESPONSE] * 2 if window else [])]
     ids = iter(plain_ids(model, sum(prompts) + sum(responses)))
-
-    def take(count: int) -> list[int]:
-        return [next(ids) for _ in range(count)]
-
-    return [(take(p), take(r)) for p, r in zip(prompts, responses, strict=True)]
+    return Samples(
+        *(
+            [[next(ids) for _ in range(count)] for count in counts]
+            for counts in (prompts, responses)
+        )
+    )
 
 
 def plain_ids(model: Any, count: int) -> list[int]:
@@ -165,15 +197,32 @@ def own_log_probs(model: Any, prompt: Sequence[int], response: Sequence[int]) ->
     ids = torch.tensor([[*prompt, *response]], device=device)
     logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    chosen = ids[0, len(prompt) :, None]
-    return logits.log_softmax(dim=-1).gather(1, chosen)[:, 0]
+    return logits.log_softmax(dim=-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
+
+
+@torch.no_grad()
+def own_log_probs_or_refuse(model: Any, prompt: Sequence[int], response: Sequence[int]) -> Tensor:
+    """`own_log_probs` without gradient. `SdarError` where even that fails or gives no numbers."""
+    try:
+        log_probs = own_log_probs(model, prompt, response)
+        reason = None if bool(torch.isfinite(log_probs).all()) else "log-probs are not finite"
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        reason = _in_words(error)
+    if reason is not None:
+        raise SdarError(
+            f"policy.model: the own forward of this {model.config.model_type} model fails on plain "
+            f"text ({reason}): correct its config.json, or take another model"
+        )
+    return log_probs
 
 
 def allowed(model: Any, prompt: Sequence[int], response: Sequence[int]) -> float:
     """How far apart two ways to compute the same log-probs may be, in nats.
 
     Rounding grows with a model; what the model's own forward differs by when the sequence stands
-    twice in a batch, with a token behind it, is rounding too. Up to twenty times the usual.
+    twice in a batch, with a token behind it, is rounding too. At most twenty times the usual.
     """
     usual = usual_difference(model)
     device = next(model.parameters()).device
@@ -183,58 +232,54 @@ def allowed(model: Any, prompt: Sequence[int], response: Sequence[int]) -> float
         twice = logits.to(torch.float64).log_softmax(dim=-1)
         chosen = ids[0, len(prompt) : -1, None]
         apart = twice.gather(1, chosen)[:, 0] - own_log_probs(model, prompt, response)
-    return min(20 * usual, max(usual, 4 * float(apart.abs().max())))
+    return min(20 * usual, max(usual, 4 * _most(apart)))
 
 
 def usual_difference(model: Any) -> float:
     """How far apart rounding puts two ways to compute a log-prob, in nats."""
-    return _ROUNDING.get(next(model.parameters()).dtype, _COARSE)
+    return USUAL.get(next(model.parameters()).dtype, COARSE)
 
 
-def _difference(
-    model: Any,
-    scorer: Any,
-    sequences: list[tuple[list[int], list[int]]],
-    expected: list[Tensor],
-) -> str | None:
-    """What the scorer, on the path that is set, computes otherwise than `expected`; None: nothing."""
+def _difference(model: Any, scorer: Any, samples: Samples, expected: list[Tensor]) -> str | None:
+    """What the scorer, on the path that is set, computes unlike `expected`; None: nothing."""
     device = next(model.parameters()).device
-    batch = pad_batch(*zip(*sequences, strict=True), device)  # type: ignore[arg-type]
     with torch.no_grad():
-        scores_SR = scorer(batch).log_probs
-    apart = max(
-        _most(scores_SR[row, : len(wanted)] - wanted.detach()) for row, wanted in enumerate(expected)
-    )
-    if not apart <= usual_difference(model) and not apart <= allowed(model, *sequences[2]):
-        return f"log-probs differ by {apart:.2g} nats"
-    return _gradient_difference(model, scorer, sequences[: len(PROMPTS)])
+        scores_SR = scorer(samples.batch(device)).log_probs
+    apart = [_most(scores_SR[row, : len(own)] - own) for row, own in enumerate(expected)]
+    limit = usual_difference(model)
+    if not all(each <= limit for each in apart):
+        limit = allowed(model, samples.prompts[2], samples.responses[2])
+    # Not "any(more than)": a difference may be no number.
+    if not all(each <= limit for each in apart):
+        return f"log-probs differ by {max(apart):.2g} nats"
+    return _gradient_difference(model, scorer, samples.first(len(PROMPT_TOKENS)))
 
 
-def _gradient_difference(
-    model: Any, scorer: Any, sequences: list[tuple[list[int], list[int]]]
-) -> str | None:
+def _gradient_difference(model: Any, scorer: Any, samples: Samples) -> str | None:
     some = _small_parameters(model)
     if not some:
         return None
-    device = some[0].device
-    batch = pad_batch(*zip(*sequences, strict=True), device)  # type: ignore[arg-type]
     with torch.enable_grad():
-        own = torch.stack([own_log_probs(model, *sequence).sum() for sequence in sequences])
-        weights = torch.arange(1, len(own) + 1, device=device).to(own.dtype)
-        wanted = _gradients((weights * own).sum(), some)
-        found = _gradients((weights * scorer(batch).log_probs.sum(dim=1)).sum(), some)
-    scale = max(1.0, max(_most(gradient) for gradient in wanted))
-    apart = max(_most(a - b) for a, b in zip(wanted, found, strict=True)) / scale
-    limit = usual_difference(model) if usual_difference(model) < _COARSE else 4 * _COARSE
-    return None if apart <= limit else f"gradients differ by {apart:.2g} of the largest"
+        own = torch.stack([own_log_probs(model, *sample).sum() for sample in samples])
+        weights = torch.arange(1, len(own) + 1, device=own.device).to(own.dtype)
+        scores = scorer(samples.batch(own.device)).log_probs.sum(dim=1)
+        wanted, found = (_gradients((weights * each).sum(), some) for each in (own, scores))
+    scale = max(1.0, *(_most(gradient) for gradient in wanted))
+    limit = usual_difference(model)
+    limit = 4 * limit if limit == COARSE else limit
+    apart = [_most(a - b) / scale for a, b in zip(wanted, found, strict=True)]
+    if all(each <= limit for each in apart):
+        return None
+    return f"gradients differ by {max(apart):.2g} of the largest"
 
 
 def _small_parameters(model: Any) -> list[Tensor]:
+    """Some that are trained, the smallest first."""
     chosen: list[Tensor] = []
     values = 0
     for parameter in sorted(model.parameters(), key=lambda parameter: parameter.numel()):
         values += parameter.numel()
-        if parameter.requires_grad and (values <= GRADIENT_VALUES or not chosen):
+        if parameter.requires_grad and values and (values <= GRADIENT_VALUES or not chosen):
             chosen.append(parameter)
     return chosen
 

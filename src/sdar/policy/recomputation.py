@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from sdar.policy.layers import decoder_layers
+
 
 def recompute_layers(model: Any) -> None:
-    """Checkpoint every decoder layer of the model, wherever autograd is on."""
-    for layer in model.model.layers:
+    """Checkpoint every decoder layer of the model, wherever autograd is on. Raises `SdarError`
+    where the family's layers are not known."""
+    for layer in decoder_layers(model, "training.activation_checkpointing"):
         layer.forward = _Recomputed(layer.forward)
 
 

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from sdar.config import ExperimentConfig
 from sdar.errors import SdarError
+from sdar.policy.layers import decoder_layers
 from sdar.policy.log_probs import PolicyScorer
 
 
@@ -54,7 +55,7 @@ def shard(scorer: PolicyScorer, accelerator: Any) -> PolicyScorer:
     precision = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32 if bf16 else None
     )
-    layers = scorer.model.model.layers
+    layers = decoder_layers(scorer.model, "execution.accelerate (FSDP)")
     # Embedding and head are the root's, so one that is tied stays one.
     for module in (*layers, scorer):
         # The root too: kept gathered after a pass without gradient, it would outlive an update.

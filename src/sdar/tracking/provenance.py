@@ -15,6 +15,7 @@ import yaml
 from sdar.config import ExperimentConfig, Layout
 from sdar.environments.packages import environment_sections
 from sdar.files.digest import file_digest
+from sdar.files.paths import model_folder
 from sdar.files.whole import read_json, write_json, write_text
 
 PACKAGES = (
@@ -42,18 +43,29 @@ def write_provenance(
 
     `extra` adds keys, such as the skills' digests. Earlier starts in the same folder are listed
     under `earlier`. Takes milliseconds and no network. Raises `SdarError` when the files cannot be
-    written.
+    written. Where a model's own code is trusted, `remote_code` says which.
     """
     folder.mkdir(parents=True, exist_ok=True)
     resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_text(folder / "config.yaml", resolved)
     described = provenance(layout) | extra
+    if config.policy.trust_remote_code:
+        described["remote_code"] = _remote_code(config.policy.model)
     earlier = read_json(folder / "provenance.json")
     if earlier:
         short = {key: earlier.get(key) for key in ("started", "git", "command")}
         described["earlier"] = [*earlier.get("earlier", []), short]
     write_json(folder / "provenance.json", described, indent=2, default=str)
     return described
+
+
+def _remote_code(model: str) -> dict[str, Any]:
+    """The model whose own program code may run, and the digests of that code in its folder."""
+    folder, files = model_folder(model), {}
+    if folder is not None:
+        for path in sorted(folder.rglob("*.py")):
+            files[path.relative_to(folder).as_posix()] = file_digest(path)
+    return {"model": model, "files": files}
 
 
 def provenance(layout: Layout) -> dict[str, Any]:

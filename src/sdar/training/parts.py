@@ -51,7 +51,8 @@ def open_parts(config: ExperimentConfig, layout: Layout, device: torch.device) -
     skills = open_skills(config, package.knowledge(layout.tasks))
     digests = skills.digests(tasks)
     start = layout.warm_start / "policy" if config.warm_start.enabled else config.policy.model
-    model, tokenizer = load_policy(start, device, torch.float32)
+    trusted = config.policy.trust_remote_code
+    model, tokenizer = load_policy(start, device, torch.float32, trust_remote_code=trusted)
     inputs = {
         "policy": policy_digest(model),
         "tasks": json_digest([task.digest for task in tasks])[:16],

@@ -73,11 +73,8 @@ class Scoring:
         tokens = [0] * len(batch)
         for row in mine:
             tokens[row] = len(batch.responses[row])
-        hidden_ND = (
-            torch.empty(0, self.policy.model.config.hidden_size)
-            if scores.hidden is None
-            else scores.hidden
-        )
+        # A rank without samples has no rows, of whatever width.
+        hidden_ND = torch.empty(0, 0) if scores.hidden is None else scores.hidden
         return scores.log_probs, TeacherDistribution(head, hidden_ND, tuple(tokens))
 
     def _scores(

@@ -4,13 +4,15 @@ Decoding needs all weights at every token; gathering them each time would cost m
 The copy has the type the policy computes in, and takes the trainer's weights once a step.
 """
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from torch.distributed.fsdp import FSDPModule
 
+from sdar.rollout.engines.probe import find_sampling_path
 from sdar.rollout.engines.transformers_continuous import ContinuousTransformersEngine
 
 
@@ -19,14 +21,20 @@ class CopiedEngine(ContinuousTransformersEngine):
     the first `take_weights`, lies on `device`, and asleep on the host."""
 
     def __init__(
-        self, like: Any, tokenizer: Any, *, dtype: torch.dtype, device: torch.device | str
+        self,
+        like: Any,
+        tokenizer: Any,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        longest: int | None = None,
     ) -> None:
-        model = AutoModelForCausalLM.from_config(
-            like.config, dtype=dtype, attn_implementation="sdpa"
-        )
-        model.generation_config = like.generation_config
+        model = copy_without_weights(like, dtype)
         self.device = device
-        super().__init__(model.to(device).eval().requires_grad_(False), tokenizer)
+        self._tried = False
+        model = model.to(device).eval().requires_grad_(False)
+        # How it is to be decoded is tried with the first weights.
+        super().__init__(model, tokenizer, longest=longest, path="fast")
 
     @torch.no_grad()
     def take_weights(self, named: Iterable[tuple[str, Tensor]], step: int) -> None:
@@ -37,6 +45,10 @@ class CopiedEngine(ContinuousTransformersEngine):
             own.pop(name).copy_(value)
         if own:
             raise ValueError(f"step {step}: no weights came for {', '.join(sorted(own)[:3])}")
+        if not self._tried:
+            engine = ContinuousTransformersEngine
+            self.path, _ = find_sampling_path(engine, self.model, self.longest)
+            self._tried = True
 
     def sleep(self) -> None:
         """See `RemoteWeights.sleep`."""
@@ -45,3 +57,14 @@ class CopiedEngine(ContinuousTransformersEngine):
     def wake(self) -> None:
         """See `RemoteWeights.wake`."""
         self.model.to(self.device)
+
+
+def copy_without_weights(like: Any, dtype: torch.dtype) -> Any:
+    """A model of the same class and attention, with weights of its own."""
+    config = copy.deepcopy(like.config)
+    config.dtype = dtype
+    # FSDP puts a class of its own before the model's.
+    kind: Any = next(base for base in type(like).__mro__ if not issubclass(base, FSDPModule))
+    model = kind._from_config(config, attn_implementation=config._attn_implementation, dtype=dtype)
+    model.generation_config = like.generation_config
+    return model

@@ -9,6 +9,7 @@ from sdar.config import ExperimentConfig
 from sdar.policy.weights import is_sharded, named_full_weights
 from sdar.rollout.engines.base import RemoteWeights
 from sdar.rollout.engines.copied import CopiedEngine
+from sdar.rollout.engines.probe import find_sampling_path
 from sdar.rollout.engines.transformers_continuous import ContinuousTransformersEngine
 from sdar.rollout.engines.vllm.probe import Trusted
 from sdar.rollout.settings import longest_sequence
@@ -31,10 +32,12 @@ def open_engine(
     """
     rollout, policy = config.rollout, config.policy
     if rollout.engine == "transformers":
+        longest = longest_sequence(config)
         if not is_sharded(model):
-            return ContinuousTransformersEngine(model, tokenizer)
+            path, _ = find_sampling_path(ContinuousTransformersEngine, model, longest)
+            return ContinuousTransformersEngine(model, tokenizer, longest=longest, path=path)
         dtype = getattr(torch, policy.dtype)
-        return CopiedEngine(model, tokenizer, dtype=dtype, device=model.device)
+        return CopiedEngine(model, tokenizer, dtype=dtype, device=model.device, longest=longest)
     options: dict[str, Any] = {
         "trusted": trusted or local_scores(model),
         "longest": longest_sequence(config),
@@ -51,6 +54,7 @@ def open_engine(
         return VllmServers(model, tokenizer, rollout.vllm, folder=weights, **options)
     from sdar.rollout.engines.vllm.engine import VllmEngine
 
+    options["trust_remote_code"] = policy.trust_remote_code
     return VllmEngine(model, tokenizer, rollout.vllm, **options)
 
 

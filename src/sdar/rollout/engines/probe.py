@@ -13,12 +13,14 @@ from typing import Any, Literal
 
 import torch
 
+from sdar.policy.paths import has_fast_parts
 from sdar.policy.probe import (
+    NO_FAST_PARTS,
     allowed,
     as_in_use,
     first_that_agrees,
     own_log_probs,
-    probe_sequences,
+    probe_samples,
     refusal,
     usual_difference,
     windows,
@@ -49,11 +51,13 @@ def find_sampling_path(
     Raises `SdarError` that names the family and what differs when no path agrees.
     """
     with as_in_use(model), torch.no_grad():
-        prompts = [prompt for prompt, _ in probe_sequences(model, longest)]
+        prompts = probe_samples(model, longest).prompts
 
         def try_path(path: SamplingPath) -> str | None:
             if path == "fast" and (limits := _windows(model, longest)):
                 return f"attention is limited to {limits[0]} tokens"
+            if path == "fast" and not has_fast_parts(model):
+                return NO_FAST_PARTS
             return _difference(engine, model, path, prompts)
 
         path, against = first_that_agrees(SAMPLING_PATHS, try_path)

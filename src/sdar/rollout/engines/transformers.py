@@ -6,8 +6,8 @@ without a mask; the last layer computes one position per prompt; rows of the cac
 lengths, so that nothing is padded on the left; rows leave when finished; sampling is one cumulative
 sum and one binary search.
 
-That holds where a layer keeps keys and values of every token and logits are `lm_head(hidden)`. Other
-models decode with their own forward and cache (`own_cache`); which it is, is tried (`probe`).
+That holds where a layer keeps keys and values of every token and logits are `lm_head(hidden)`.
+Other models decode with their own forward and cache (`own_cache`); which it is, is tried (`probe`).
 
 Shape suffixes: B rows (responses), V vocabulary, T capacity of the cache in tokens.
 """

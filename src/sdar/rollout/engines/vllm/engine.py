@@ -15,6 +15,7 @@ from torch import Tensor
 from sdar.config.rollout import VllmConfig
 from sdar.errors import SdarError
 from sdar.policy.loading import end_token_ids
+from sdar.policy.paths import vocabulary_of
 from sdar.rollout.engines.base import Generation, Key, seed_of
 from sdar.rollout.engines.vllm.probe import Probe, Trusted
 from sdar.rollout.engines.vllm.request_engine import RequestEngine
@@ -43,13 +44,14 @@ class VllmEngine(RequestEngine):
         batch: int,
         dtype: str = "float32",
         rank: int = 0,
+        trust_remote_code: bool = False,
     ) -> None:
         self.config = config
         self.rank = rank
         self.ends = sorted(end_token_ids(model, tokenizer))
         self._probe = Probe(
             trusted,
-            vocabulary=model.config.vocab_size,
+            vocabulary=vocabulary_of(model),
             longest=longest,
             tolerance=config.tolerance,
             rank=rank,
@@ -69,6 +71,7 @@ class VllmEngine(RequestEngine):
                 batch=batch,
                 dtype=dtype,
                 rank=rank,
+                trust_remote_code=trust_remote_code,
             )
 
     def _ask(

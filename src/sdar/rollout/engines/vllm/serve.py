@@ -12,13 +12,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoConfig
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.errors import SdarError
+from sdar.policy.pretrained import read_config
 from sdar.rollout.engines.vllm.start import cpu_limits, require_vllm
 from sdar.rollout.settings import longest_sequence
 
@@ -51,7 +50,8 @@ def serve_policy(
 
 def server_options(config: ExperimentConfig, start: str) -> list[str]:
     """Options of `vllm serve` for this experiment."""
-    shape: Any = AutoConfig.from_pretrained(start)
+    trusted = config.policy.trust_remote_code
+    shape = read_config(start, trusted)
     tokens = longest_sequence(config) + 1  # a token follows a scored response
     options = {
         "dtype": config.policy.dtype,
@@ -62,9 +62,9 @@ def server_options(config: ExperimentConfig, start: str) -> list[str]:
         "worker-extension-cls": WORKER,
         "seed": 0,
     }
-    if tokens > shape.max_position_embeddings:
+    if tokens > getattr(shape, "max_position_embeddings", tokens):
         options["hf-overrides"] = json.dumps({"max_position_embeddings": tokens})
-    flags = {"enforce-eager": config.rollout.vllm.eager}
+    flags = {"enforce-eager": config.rollout.vllm.eager, "trust-remote-code": trusted}
     if not torch.cuda.is_available():
         limits = cpu_limits(shape, tokens, config.rollout.batch, config.policy.dtype)
         options["kv-cache-memory-bytes"] = limits["kv_cache_memory_bytes"]

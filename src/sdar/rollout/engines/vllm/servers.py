@@ -20,6 +20,7 @@ from torch import Tensor
 from sdar.config.rollout import VllmConfig
 from sdar.errors import SdarError
 from sdar.policy.loading import end_token_ids
+from sdar.policy.paths import vocabulary_of
 from sdar.rollout.engines.base import Generation, Key, seed_of
 from sdar.rollout.engines.vllm.http import VllmHttp
 from sdar.rollout.engines.vllm.probe import Probe, Trusted
@@ -73,7 +74,7 @@ class VllmServers(RequestEngine):
         self._live: list[_Response] = []
         self._probe = Probe(
             trusted,
-            vocabulary=model.config.vocab_size,
+            vocabulary=vocabulary_of(model),
             longest=longest,
             tolerance=config.tolerance,
             rank=rank,

@@ -25,7 +25,14 @@ LLVM = "llvmlite.binding.ffi"
 
 
 def start_engine(
-    model: Any, config: VllmConfig, *, tokens: int, batch: int, dtype: str, rank: int
+    model: Any,
+    config: VllmConfig,
+    *,
+    tokens: int,
+    batch: int,
+    dtype: str,
+    rank: int,
+    trust_remote_code: bool = False,
 ) -> Any:
     """vLLM's engine for `model`'s architecture, with random weights.
 
@@ -63,6 +70,7 @@ def start_engine(
                 # One engine per rank: vLLM takes the ranks' group for independent replicas.
                 distributed_executor_backend="external_launcher" if several else "uni",
                 seed=0,
+                trust_remote_code=trust_remote_code,
                 disable_log_stats=True,
                 **limits,
             )
@@ -123,15 +131,19 @@ def _save_shape(model: Any, folder: Path, tokens: int) -> Any:
     if not shape.architectures:
         shape.architectures = [type(model).__name__.removeprefix("FSDP")]
     # The token after a scored response, which is not used, may be one beyond the context.
-    shape.max_position_embeddings = max(shape.max_position_embeddings, tokens)
+    if hasattr(shape, "max_position_embeddings"):  # a recurrent model has no such limit
+        shape.max_position_embeddings = max(shape.max_position_embeddings, tokens)
     shape.save_pretrained(folder)
     return shape
 
 
 def _cache_bytes(shape: Any, tokens: int, batch: int, dtype: str) -> int:
     """Room for `batch` sequences of `tokens` tokens in the key-value cache."""
-    head = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-    per_token = 2 * shape.num_hidden_layers * shape.num_key_value_heads * head
+    shape = shape.get_text_config(decoder=True)
+    heads = shape.num_attention_heads
+    head = getattr(shape, "head_dim", None) or shape.hidden_size // heads
+    per_token = 2 * shape.num_hidden_layers * (getattr(shape, "num_key_value_heads", None) or heads)
+    per_token *= head
     blocks = batch * (-(-tokens // CPU_BLOCK) + 1) + 1
     return int(per_token * getattr(torch, dtype).itemsize * CPU_BLOCK * blocks)
 
