@@ -302,13 +302,13 @@ def test_a_copied_engine_computes_as_what_it_copies(family):
 
 def test_the_documents_table_is_of_the_scripts_families():
     made = DOCUMENT.read_text(encoding="utf-8").partition(START)[2].partition(END)[0]
-    rows = re.findall(r"^\| (\w+) \| (\w+) \| (\w+) \| (\S*) \|", made, re.MULTILINE)
-    assert [row[0] for row in rows[1:]] == list(FAMILIES), (
-        "run benchmarks/model_families.py --write"
+    cells = [re.split(r" *\| *", line)[1:5] for line in made.strip().splitlines()[2:]]
+    assert [row[0] for row in cells] == list(FAMILIES), (
+        "python benchmarks/model_families.py --write"
     )
     assert len(FAMILIES) >= 25
-    for family, scoring, _, apart in rows[1:]:
-        assert scoring == "refused" or float(apart) <= 1e-4, family
+    for family, scoring, sampling, apart in cells:
+        assert "refused" in (scoring, sampling) or float(apart) <= 1e-4, family
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -230,16 +231,10 @@ def test_the_key_is_off_unless_set() -> None:
 def test_every_load_says_whether_it_trusts_code() -> None:
     """transformers asks on the terminal where it is not told."""
     source = Path(__file__).resolve().parents[3] / "src"
-    loads = [
-        line.strip()
-        for path in source.rglob("*.py")
-        for line in path.read_text(encoding="utf-8").replace("(\n", "(").splitlines()
-        if ".from_pretrained(" in line or "EngineArgs(" in line
-    ]
+    text = " ".join(path.read_text(encoding="utf-8") for path in source.rglob("*.py"))
+    loads = re.findall(r"Auto\w+\.from_(?:pretrained|config)(?=(.{,300}))", text, re.DOTALL)
     assert len(loads) >= 4
-    text = " ".join(p.read_text(encoding="utf-8") for p in source.rglob("*.py"))
-    for call in text.split(".from_pretrained(")[1:]:
-        assert "trust_remote_code=" in call[:300]
+    assert all("trust_remote_code=" in load for load in loads)
     assert "trust_remote_code=trust_remote_code" in text.split("vllm.EngineArgs(")[1][:1200]
 
 
