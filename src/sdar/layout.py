@@ -39,8 +39,14 @@ class Layout:
         return self.runs / method / f"seed-{seed}"
 
     def evaluation(self, method: str, seed: int) -> Path:
-        """Folder of one evaluation: `episodes.parquet`, `tokens.parquet`, `summary.json`."""
+        """Folder of one evaluation: `episodes.parquet`, `tokens.parquet`, `summary.json`. It holds
+        what is a function of the run alone, so that equal evaluations are equal byte for byte."""
         return self.run(method, seed) / "evaluation"
+
+    def evaluating(self, method: str, seed: int) -> Path:
+        """Folder of what else an evaluation leaves: `config.yaml`, `provenance.json`, what MLflow's
+        mirror needs, and the chunks of one under way."""
+        return self.run(method, seed) / "evaluating"
 
     @property
     def results(self) -> Path:

@@ -12,6 +12,7 @@ from sdar.config import ExperimentConfig, Layout, parse_config
 from sdar.environments.base import Task
 from sdar.errors import SdarError
 from sdar.evaluation.evaluate import evaluate
+from sdar.files.digest import folder_digest
 from sdar.rollout.collector import collect
 
 PANELS = {"valid_seen": 7, "valid_unseen": 5}
@@ -137,9 +138,15 @@ def test_interrupted_and_continued_equals_uninterrupted(tmp_path, monkeypatch, p
     assert not (folder / "episodes.parquet").exists()
     again = run(monkeypatch, config, layout)
     assert contents(folder) == whole
+    # What differs from one run to the next lies beside the results, not among them.
+    assert folder_digest(folder) == folder_digest(
+        tmp_path / "whole" / folder.relative_to(tmp_path / "cut")
+    )
+    beside = {path.name for path in layout.evaluating("grpo", 3).iterdir()}
+    assert {"config.yaml", "provenance.json"} <= beside
+    assert "chunks" not in beside
     assert (pool.plays + again.plays).total() == 24, "finished chunks must not be played again"
     assert min(pool.plays.total(), again.plays.total()) > 0
-    assert not (folder / ".partial").exists()
 
 
 def test_chunks_of_another_policy_are_not_reused(tmp_path, monkeypatch, policy):

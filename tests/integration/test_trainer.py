@@ -1,6 +1,7 @@
 """The training loop: what it leaves behind, what changes its result, and what must not."""
 
 import json
+import shutil
 
 import polars as pl
 import pytest
@@ -115,6 +116,26 @@ def test_equal_runs_have_equal_bytes_and_seeds_matter(finished, tmp_path):
     assert (again / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
     other = trainer_world.run(tmp_path / "other", seed=1, steps=1)
     assert metrics(other)[0] != metrics(finished)[0]
+
+
+def test_a_run_goes_on_where_its_records_were_removed(finished, tmp_path):
+    """DVC removes a stage's outputs before it runs it again: what a killed run has computed so far
+    is its checkpoints alone."""
+    folder = trainer_world.run(tmp_path, steps=4)
+    for path in folder.iterdir():
+        if path.name == "checkpoints":
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert trainer_world.run(tmp_path) == folder
+    assert (folder / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+    assert [line["step"] for line in lines.read(folder / "timings.jsonl")] == [0, 1, 2, 3, 4]
+    assert pl.read_parquet(folder / "episodes.parquet").equals(
+        pl.read_parquet(finished / "episodes.parquet")
+    )
+    kept = {path.name for path in (finished / "tokens").iterdir()}
+    assert {path.name for path in (folder / "tokens").iterdir()} >= kept
+    assert distance(weights(folder), weights(finished)) == 0
+    assert len(json.loads((folder / "provenance.json").read_text())["earlier"]) == 1
 
 
 def test_distillation_with_coefficient_0_trains_like_grpo(tmp_path):

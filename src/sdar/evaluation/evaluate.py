@@ -4,6 +4,7 @@ Panels are played in chunks (`panels.plan_chunks`). A finished chunk is on disk;
 kill the same command plays only the rest, and the results are the same as without interruption.
 """
 
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -50,8 +51,9 @@ Play = Callable[[Chunk, Sequence[Task], Callable[[RolloutProgress], None]], Play
 
 
 def evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -> None:
-    """Evaluate a method's run; writes `episodes.parquet`, `tokens.parquet`, `summary.json`
-    and `episodes.html`, the page of the recorded episodes.
+    """Evaluate a method's run; writes `episodes.parquet`, `tokens.parquet`, `summary.json`,
+    `metrics.jsonl` and `episodes.html`, the page of the recorded episodes, and beside them
+    (`layout.evaluating`) where they come from.
 
     `method` is one of the experiment's, or `warm_start`, or `skill_prompt`. Raises SdarError for a
     missing policy, panel or skill before anything is played, and where another process writes this
@@ -77,19 +79,25 @@ def _evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) 
     played = [task for tasks in panels.values() for task in tasks]
     skills.check(sorted({task.task_type for task in played}))
     digests = skills.digests(played)
-    folder = layout.evaluation(method, seed)
-    partial = Partial(folder / ".partial", evaluation_key(subject, config, panels, digests))
+    folder, beside = layout.evaluation(method, seed), layout.evaluating(method, seed)
+    remove_earlier_records(folder)
+    partial = Partial(beside / "chunks", evaluation_key(subject, config, panels, digests))
     spans = partial.computed_with(computed_with(config, "evaluate"))
     write_provenance(
-        folder, config, layout, policy=subject.digest, skills=digests, computed_with=spans
+        beside, config, layout, policy=subject.digest, skills=digests, computed_with=spans
     )
 
     name = f"{method}/seed-{seed}"
     with RunRecorder(
-        folder, config=config, layout=layout, kind="evaluate", name=f"{name}/evaluation"
+        beside,
+        config=config,
+        layout=layout,
+        kind="evaluate",
+        name=f"{name}/evaluation",
+        results=folder,
     ) as recorder:
         recorded = recorded_tasks(panels, config.evaluation.recorded_episodes)
-        player = ChunkPlayer(config, subject, layout.tasks, skills, recorded, recorder, folder)
+        player = ChunkPlayer(config, subject, layout.tasks, skills, recorded, recorder, beside)
         with closing(player):
             if not all(partial.has(chunk.name) for chunk in chunks):
                 player.open()
@@ -116,6 +124,15 @@ def _evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) 
         rows = tokens.iter_rows(named=True)
         recorder.artifact(run_page(folder / "episodes.html", rows, config, name), "pages")
         partial.remove()
+
+
+def remove_earlier_records(folder: Path) -> None:
+    """Earlier versions left among the results what lies beside them now."""
+    for name in ("config.yaml", "provenance.json", "tracking.json", "mlflow.json", "timings.jsonl"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("outbox.jsonl", "mlflow.log", ".mlflow.lock"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / ".partial", ignore_errors=True)
 
 
 def play_all(
@@ -170,6 +187,7 @@ class ChunkPlayer:
     """(panel, task id) of those recorded token by token."""
     recorder: Any
     folder: Path
+    """For what the engine leaves."""
     pool: EnvironmentPool = field(init=False)
     model: Any = field(init=False)
     tokenizer: Any = field(init=False)

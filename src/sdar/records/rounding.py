@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdar.files.whole import read_json
+from sdar.layout import Layout
 
 Span = Mapping[str, Any]
 """Keys with their values, and from which step (or chunk of an evaluation) on they held."""
@@ -19,6 +20,12 @@ def spans_of(folder: Path) -> list[Span]:
     """What a run's folder says it was computed with; empty where an earlier version wrote it."""
     spans = read_json(folder / "provenance.json").get("computed_with")
     return spans if isinstance(spans, list) else []
+
+
+def evaluation_spans(layout: Layout, method: str, seed: int) -> list[Span]:
+    """`spans_of` an evaluation; earlier versions wrote them among its results."""
+    folders = (layout.evaluating(method, seed), layout.evaluation(method, seed))
+    return next(filter(None, map(spans_of, folders)), [])
 
 
 def rounding_differences(runs: Iterable[tuple[str, list[Span]]]) -> dict[str, dict[str, list[str]]]:

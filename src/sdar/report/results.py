@@ -9,7 +9,7 @@ from sdar.config import ExperimentConfig, Layout
 from sdar.files.whole import write_json, write_parquet, write_text
 from sdar.records.episodes import read_all
 from sdar.records.page import render_page
-from sdar.records.rounding import rounding_differences, spans_of
+from sdar.records.rounding import evaluation_spans, rounding_differences, spans_of
 from sdar.records.runs import evaluations, read_episodes, read_runs
 from sdar.records.tables import EPISODES_ORDER
 from sdar.report import figures
@@ -62,7 +62,7 @@ def read_comparison(config: ExperimentConfig, layout: Layout) -> Comparison:
     runs = read_runs(config, layout)
     trained = [(f"{run.method}/seed-{run.seed}", spans_of(run.folder)) for run in runs]
     played = [
-        (f"evaluation of {method}/seed-{seed}", spans_of(layout.evaluation(method, seed)))
+        (f"evaluation of {method}/seed-{seed}", evaluation_spans(layout, method, seed))
         for method, seed in evaluations(config, layout)
     ]
     # Training and evaluation are compared each among themselves.

@@ -153,7 +153,7 @@ class Mirror:
         at = {record["step"]: record["at"] for record in timings if "at" in record}
         now = time.time()
         batch: list[Any] = []
-        metrics = lines.read(self.folder / "metrics.jsonl")
+        metrics = lines.read(self.folder / self.spec.get("metrics", "metrics.jsonl"))
         for prefix, rows in (("", metrics), ("time/", timings)):
             for row in rows:
                 step = row["step"]

@@ -51,6 +51,7 @@ class RunRecorder:
         kind: the stage.
         name: as in MLflow's list of runs, such as `sdar/seed-0`.
         parameters: more parameters, such as the steps of a sweep.
+        results: where `metrics.jsonl` lies, if not in `folder`.
         tags: more tags; `method` and `seed` are read from a name like `sdar/seed-0`.
 
     On ranks other than 0 (`RANK` in the environment) nothing is written. Leaving by an exception
@@ -70,8 +71,10 @@ class RunRecorder:
         name: str,
         parameters: Mapping[str, Any] | None = None,
         tags: Mapping[str, Any] | None = None,
+        results: Path | None = None,
     ) -> None:
         self.folder = Path(folder)
+        self.results = self.folder if results is None else Path(results)
         self.not_finite = 0
         """Number of values so far that were not finite, and are null in the file."""
         self._active = int(os.environ.get("RANK", "0")) == 0
@@ -79,10 +82,11 @@ class RunRecorder:
         self._mirror: subprocess.Popen[bytes] | None = None
         self._done = False
         self._spec = _spec(config, layout, kind, name, parameters or {}, tags or {})
+        self._spec["metrics"] = os.path.relpath(self.metrics_path, self.folder)
 
     @property
     def metrics_path(self) -> Path:
-        return self.folder / "metrics.jsonl"
+        return self.results / "metrics.jsonl"
 
     @property
     def timings_path(self) -> Path:
@@ -91,7 +95,8 @@ class RunRecorder:
     def __enter__(self) -> Self:
         if not self._active:
             return self
-        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in (self.folder, self.results):
+            path.mkdir(parents=True, exist_ok=True)
         if not self._enabled:
             return self
         self._continue_or_begin()

@@ -12,6 +12,7 @@ Shape suffixes: S samples (turns of all episodes of a step), R response tokens.
 """
 
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ from sdar.training.checkpoint import load_checkpoint, save_checkpoint
 from sdar.training.episode_log import EpisodeLog
 from sdar.training.export import export_policy
 from sdar.training.identity import RunIdentity
+from sdar.training.kept_records import keep_records, keep_timings, restore_records
 from sdar.training.learner import Learner
 from sdar.training.measures import (
     context_measures,
@@ -104,6 +106,8 @@ def train_with(
     # All ranks hold the same step; one of them writes.
     if ranks.first:
         about = {"method": method.name, "seed": seed, "inputs": parts.inputs}
+        if checkpoint is not None:
+            restore_records(folder, checkpoint.path)
         write_provenance(folder, config, layout, **about, computed_with=spans)
         drop_tokens(folder / "tokens", start)
     episode_log = EpisodeLog(folder / "episodes.parquet", start)
@@ -124,21 +128,25 @@ def train_with(
                 episode_log.add(step, done.batch.episodes)
                 if ranks.first and (step % training.record_tokens_every == 0 or last):
                     record_tokens(recorder, folder / "tokens", done, learner)
+            saved = None
             with done.clock("checkpoint"):
                 if (step + 1) % training.checkpoint_every == 0 or last or stopping:
                     if ranks.first:
                         episode_log.write()
-                    save_checkpoint(
+                    saved = save_checkpoint(
                         folder / "checkpoints",
                         step + 1,
                         model=parts.model,
                         optimizer=learner.optimizer,
                         state=identity.state(spans) | learner.state(),
                         keep=training.keep_checkpoints,
+                        extra=partial(keep_records, folder),
                         writes=ranks.first,
                     )
             if ranks.first:
                 recorder.timings(step, done.timings())
+                if saved is not None:
+                    keep_timings(folder, saved)
             bar.set_postfix(done.summary())
             if stopping and not last:
                 raise Stopped

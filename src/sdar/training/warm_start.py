@@ -42,6 +42,7 @@ from sdar.training.demonstrations import (
 )
 from sdar.training.export import export_policy
 from sdar.training.identity import RunIdentity
+from sdar.training.kept_records import keep_records, keep_timings, restore_records
 from sdar.training.muon import MuonWithAdamW
 from sdar.training.sft import Sample, Schedule, fine_tune
 from sdar.training.skips import Skips
@@ -108,6 +109,8 @@ def _warm_start(config: ExperimentConfig, layout: Layout) -> None:
     demonstrated = [as_sample(tokenizer, turn, config) for turn in turns]
     relabelled: list[Sample] = []
     spans = identity.spans(checkpoint)
+    if checkpoint is not None:
+        restore_records(folder, checkpoint.path)
     write_provenance(folder, config, layout, computed_with=spans)
 
     about: dict[str, Any] = {"kind": "warm_start", "name": "warm start"}
@@ -133,14 +136,16 @@ def _warm_start(config: ExperimentConfig, layout: Layout) -> None:
                 began = time.perf_counter()
             stopping = stop_requested()
             if number % settings.checkpoint_every == 0 or number == total or stopping:
-                save_checkpoint(
+                saved = save_checkpoint(
                     folder / "checkpoints",
                     number,
                     model=model,
                     optimizer=optimizer,
+                    extra=partial(keep_records, folder),
                     state=identity.state(spans) | {"round": phase.round, "skips": skips.state()},
                     keep=2,
                 )
+                keep_timings(folder, saved)
             if stopping and number < total:
                 raise Stopped
 
