@@ -1,7 +1,9 @@
 """DVC over the pipeline: what it runs, and what it may not."""
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,3 +38,59 @@ def test_dvc_says_when_its_file_is_another_experiment_s(under_dvc: Path) -> None
     done = run(under_dvc, "dvc", "repro")
     assert done.returncode != 0
     assert "make it again with `sdar config dvc > dvc.yaml`" in done.stdout
+
+
+STAND_IN = """#!{python}
+# Makes what the stage of dvc.yaml with these words is to make: each file says the configuration.
+import os, sys
+from pathlib import Path
+import yaml
+words = " ".join(sys.argv[1:])
+Path("calls").open("a").write(words + chr(10))
+said = Path("config/config.yaml").read_text()
+for stage in yaml.safe_load(Path("dvc.yaml").read_text())["stages"].values():
+    if stage["cmd"].split("snakemake ")[-1].split() == words.split():
+        for out in map(Path, stage["outs"]):
+            file = out if out.suffix else out / "file.txt"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(str(file) + said)
+"""
+
+
+def tree(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_text() for path in files}
+
+
+def test_earlier_settings_bring_back_all_that_belongs_to_them(under_dvc: Path) -> None:
+    """Each run's policy with its metrics, tokens, config.yaml and provenance, and no job."""
+    programs = under_dvc / "programs"
+    programs.mkdir()
+    (programs / "snakemake").write_text(STAND_IN.format(python=sys.executable))
+    (programs / "snakemake").chmod(0o755)
+    here = Path(sys.executable).parent
+    path = under_dvc / "config" / "config.yaml"
+    values = yaml.safe_load(path.read_text())
+
+    def repro(learning_rate: float) -> dict[str, str]:
+        values["training"]["learning_rate"] = learning_rate
+        path.write_text(yaml.safe_dump(values, sort_keys=False))
+        subprocess.run(
+            [here / "dvc", "repro", "--quiet"],
+            cwd=under_dvc,
+            check=True,
+            env={**os.environ, "PATH": f"{programs}:{here}:{os.environ['PATH']}"},
+        )
+        return tree(under_dvc / "runs")
+
+    one = repro(1e-4)
+    (folder,) = {Path(name).parent for name in one if name.endswith("grpo/seed-0/metrics.jsonl")}
+    beside = {Path(name).name for name in one if Path(name).parent == folder}
+    assert beside >= {"config.yaml", "provenance.json", "timings.jsonl", "episodes.parquet"}
+    other = repro(2e-4)
+    changed = {name for name in one if one[name] != other[name]}
+    assert {str(folder / name) for name in beside} <= changed
+    assert str(folder / "tokens" / "file.txt") in changed
+    calls = (under_dvc / "calls").read_text()
+    assert repro(1e-4) == one
+    assert (under_dvc / "calls").read_text() == calls
