@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from alfworld_games import small_games
 
 from sdar.environments.alfworld.config import AlfworldConfig
 from sdar.environments.alfworld.engine.pool import LocalPool, ProcessPool, make_pool
+from sdar.environments.alfworld.engine.process import _limit_blocking
 from sdar.environments.base import EnvironmentPool, Observation, Task
 from sdar.errors import SdarError
 
@@ -112,17 +113,130 @@ def test_a_step_before_the_reset_is_refused(make: Callable[[], EnvironmentPool])
     pool.close()
 
 
-def test_a_dead_worker_is_named_and_nothing_hangs(games: list[Task]) -> None:
-    pool = ProcessPool(2)
-    pool.reset({0: games[0], 1: games[1]})
-    pids = [worker.process.pid for worker in pool._workers]
-    os.kill(pids[1], signal.SIGKILL)
-    with pytest.raises(SdarError, match=r"environment worker 1 ended unexpectedly \(exit code -9"):
-        pool.step({0: "look", 1: "look"})
+def lose(pool: ProcessPool, index: int, how: signal.Signals) -> int:
+    """Stop or kill a worker, and wait for half a second instead of minutes; its process id. The
+    others keep the pool's limit: on a busy machine a worker's start takes seconds."""
+    worker = pool._workers[index]
+    worker._seconds = 0.5
+    _limit_blocking(worker._connection, 0.5)
+    assert worker.process.pid is not None
+    os.kill(worker.process.pid, how)
+    return worker.process.pid
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("turn", [0, 1, 5, 9])
+def test_the_episodes_of_a_lost_worker_are_played_again(
+    games: list[Task],
+    expected: list[dict[int, Observation]],
+    how: signal.Signals,
+    turn: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nobody notices but the log: before the first game, after a reset, in the middle, and in the
+    second round, which starts after the first's last turn."""
+
+    class Disturbed(ProcessPool):
+        asked = 0
+
+        def _ask(self, request: str, shares: dict[int, object]) -> None:
+            if self.asked == turn:
+                gone.append(lose(self, 1, how))
+            self.asked += 1
+            super()._ask(request, shares)
+
+    gone: list[int] = []
+    with Disturbed(2) as pool:
+        seen = play(pool, games, ahead=turn == 5)
+        assert seen == expected
+        assert [list(answers) for answers in seen] == [list(answers) for answers in expected]
+        assert not psutil.pid_exists(gone[0])
+    (said,) = [
+        record.getMessage() for record in caplog.records if record.name == "sdar.environments"
+    ]
+    why = (
+        "ended unexpectedly (exit code -9"
+        if how == signal.SIGKILL
+        else "has not answered for 0.5 s"
+    )
+    assert f"environment worker 1 (process {gone[0]}, playing train/" in said
+    assert why in said
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_is_lost_while_actions_are_under_way(
+    games: list[Task], expected: list[dict[int, Observation]], how: signal.Signals
+) -> None:
+    stepped = [[turn[slot] for turn in expected[:8] if slot in turn] for slot in range(8)]
+
+    class Disturbed(ProcessPool):
+        received = 0
+
+        def receive(self, slots: Sequence[int]) -> dict[int, Observation]:
+            self.received += 1
+            if self.received in (3, 8):
+                lose(self, self.received % 2, how)
+            return super().receive(slots)
+
+    with Disturbed(2) as pool:
+        apart = play_apart(pool, games, seed=0)
+    assert [seen[: len(turns)] for seen, turns in zip(apart, stepped, strict=True)] == stepped
+
+
+def test_one_that_is_lost_again_and_again_is_named_and_nothing_hangs(games: list[Task]) -> None:
+    class Doomed(ProcessPool):
+        def _request(self, index: int, request: str, share: dict[int, object]) -> None:
+            if index == 1:
+                pids.append(lose(self, 1, signal.SIGSTOP))
+            super()._request(index, request, share)
+
+    pids: list[int] = []
+    pool = Doomed(2)
+    named = (
+        r"environment worker 1 \(process \d+, playing \S+\) has not answered for 0\.5 s, as 3 in"
+    )
+    with pytest.raises(SdarError, match=named) as told:
+        pool.reset({0: games[0], 1: games[1]})
+    assert len(pids) == len(set(pids)) == 3
+    assert str(pids[-1]) in str(told.value)
+    assert games[1].id in str(told.value)
+    assert len(str(told.value)) < 1000
     assert not any(psutil.pid_exists(pid) for pid in pids)
     with pytest.raises(SdarError, match="closed"):
         pool.reset({0: games[0]})
     pool.close()
+
+
+def test_a_stopped_worker_whose_pipe_is_full_does_not_hang_the_caller(games: list[Task]) -> None:
+    with ProcessPool(1) as pool:
+        first = pool.reset({0: games[0], 1: games[0]})
+        pid = lose(pool, 0, signal.SIGSTOP)
+        pool.send({0: "look " * 200_000})
+        pool.send({1: "inventory"})
+        answers = pool.receive([0, 1])
+        assert answers[0].text == "Nothing happens."
+        assert answers[0].admissible_actions == first[0].admissible_actions
+        assert "carrying" in answers[1].text
+        assert not psutil.pid_exists(pid)
+
+
+def test_long_work_is_no_silence(games: list[Task]) -> None:
+    """A worker says that it is at work: only a single game that takes too long counts."""
+
+    def replay(turns: int) -> float:
+        pool._past[0] = (games[0], ["look"] * turns)
+        start = time.monotonic()
+        pool._request(0, "replay", pool._past)
+        pool._receive(0)
+        return time.monotonic() - start
+
+    with ProcessPool(1) as pool:
+        pool.reset({0: games[0]})
+        worker = pool._workers[0]
+        per_turn = replay(1000) / 1000
+        worker._seconds = 2.0
+        replay(int(2 * worker._seconds / per_turn))  # in one request, twice the limit
+        assert pool._workers[0] is worker
 
 
 def play_apart(pool: EnvironmentPool, games: list[Task], seed: int) -> list[list[Observation]]:
@@ -177,22 +291,6 @@ def test_answers_belong_to_actions(games: list[Task], make: Callable[[], Environ
     pool.close()
 
 
-def test_a_worker_that_dies_while_actions_are_under_way_is_named(games: list[Task]) -> None:
-    pool = ProcessPool(2)
-    pool.reset({0: games[0], 1: games[1]})
-    pids = [worker.process.pid for worker in pool._workers]
-    os.kill(pids[1], signal.SIGSTOP)  # it cannot answer any more
-    pool.send({0: "look"})
-    pool.send({1: "look"})
-    assert pool.receive([0])[0].admissible_actions
-    os.kill(pids[1], signal.SIGKILL)
-    with pytest.raises(SdarError, match=r"environment worker 1 ended unexpectedly \(exit code -9"):
-        pool.receive([1])
-    assert not any(psutil.pid_exists(pid) for pid in pids)
-    with pytest.raises(SdarError, match="closed"):
-        pool.send({0: "look"})
-
-
 def test_more_actions_and_answers_under_way_than_pipes_hold(games: list[Task]) -> None:
     """Caller and worker would wait for each other for ever if the worker did not read ahead."""
     slots = 1500
@@ -218,6 +316,7 @@ def test_close_ends_the_workers_even_while_they_load(games: list[Task]) -> None:
 SCRIPT = """
 import sys, time
 from pathlib import Path
+from sdar.environments.alfworld.engine.process import _limit_blocking
 from sdar.environments.alfworld.engine.pool import ProcessPool
 from sdar.environments.base import Task
 

@@ -67,6 +67,10 @@ class AlfworldConfig(EnvironmentSection):
     invalid_action_penalty: NonNegative = 0.1
     workers: Annotated[int, Field(ge=0), NOTHING] = 1
     """Processes that play games; 0 plays them in the trainer's own process."""
+    worker_timeout: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False), NOTHING] = 300.0
+    """Seconds that a worker may say nothing (it speaks at least once per game) before another takes
+    its place and plays its episodes again, with the same result. After three in a row the run ends
+    with an error that names the worker."""
 
     @property
     def known_panels(self) -> tuple[str, ...]:

@@ -2,36 +2,35 @@
 
 All episodes of one game go to one worker (so each game is loaded once), and a worker plays as many
 games as it is given. Which worker plays what depends on the calls alone, and results do not depend
-on it at all: observations are a function of (task, actions).
+on it at all: observations are a function of (task, actions). So an episode whose worker was lost is
+played again, up to where it was, by another.
 """
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import multiprocessing.connection
-import multiprocessing.resource_tracker
+import logging
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sdar.environments.alfworld.engine.host import Host, check_slots
+from sdar.environments.alfworld.engine.process import STOP_SECONDS, WorkerLost, WorkerProcess
 from sdar.environments.alfworld.engine.textworld_api import load_stack
-from sdar.environments.alfworld.engine.worker import Failure, Reply, serve
+from sdar.environments.alfworld.engine.worker import Failure
 from sdar.environments.base import EnvironmentPool, Observation, Task
 from sdar.environments.pools import SentActions
 from sdar.errors import SdarError
-from sdar.interruption import held_back
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-    from multiprocessing.context import SpawnProcess
-
     from sdar.environments.alfworld.config import AlfworldConfig
 
-STOP_SECONDS = 5.0
-"""How long a worker may take to end by itself before it is killed."""
+log = logging.getLogger("sdar.environments")
+
+WORKER_SECONDS = 300.0
+"""How long a worker may say nothing, unless the configuration says it."""
+LOSSES = 3
+"""So many workers in a row may be lost at the same place before the run ends."""
 REMEMBERED_TASKS = 10_000
 """Tasks whose worker is remembered; an older one may be loaded again elsewhere."""
 
@@ -72,25 +71,32 @@ class LocalPool:
 class ProcessPool:
     """Episodes spread over `workers` processes.
 
-    Workers ignore Ctrl-C (the caller decides) and end with their parent. Raises SdarError, never
-    hangs, when a worker dies; the pool is closed then. A worker answers its requests one after the
-    other; what was not asked for yet is kept.
+    Workers ignore Ctrl-C (the caller decides) and end with their parent. Where one dies, or says
+    nothing for `seconds`, another takes its place and plays its episodes up to where they were; a
+    warning says so. Raises SdarError naming the worker when that fails `LOSSES` times in a row; the
+    pool is closed then. A worker answers its requests one after the other; what was not asked for
+    yet is kept.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, seconds: float = WORKER_SECONDS) -> None:
         if workers < 1:
             raise ValueError(f"a process pool needs at least one worker, not {workers}")
         # A missing package is one clear error here rather than one in every worker.
         load_stack()
-        self._workers: list[_Worker] = []
+        self._seconds = seconds
+        self._workers: list[WorkerProcess] = []
         self._of_slot: dict[int, int] = {}
+        self._past: dict[int, tuple[Task, list[str]]] = {}
+        """Of each slot's episode, the task and the actions sent so far."""
+        self._lost: Counter[int] = Counter()
+        """Workers lost in a row, by index."""
         self._of_task: OrderedDict[str, int] = OrderedDict()
         self._requests = 0
         self._expected: dict[int, int] = {}  # number of the request that a slot waits for
         self._answers: dict[int, Observation | Failure] = {}
         try:
             for index in range(workers):
-                self._workers.append(_Worker(index))
+                self._workers.append(WorkerProcess(index, seconds))
         except BaseException:
             self.close()
             raise
@@ -104,6 +110,7 @@ class ProcessPool:
             loads[index] += 1
             shares.setdefault(index, {})[slot] = task
             self._of_slot[slot] = index
+            self._past[slot] = (task, [])
         self._ask("reset", shares)
         return self._take(list(tasks))
 
@@ -119,6 +126,8 @@ class ProcessPool:
             if slot in self._expected:
                 raise ValueError(f"slot {slot} was sent an action before its last was answered")
             shares.setdefault(self._of_slot[slot], {})[slot] = action
+        for slot, action in actions.items():
+            self._past[slot][1].append(action)
         self._ask("step", shares)
 
     def receive(self, slots: Sequence[int]) -> dict[int, Observation]:
@@ -138,7 +147,10 @@ class ProcessPool:
             loads[index] += 1
             shares.setdefault(index, []).append(task)
         for index, share in shares.items():
-            self._send(index, "prefetch", share)
+            try:
+                self._workers[index].send("prefetch", share)
+            except WorkerLost as lost:
+                self._replace(index, lost)
 
     def close(self) -> None:
         workers, self._workers = self._workers, []
@@ -148,6 +160,7 @@ class ProcessPool:
         for worker in workers:
             worker.stop(max(0.0, deadline - time.monotonic()))
         self._of_slot.clear()
+        self._past.clear()
         self._expected.clear()
         self._answers.clear()
 
@@ -174,13 +187,15 @@ class ProcessPool:
         return known
 
     def _ask(self, request: str, shares: dict[int, Any]) -> None:
-        for index, share in shares.items():
-            number = self._requests = self._requests + 1
-            self._workers[index].asked.append((number, list(share)))
+        for share in shares.values():
             for slot in share:
-                self._expected[slot] = number
                 self._answers.pop(slot, None)
-            self._send(index, request, share)
+                self._expected[slot] = 0  # of no request yet
+        for index, share in shares.items():
+            try:
+                self._request(index, request, share)
+            except WorkerLost as lost:
+                self._replace(index, lost)
 
     def _take(self, slots: Sequence[int]) -> dict[int, Observation]:
         """The answers of these slots, in this order, so that nothing downstream sees the workers.
@@ -200,72 +215,65 @@ class ProcessPool:
                 raise RuntimeError(f"an environment worker failed:\n{answer.text}")
         return cast(dict[int, Observation], answers)
 
-    def _send(self, index: int, request: str, share: Any) -> None:
-        try:
-            self._workers[index].connection.send((request, share))
-        except (BrokenPipeError, ConnectionError, EOFError):
-            self._died(index)
+    def _request(self, index: int, request: str, share: dict[int, Any]) -> None:
+        number = self._requests = self._requests + 1
+        for slot in share:
+            if slot in self._expected:
+                self._expected[slot] = number
+        self._workers[index].asked.append((number, list(share)))
+        self._workers[index].send(request, share)
 
     def _receive(self, index: int) -> None:
         """Take in the worker's next reply."""
         worker = self._workers[index]
-        ready = multiprocessing.connection.wait([worker.connection, worker.process.sentinel])
-        reply: Reply | None = None
-        if worker.connection in ready:
-            with contextlib.suppress(EOFError, ConnectionError):
-                reply = worker.connection.recv()
-        if reply is None:
-            self._died(index)
+        try:
+            reply = worker.receive()
+        except WorkerLost as lost:
+            self._replace(index, lost)
+            return
+        self._lost[index] = 0
         number, slots = worker.asked.popleft()
         for slot in slots:
             # A slot that was reset meanwhile waits for something else.
             if self._expected.get(slot) == number:
                 self._answers[slot] = reply if isinstance(reply, Failure) else reply[slot]
 
-    def _died(self, index: int) -> NoReturn:
-        worker = self._workers[index]
-        worker.process.join(STOP_SECONDS)
-        code = worker.process.exitcode
-        self.close()
-        raise SdarError(
-            f"environment worker {index} ended unexpectedly (exit code {code}; a negative one is "
-            "a signal, -9 mostly means out of memory): lower environment.workers or free memory, "
-            "then run the command again"
-        )
-
-
-class _Worker:
-    """One worker process and the caller's end of its pipe."""
-
-    def __init__(self, index: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.asked: deque[tuple[int, list[int]]] = deque()
-        """(number, slots) of the requests it has not answered yet."""
-        self.connection: Connection
-        self.connection, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(
-            target=serve, args=(theirs,), name=f"sdar-environment-{index}", daemon=True
-        )
-        # The child inherits the mask: Ctrl-C during its start must not print a traceback. The
-        # tracker, which the first start brings up and which changes the mask, goes ahead.
-        with held_back():
-            multiprocessing.resource_tracker.ensure_running()
-        with held_back():
-            self.process.start()
-        theirs.close()
-
-    def ask_to_stop(self) -> None:
-        # Closing the pipe is the request, and needs no answer.
-        with contextlib.suppress(OSError):
-            self.connection.close()
-
-    def stop(self, seconds: float) -> None:
-        self.process.join(seconds)
-        if self.process.exitcode is None:
-            self.process.kill()
-            self.process.join()
+    def _replace(self, index: int, lost: WorkerLost) -> None:
+        """Give the place of a lost worker to a new one, which plays its episodes again."""
+        mine = [slot for slot, owner in self._of_slot.items() if owner == index]
+        waiting = [slot for slot in mine if slot in self._expected and slot not in self._answers]
+        playing = [self._past[slot][0].id for slot in waiting or mine] or ["nothing"]
+        more = f" and {len(playing) - 1} more" if len(playing) > 1 else ""
+        while True:
+            worker = self._workers[index]
+            self._lost[index] += 1
+            who = f"environment worker {index} (process {worker.process.pid}, playing {playing[0]}"
+            if self._lost[index] >= LOSSES:
+                self.close()
+                raise SdarError(
+                    f"{who}{more}) {lost}, as {LOSSES} in a row did: lower environment.workers, "
+                    "free memory, or raise environment.worker_timeout, then run the command again"
+                )
+            log.warning("%s%s) %s: another one plays its episodes again", who, more, lost)
+            worker.ask_to_stop()
+            worker.stop(0.0)
+            try:
+                self._workers[index] = WorkerProcess(index, self._seconds)
+                if mine:
+                    self._request(index, "replay", {slot: self._past[slot] for slot in mine})
+                return
+            except WorkerLost as again:
+                lost = again
+            except OSError as error:
+                self.close()
+                raise SdarError(
+                    f"{who}{more}) {lost}, and no other can be started ({error}): lower "
+                    "environment.workers or free memory, then run the command again"
+                ) from error
 
 
 def make_pool(config: AlfworldConfig) -> EnvironmentPool:
     """The pool the configuration asks for: `workers` processes, or this one when 0."""
-    return ProcessPool(config.workers) if config.workers else LocalPool()
+    if not config.workers:
+        return LocalPool()
+    return ProcessPool(config.workers, config.worker_timeout)

@@ -3,6 +3,7 @@
 import os
 import queue
 import threading
+import time
 import traceback
 from collections import deque
 from multiprocessing.connection import Connection
@@ -21,18 +22,21 @@ class Failure(NamedTuple):
     text: str
 
 
+PULSE_SECONDS = 1.0
+"""From one sign of life to the next, while a request takes longer."""
 Reply = dict[int, Observation] | Failure
 
 
 def serve(connection: Connection) -> None:
     """Answer requests until the other end of the pipe is gone.
 
-    Requests are ("reset", tasks by slot), ("step", actions by slot), both answered in the order in
-    which they came, and ("prefetch", tasks), not answered: those games are loaded while no request
-    waits.
+    Requests are ("reset", tasks by slot), ("step", actions by slot) and ("replay", tasks and
+    actions by slot), answered in the order in which they came, and ("prefetch", tasks), not
+    answered: those games are loaded while no request waits. While a request takes long, None says
+    that it is under way.
     """
     leave_to_parent()
-    host = Host()
+    host = Host(_Pulse(connection))
     ahead: deque[Task] = deque()
     requests: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     # Requests are read as they come: were both pipes full, caller and worker would wait for each
@@ -53,6 +57,20 @@ def serve(connection: Connection) -> None:
         _leave()
 
 
+class _Pulse:
+    """Says that the worker is at work, at most once in `PULSE_SECONDS`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._last = time.monotonic()
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now - self._last >= PULSE_SECONDS:
+            self._last = now
+            self._connection.send(None)
+
+
 def _read(connection: Connection, requests: "queue.SimpleQueue[tuple[str, Any]]") -> None:
     try:
         while True:
@@ -69,7 +87,9 @@ def _leave() -> None:
 
 def _answer(host: Host, request: str, share: dict) -> Reply:
     try:
-        return host.reset(share) if request == "reset" else host.step(share)
+        answer: Any = {"reset": host.reset, "step": host.step, "replay": host.replay}[request]
+        replied: Reply = answer(share)
+        return replied
     except SdarError as error:
         return Failure(True, str(error))
     except Exception:
