@@ -4,7 +4,16 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+)
+
+from sdar.redaction import has_secret, redact
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -50,6 +59,23 @@ same sums in another order, so the last digits differ. `nothing`: not a bit."""
 ROUNDING = Field(json_schema_extra={"changes": "rounding"})
 NOTHING = Field(json_schema_extra={"changes": "nothing"})
 """Marks of a field, as in `workers: Annotated[int, NOTHING] = 1`."""
+
+Uri = Annotated[str, PlainSerializer(redact, when_used="json"), Field(repr=False)]
+"""An address that may hold a password: whatever is written or shown of it is without."""
+
+
+def _without_secret(url: str) -> str:
+    if has_secret(url):
+        raise ValueError(
+            "a password or token here would stand in every record; leave it out, and put a bearer "
+            "token into the environment (SDAR_RETRIEVER_TOKEN for search servers, VLLM_API_KEY for "
+            "vLLM)"
+        )
+    return url
+
+
+Url = Annotated[str, AfterValidator(_without_secret)]
+"""An address that results depend on, so that it stands in records: it holds no secret."""
 
 
 class Section(BaseModel):

@@ -21,6 +21,8 @@ from sdar.config.stages import content_digests, fingerprint
 from sdar.config.variants import sweep_seeds, sweep_variants, variant_config
 from sdar.errors import SdarError
 from sdar.methods.roles import trained_among, untrained_beside
+from sdar.redaction import has_secret
+from sdar.tracking.store import hand_down
 
 try:
     # Not left to Snakemake, which does not know `base`, and would leave the default environment's
@@ -75,8 +77,12 @@ TRAINING_THREADS = CONFIG.execution.threads * CONFIG.execution.processes
 CONTENT = content_digests(CONFIG)
 
 # Jobs get the merged and validated configuration as one file. It is no input: what a rule depends
-# on is its `params`, so a key that does not concern it never reruns it.
+# on is its `params`, so a key that does not concern it never reruns it. A password of tracking.uri
+# is not in it: jobs inherit that. Nor may the report show the files that hold it.
 RESOLVED = LAYOUT.runs / "config.yaml"
+hand_down(CONFIG.tracking.uri)
+if has_secret(CONFIG.tracking.uri):
+    workflow.configfiles[:] = [str(RESOLVED)]
 
 
 onstart:

@@ -24,7 +24,17 @@ from sdar.cli.options import (
     prepare,
     prepare_run,
 )
-from sdar.cli.people import bench, doctor, play, replay, serve_policy, serve_retriever, ui, view
+from sdar.cli.people import (
+    bench,
+    doctor,
+    play,
+    replay,
+    serve_policy,
+    serve_retriever,
+    track,
+    ui,
+    view,
+)
 from sdar.cli.sweep import sweep_app
 from sdar.interruption import INTERRUPTED_CODE
 
@@ -192,6 +202,7 @@ for command in (doctor, play, view, replay):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
 app.command()(ui)
+app.command()(track)
 app.command(name="serve-retriever")(serve_retriever)
 app.command(
     name="serve-policy", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}

@@ -24,6 +24,7 @@ from sdar.errors import SdarError
 from sdar.files.paths import expand_path
 from sdar.methods.roles import TRAINED, UNTRAINED
 from sdar.ranks.rendezvous import rank
+from sdar.redaction import redact
 
 
 def given_path(value: Path | None) -> Path | None:
@@ -127,7 +128,7 @@ def friendly(command: Command) -> Command:
             finally:
                 stop.armed = False
         except SdarError as error:
-            _end(2, f"{_who()}: {error}")
+            _end(2, f"{_who()}: {redact(str(error))}")
         except interruption.Stopped:
             if rank():
                 # The first rank, which may still be writing, says it for all: a failure here would
@@ -205,4 +206,4 @@ def _end(code: int, message: str) -> NoReturn:
 
 
 def _again() -> str:
-    return shlex.join(["sdar", *sys.argv[1:]])
+    return redact(shlex.join(["sdar", *sys.argv[1:]]))

@@ -1,4 +1,4 @@
-"""Commands for people: doctor, play, view, replay, bench, ui, and the two servers."""
+"""Commands for people: doctor, play, view, replay, bench, ui, track, and the two servers."""
 
 import subprocess
 import sys
@@ -20,6 +20,7 @@ from sdar.cli.options import (
 from sdar.config import Layout, load_config
 from sdar.environments.packages import NAMES
 from sdar.errors import SdarError
+from sdar.escaping import printable
 
 
 class Colour(StrEnum):
@@ -76,7 +77,7 @@ def play(
     chosen = next((known for known in listed if task is None or task in known.id), None)
     if chosen is None:
         raise SdarError(f"--task {task}: no task id in {layout.tasks} has that; see tasks.jsonl")
-    typer.echo(chosen.id)
+    typer.echo(printable(chosen.id))
     package = environment_package(experiment.environment.name)
     stage(package, experiment.environment, layout.tasks, chosen, expert)
 
@@ -142,7 +143,7 @@ def replay(
 
     report = stage(file, environment, data)
     for line in report.lines():
-        typer.echo(line)
+        typer.echo(printable(line))
     if report.mismatches:
         raise typer.Exit(1)
 
@@ -185,6 +186,29 @@ def ui(
     code = serve_ui(experiment, Layout(root, experiment.experiment), port)
     if code:
         raise typer.Exit(code)
+
+
+@friendly
+def track(
+    folder: Annotated[
+        Path, typer.Argument(help="A run's folder, or that of an experiment's runs or results.")
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="Send it to this configuration's store instead."),
+    ] = None,
+) -> None:
+    """Bring MLflow up to date with recorded runs: after it was down, deleted, or not installed.
+
+    Reads the records in the folder and below it. What MLflow has already is not sent again. With
+    a password in `tracking.uri`, give --config, or the URI in MLFLOW_TRACKING_URI.
+
+    Example: sdar track runs/alfworld-tiny
+    """
+    experiment = None if config is None else load_config(config)
+    from sdar.tracking.track import track as stage
+
+    stage(folder, experiment, typer.echo)
 
 
 @friendly

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sdar.environments.base import EnvironmentPackage, EnvironmentPool, Observation, Task
+from sdar.escaping import printable, visible
 
 MOST_EXPERT_TURNS = 100
 _ASK = "  number or action (enter: list actions, q: quit) > "
@@ -22,7 +23,7 @@ def play(
     pool = package.open_pool(environment, folder)
     try:
         seen = pool.reset({0: task})[0]
-        print(f"\n{_shown(seen.text)}\nYour task: {task.instruction}")
+        print(f"\n{_shown(seen.text)}\nYour task: {printable(task.instruction)}")
         turns, seen = (
             _expert_plays(package, pool, folder, task, seen)
             if expert
@@ -46,7 +47,7 @@ def _expert_plays(
         thought, action = expert.act()
         seen = pool.step({0: action})[0]
         expert.observe(action, seen)
-        print(f"\n{turn + 1:3}. ({thought}) {action}\n{_shown(seen.text)}")
+        print(f"\n{turn + 1:3}. ({printable(thought)}) {printable(action)}\n{_shown(seen.text)}")
     return MOST_EXPERT_TURNS, seen
 
 
@@ -75,7 +76,7 @@ def _person_plays(pool: EnvironmentPool, seen: Observation) -> tuple[int, Observ
 
 
 def _shown(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in printable(text).splitlines() if line.strip()]
     return "\n".join(
         textwrap.fill(line, 94, initial_indent="     ", subsequent_indent="     ") for line in lines
     )
@@ -83,7 +84,9 @@ def _shown(text: str) -> str:
 
 def _list(seen: Observation) -> None:
     """The admissible actions, numbered, in two columns."""
-    cells = [f"{number:3} {action}" for number, action in enumerate(seen.admissible_actions, 1)]
+    cells = [
+        f"{number:3} {visible(action)}" for number, action in enumerate(seen.admissible_actions, 1)
+    ]
     rows = (len(cells) + 1) // 2
     for row in range(rows):
         print(f"  {cells[row]:44}{''.join(cells[row + rows : row + rows + 1])}")

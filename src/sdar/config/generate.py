@@ -16,6 +16,7 @@ import yaml
 from sdar.config.dvc import dvc_yaml
 from sdar.config.models import ExperimentConfig
 from sdar.files.whole import write_text
+from sdar.redaction import redact
 from sdar.section import Section
 
 HEADER = """\
@@ -148,5 +149,7 @@ def _scalar(value: Any) -> str:
         value = str(value)
     if isinstance(value, tuple):
         value = list(value)
+    if isinstance(value, str):
+        value = redact(value)
     dumped = yaml.safe_dump(value, default_flow_style=True, width=10_000)
     return dumped.removesuffix("\n").removesuffix("...").strip()

@@ -11,6 +11,7 @@ from sdar.config.models import SECTIONS, ExperimentConfig
 from sdar.environments.packages import DEFAULT
 from sdar.errors import SdarError
 from sdar.files.paths import expand
+from sdar.redaction import redact
 
 MOST_PROBLEMS = 4
 LONGEST_SHOWN = 60
@@ -38,7 +39,7 @@ def read_values(path: Path | str, above: tuple[Path, ...] = ()) -> Any:
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SdarError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise SdarError(f"{path}: not valid YAML: {redact(' '.join(str(error).split()))}") from None
     if not isinstance(values, Mapping) or "base" not in values:
         return {} if values is None else values
     above, base = (*above, path.resolve()), values["base"]
@@ -66,7 +67,7 @@ def parse_config(values: Mapping[str, Any], source: str = "configuration") -> Ex
         return ExperimentConfig.model_validate(values)
     except ValidationError as error:
         found = [item for item in error.errors() if not _follows(item, error.errors())]
-        lines = [f"{source}: {_explain(item)}" for item in found[:MOST_PROBLEMS]]
+        lines = [f"{source}: {redact(_explain(item))}" for item in found[:MOST_PROBLEMS]]
         if len(found) > MOST_PROBLEMS:
             lines.append(f"{source}: {len(found) - MOST_PROBLEMS} further problems")
         raise SdarError("\n".join(lines)) from None
@@ -112,7 +113,7 @@ def _explain(item: Any) -> str:
         return f"{key}: unknown key{_did_you_mean(location, name)}; remove or rename it"
     message = item["msg"].removeprefix("Value error, ")
     given = item.get("input")
-    text = repr(given)
+    text = redact(repr(given))
     text = text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"
     shown = f", found {text}" if key and not isinstance(given, dict) else ""
     return f"{key}: {message}{shown}" if key else message

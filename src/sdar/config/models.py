@@ -31,6 +31,7 @@ from sdar.section import (
     NonNegative,
     Section,
     Seed,
+    Uri,
     name_of,
 )
 
@@ -248,8 +249,9 @@ class TrackingConfig(Section):
     unmarked: ClassVar[Changes] = "nothing"
 
     enabled: bool = True
-    uri: str = "sqlite:///mlflow.db"
-    """Relative sqlite paths lie under the root."""
+    uri: Uri = "sqlite:///mlflow.db"
+    """Relative sqlite paths lie under the root. A password in it is neither shown nor recorded:
+    records say ***, and what reads them takes the URI from MLFLOW_TRACKING_URI."""
     experiment: str | None = None
     """MLflow experiment; null: the name of this experiment."""
 

@@ -4,14 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from sdar.section import NOTHING, ROUNDING, NonNegative, Section
+from sdar.section import NOTHING, ROUNDING, NonNegative, Section, Url
 
 
 class VllmConfig(Section):
     """What `rollout.engine: vllm` needs to know. It lives in an environment of its own
     (docs/vllm.md): vLLM pins its own torch and transformers."""
 
-    servers: Annotated[tuple[str, ...], NOTHING] = ()
+    servers: Annotated[tuple[Url, ...], NOTHING] = ()
     """URLs of vLLM servers on other GPUs, which see the root's file system; rank r asks server r
     modulo their number. Empty: an engine in each rank's own process."""
     gpu_memory_share: Annotated[float, Field(gt=0.0, le=1.0), NOTHING] = 0.4

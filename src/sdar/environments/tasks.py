@@ -13,6 +13,7 @@ from sdar.environments.base import Task
 from sdar.environments.packages import environment_package
 from sdar.environments.section import EnvironmentSection
 from sdar.errors import SdarError
+from sdar.escaping import markdown
 from sdar.files.whole import built_folder
 from sdar.layout import Layout
 
@@ -32,15 +33,15 @@ def counts_table(tasks: list[Task], source: str) -> str:
     types = list(dict.fromkeys(task.task_type for task in tasks))
     counts = Counter((task.split, task.task_type) for task in tasks)
     rows = [
-        f"# Tasks: {source}",
+        f"# Tasks: {markdown(source)}",
         "",
-        f"| split | tasks | {' | '.join(types)} |",
+        f"| split | tasks | {' | '.join(map(markdown, types))} |",
         f"|---|---|{'---|' * len(types)}",
     ]
     for split in dict.fromkeys(task.split for task in tasks):
         cells = [str(counts[split, task_type]) for task_type in types]
         total = sum(task.split == split for task in tasks)
-        rows.append(f"| {split} | {total} | {' | '.join(cells)} |")
+        rows.append(f"| {markdown(split)} | {total} | {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from sdar.environments.packages import type_labels
+from sdar.escaping import short
 
 
 def order_types(names: Iterable[str]) -> list[str]:
@@ -13,4 +14,4 @@ def order_types(names: Iterable[str]) -> list[str]:
 
 def type_label(task_type: str) -> str:
     """A task type in a few words."""
-    return type_labels().get(task_type, task_type.replace("_", " "))
+    return type_labels().get(task_type) or short(task_type.replace("_", " "))

@@ -1,15 +1,17 @@
 """An episode in the terminal, turn by turn, its tokens coloured by gap, gate or advantage."""
 
 from collections.abc import Callable
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from sdar.errors import SdarError
+from sdar.escaping import printable
 from sdar.records import colours
 from sdar.records.episodes import NUMBERS, TokenEpisode, TokenTurn, read_tokens
 from sdar.records.token_files import training_files
@@ -79,7 +81,7 @@ def view(
 
 def _read(folder: Path) -> list[TokenEpisode]:
     if folder.is_file():
-        return read_tokens(folder, source=folder.name)
+        return _printable(read_tokens(folder, source=folder.name))
     episodes: list[TokenEpisode] = []
     for path in (folder / "evaluation" / "tokens.parquet", folder / "tokens.parquet"):
         if path.is_file():
@@ -91,7 +93,19 @@ def _read(folder: Path) -> list[TokenEpisode]:
             f"{folder}: no recorded episodes; give a run's folder, such as "
             "runs/EXPERIMENT/sdar/seed-0, after it is trained or evaluated"
         )
-    return episodes
+    return _printable(episodes)
+
+
+def _printable(value: Any) -> Any:
+    """All texts in records as a terminal may show them."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list | tuple):
+        return type(value)(map(_printable, value))
+    if isinstance(value, TokenEpisode | TokenTurn):
+        plain = {field.name: _printable(getattr(value, field.name)) for field in fields(value)}
+        return replace(value, **plain)
+    return value
 
 
 def _choose(recorded: list[TokenEpisode], wanted: str, folder: Path) -> TokenEpisode:
@@ -114,7 +128,8 @@ def _list(recorded: list[TokenEpisode], console: Console) -> None:
         table.add_column(column, justify="right" if column in ("", "turns") else "left")
     for number, item in enumerate(recorded, start=1):
         outcome = Text("solved", "green") if item.success else Text("failed", "red")
-        table.add_row(str(number), item.task_id, item.panel, outcome, str(len(item.turns)))
+        names = Text(item.task_id), Text(item.panel)  # not strings: [red] is a name too
+        table.add_row(str(number), *names, outcome, str(len(item.turns)))
     console.print(table)
 
 

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from sdar.escaping import short
 from sdar.methods.roles import START, START_WITH_SKILL, colour, label
 from sdar.records.names import type_label
 from sdar.records.runs import Run
@@ -71,7 +72,9 @@ def success_by_panel(comparison: Comparison) -> Figure:
                 fontsize=10,
             )
         tasks = comparison.result(variants[0], panel).rate.tasks
-        axis.set(title=f"{panel} ({tasks} tasks)", xlabel="success (%), 95% interval over tasks")
+        axis.set(
+            title=f"{short(panel)} ({tasks} tasks)", xlabel="success (%), 95% interval over tasks"
+        )
         axis.set_xlim(-3, 103)
         axis.set_ylim(-0.6, len(variants) - 0.4)
         axis.set_yticks(range(len(variants)), [variant.label for variant in variants])
@@ -111,7 +114,7 @@ def success_by_type(comparison: Comparison) -> Figure:
             )
         ticks = [f"{type_label(name)}\n{counts.get(name, 0)} tasks" for name in types]
         axis.set_xticks(range(len(types)), ticks)
-        axis.set(title=panel, ylabel="success (%), 95% interval", ylim=(0, 100))
+        axis.set(title=short(panel), ylabel="success (%), 95% interval", ylim=(0, 100))
         axis.grid(axis="x", visible=False)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(6, len(labels)))
@@ -198,7 +201,7 @@ def _before_after(axis: Axes, comparison: Comparison) -> None:
             label=skilled.label if group == 0 else "_repeated",
         )
         ticks.append(start + (len(shown) - 1) / 2)
-        names.append(f"{panel}\n{comparison.result(shown[0], panel).rate.tasks} tasks")
+        names.append(f"{short(panel)}\n{comparison.result(shown[0], panel).rate.tasks} tasks")
     axis.set_xticks(ticks, names)
     axis.set(title="Evaluation", ylabel="success (%), 95% interval", ylim=(0, 100))
     axis.grid(axis="x", visible=False)

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
+from sdar.escaping import markdown
 from sdar.evaluation.statistics import Difference, Rate
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table with aligned columns: numbers to the right, words to the left."""
-    cells = [list(header), *map(list, rows)]
+    """A markdown table with aligned columns: numbers to the right, words to the left. Whatever the
+    cells hold is text."""
+    cells = [[markdown(cell) for cell in row] for row in (header, *rows)]
     for row in cells:
         if len(row) != len(header):
             raise ValueError(f"a row has {len(row)} cells, the header {len(header)}: {row}")

@@ -1,5 +1,6 @@
 """comparison.md: the numbers of a comparison as a person reads them. Pure text."""
 
+from sdar.escaping import markdown
 from sdar.methods.roles import START, START_WITH_SKILL, label
 from sdar.records.names import type_label
 from sdar.report.comparison import CONFIDENCE, RESAMPLES, Comparison, Variant
@@ -18,7 +19,7 @@ from sdar.report.phases import order_phases, phase_name
 def comparison_markdown(comparison: Comparison) -> str:
     """The whole document; every number with its interval, tasks and runs."""
     parts = [
-        f"# {comparison.experiment}: comparison",
+        f"# {markdown(comparison.experiment)}: comparison",
         _privilege(comparison),
         _success(comparison),
         _scores(comparison),
@@ -102,7 +103,7 @@ def _data_sets(comparison: Comparison) -> str:
         of_means = (interval_text(mean.rate, mean.low, mean.high) for mean in means)
         rows.append([f"mean of the {len(names)} sets", "", *of_means])
         header = ["data set", "tasks", *(result.variant.label for result in results)]
-        blocks.append(f"{panel}:\n\n" + markdown_table(header, rows))
+        blocks.append(f"{markdown(panel)}:\n\n" + markdown_table(header, rows))
     if not blocks:
         return ""
     note = "Every question counts once; the mean of the sets is of their rates."
@@ -141,7 +142,7 @@ def _by_type(comparison: Comparison) -> str:
             cells = [rate_text(result.by_type[name]) for result in results]
             rows.append([type_label(name), str(tasks), *cells])
         header = ["task type", "tasks", *(variant.label for variant in comparison.variants)]
-        blocks.append(f"{panel}:\n\n" + markdown_table(header, rows))
+        blocks.append(f"{markdown(panel)}:\n\n" + markdown_table(header, rows))
     return "\n\n".join(blocks)
 
 

@@ -32,6 +32,7 @@ _STYLE: Any = {
     "legend.frameon": False,
     "svg.hashsalt": "sdar",  # element ids are functions of the figure: equal figures, equal bytes
     "svg.fonttype": "path",  # looks the same where the font is missing
+    "text.parse_math": False,  # a $ in a name is a $
 }
 
 

@@ -10,6 +10,7 @@ metric's steps), so this may be killed, run twice or run much later.
 import argparse
 import contextlib
 import fcntl
+import io
 import json
 import os
 import re
@@ -18,18 +19,20 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from sdar.config import Layout
 from sdar.files import lines
 from sdar.files.digest import json_digest
 from sdar.files.whole import read_json, write_json
 from sdar.interruption import leave_to_parent
+from sdar.redaction import redact
 from sdar.tracking import describe, store
 
 SYNC_SECONDS = 15.0
 LARGEST_BATCH = 1000  # MLflow's limit of metrics in one call
 LARGEST_COPY = 64 * 2**20
+LOCK = ".mlflow.lock"
 _FORBIDDEN = re.compile(r"[^\w./ :-]")
 
 
@@ -43,11 +46,14 @@ class Mirror:
             raise FileNotFoundError(f"{folder}: no tracking.json, so no run was recorded here")
         self.where = self.spec["store"]
         self.client: Any = None
+        self.opened: tuple[int, int] | None = None
         self.state: dict[str, Any] = read_json(folder / "mlflow.json")
         self.sent: set[tuple[str, int]] = set()
 
     def sync(self) -> None:
         """Send everything MLflow does not have yet."""
+        if self.client is not None and store.identity(self.where) != self.opened:
+            raise FileNotFoundError("the store was deleted or replaced")
         self._open()
         self._send_metrics()
         self._send_outbox()
@@ -61,11 +67,16 @@ class Mirror:
             if (self.folder / name).is_file():
                 self.client.log_artifact(self.run_id, str(self.folder / name))
         # A recorder that left no status was killed, some time after it last wrote.
-        ended = int(1000 * (time.time() if status == "RUNNING" else self.spec["written"]))
+        ended = int(1000 * (self._last_written() if status == "RUNNING" else self.spec["written"]))
         status = "KILLED" if status == "RUNNING" else status
         self.client.set_terminated(self.run_id, status, ended)
-        if self.spec["kind"] == "compare" and status == "FINISHED":
-            self.client.set_terminated(self.state["parent_run_id"], status)
+        with store.locked(self.where):
+            store.end_parent(self.client, self.state["experiment_id"], self.state["parent_run_id"])
+
+    def _last_written(self) -> float:
+        """When the run's records were last written, in seconds."""
+        names = ("metrics.jsonl", "timings.jsonl", "outbox.jsonl", "tracking.json")
+        return max(p.stat().st_mtime for name in names if (p := self.folder / name).exists())
 
     @property
     def run_id(self) -> str:
@@ -98,7 +109,7 @@ class Mirror:
             history = client.get_metric_history(run.info.run_id, key)
             self.sent.update((key, point.step) for point in history)
         client.update_run(parent, status="RUNNING")
-        self.client = client
+        self.client, self.opened = client, store.identity(self.where)
 
     def _create(self, client: Any, experiment: str, parent: str) -> Any:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
@@ -144,7 +155,7 @@ class Mirror:
         with contextlib.suppress(MlflowException):
             run = client.get_run(earlier)
             status = "KILLED" if run.info.status == "RUNNING" else None
-            client.update_run(earlier, status=status, name=f"{self.spec['name']} (replaced)")
+            client.update_run(earlier, status=status, name=self.spec["name"] + store.REPLACED)
 
     def _send_metrics(self) -> None:
         from mlflow.entities import Metric
@@ -239,47 +250,80 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Bring MLflow up to date with a run's folder.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--follow", action="store_true", help="go on while the parent lives")
+    parser.add_argument("--again", action="store_true", help="the store was lost; say so no more")
     options = parser.parse_args(arguments)
     folder: Path = options.folder.resolve()
-    with (folder / ".mlflow.lock").open("a") as lock:
+    with (folder / LOCK).open("a") as lock:
         # A killed job's mirror may still be sending its last steps.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return _follow(folder) if options.follow else _once(folder)
+        return _follow(folder, options.again) if options.follow else _once(folder)
 
 
 def _once(folder: Path) -> int:
     try:
-        Mirror(folder).end()
+        mirror = Mirror(folder)
+        mirror.end()
     except Exception as error:
-        print(f"{folder}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{folder}: {redact(' '.join(str(error).split()))}", file=sys.stderr)
         return 1
     return 0
 
 
-def _follow(folder: Path) -> int:
+def _follow(folder: Path, warned: bool) -> int:
     parent = os.getppid()
     # Signals reach the whole group or job; the stage decides when this ends.
     leave_to_parent()
-    os.nice(5)
-    terminal = os.fdopen(os.dup(2), "w")
-    with (folder / "mlflow.log").open("w") as log:
+    os.setpriority(os.PRIO_PROCESS, 0, max(5, os.getpriority(os.PRIO_PROCESS, 0)))
+    terminal = os.fdopen(os.dup(2), "w", errors="backslashreplace")
+    with (folder / "mlflow.log").open("a" if warned else "w") as log:
         os.dup2(log.fileno(), 2)
     mirror = Mirror(folder)
-    warned = ended = False
+    sys.stderr = _Redacted(sys.stderr, os.environ.get(store.URI_VARIABLE, ""))
+    ended = False
     while True:
         try:
             mirror.end() if ended else mirror.sync()
         except Exception as error:
             traceback.print_exc()
             if not warned:
-                warning = f"warning: {store.unreachable(mirror.where, error)}"
+                warning = f"warning: {store.unreachable(mirror.where, error, folder)}"
                 print(warning, file=terminal, flush=True)
             warned = True
+            if mirror.client is not None:
+                # The store was deleted, or lost what it had. MLflow keeps what it has opened for
+                # as long as a process lives: another one opens the store anew.
+                ended = ended or _wait(parent)
+                _start_again(folder, terminal.fileno(), ended)
             if ended:
                 return 1
         if ended:
             return 0
         ended = _wait(parent)
+
+
+def _start_again(folder: Path, terminal: int, ended: bool) -> NoReturn:
+    """Become another such process, with the same parent, pipe and terminal."""
+    os.dup2(terminal, 2)
+    if ended:
+        # What the parent said is read: an empty input says the same.
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    command = [sys.executable, "-m", "sdar.tracking.mirror", "--follow", "--again", str(folder)]
+    os.execv(sys.executable, command)
+
+
+class _Redacted(io.TextIOBase):
+    """Standard error without the passwords that libraries quote."""
+
+    def __init__(self, stream: Any, uri: str) -> None:
+        self._stream = stream
+        self._uri = uri
+
+    def write(self, text: str) -> int:
+        self._stream.write(redact(text, self._uri))
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 def _wait(parent: int) -> bool:

@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sdar.config import ExperimentConfig, Layout
+from sdar.config.generate import resolved_yaml
 from sdar.environments.packages import environment_sections
 from sdar.files.digest import file_digest
 from sdar.files.paths import model_folder
 from sdar.files.whole import read_json, write_json, write_text
+from sdar.redaction import redact
 
 PACKAGES = (
     "sdar",
@@ -46,8 +46,7 @@ def write_provenance(
     written. Where a model's own code is trusted, `remote_code` says which.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    write_text(folder / "config.yaml", resolved)
+    write_text(folder / "config.yaml", resolved_yaml(config))
     described = provenance(layout) | extra
     if config.policy.trust_remote_code:
         described["remote_code"] = _remote_code(config.policy.model)
@@ -72,7 +71,7 @@ def provenance(layout: Layout) -> dict[str, Any]:
     """Code, versions, hardware and data of this process, as plain values."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *map(redact, sys.argv[1:])],
         "git": git_state(),
         "python": platform.python_version(),
         "platform": platform.platform(),

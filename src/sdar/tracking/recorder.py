@@ -81,6 +81,7 @@ class RunRecorder:
         self._enabled = config.tracking.enabled
         self._mirror: subprocess.Popen[bytes] | None = None
         self._done = False
+        self._uri = config.tracking.uri
         self._spec = _spec(config, layout, kind, name, parameters or {}, tags or {})
         self._spec["metrics"] = os.path.relpath(self.metrics_path, self.folder)
 
@@ -103,10 +104,12 @@ class RunRecorder:
         if importlib.util.find_spec("mlflow") is None:
             log.warning(
                 "MLflow is not installed, so this run is recorded in %s only; "
-                "pip install 'sdar[pipeline]' brings it",
+                "pip install 'sdar[pipeline]' brings it, and %s",
                 self.folder,
+                store.later(self.folder),
             )
             return self
+        store.hand_down(self._uri)
         self._mirror = _start_mirror(self.folder)
         return self
 
@@ -215,7 +218,7 @@ def _spec(
         "name": name,
         "root": str(layout.root.resolve()),
         "experiment": layout.experiment,
-        "store": store.address(config, layout),
+        "store": store.recorded_address(config, layout),
         "parameters": flat,
         "tags": every | {k: str(v) for k, v in tags.items()},
     }
@@ -238,7 +241,12 @@ def _start_mirror(folder: Path) -> "subprocess.Popen[bytes] | None":
                 command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment
             )
     except OSError as error:
-        log.warning("MLflow's mirror does not start (%s); %s has the records", error, folder)
+        log.warning(
+            "MLflow's mirror does not start (%s); %s has the records, and %s",
+            error,
+            folder,
+            store.later(folder),
+        )
         return None
 
 
@@ -251,4 +259,9 @@ def _await_mirror(mirror: "subprocess.Popen[bytes]", folder: Path) -> None:
     try:
         mirror.wait(FINISH_SECONDS)
     except subprocess.TimeoutExpired:
-        log.warning("MLflow is still being written after %d s; going on without", FINISH_SECONDS)
+        log.warning(
+            "MLflow is still being written after %d s; going on without; should it not be complete "
+            "in the end, %s",
+            FINISH_SECONDS,
+            store.later(folder),
+        )

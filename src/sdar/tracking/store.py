@@ -9,6 +9,7 @@ import getpass
 import json
 import logging
 import os
+import shlex
 import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,13 +18,18 @@ from urllib.parse import urlparse
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.errors import SdarError
+from sdar.redaction import HIDDEN, has_secret, redact
 
 SQLITE = "sqlite:///"
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
 # MLflow's pages hide tags that begin with `mlflow.`.
 PARENT_TAG = "mlflow.sdar.parent"
 ATTEMPT_TAG = "mlflow.sdar.attempt"
 MLFLOW_PARENT = "mlflow.parentRunId"
 VIEW = "sdar"
+REPLACED = " (replaced)"
+"""Ends the name of a run that was done again."""
+LAST_STAGES = ("compare", "report", "compare_sweep")
 HEADLINES = ("train/success", "gap/mean", "gate/mean")
 """Columns of MLflow's list of runs, before the success on each panel."""
 
@@ -49,6 +55,34 @@ def address(config: ExperimentConfig, layout: Layout) -> dict[str, Any]:
     }
 
 
+def recorded_address(config: ExperimentConfig, layout: Layout) -> dict[str, Any]:
+    """`address` as it may be written down: without a password."""
+    where = address(config, layout)
+    return where | {"uri": redact(where["uri"])}
+
+
+def hand_down(uri: str) -> None:
+    """Let the processes that this one starts have a URI whose password no file holds."""
+    if has_secret(uri):
+        os.environ[URI_VARIABLE] = uri
+
+
+def whole_uri(uri: str) -> str:
+    """A recorded URI with its password, which stands in the environment alone (`URI_VARIABLE`).
+
+    Raises `SdarError` where it does not.
+    """
+    if HIDDEN not in uri:
+        return uri
+    given = os.environ.get(URI_VARIABLE, "")
+    if redact(given) == uri:
+        return given
+    raise SdarError(
+        f"the password of tracking.uri ({uri}) is not recorded; set {URI_VARIABLE} to the whole "
+        "URI, or give the configuration that has it: sdar track FOLDER --config FILE"
+    )
+
+
 def quieten() -> None:
     """Settings to make before MLflow is imported: no telemetry, no long retries, few messages."""
     for key, value in {
@@ -68,12 +102,13 @@ def connect(where: dict[str, Any]) -> Any:
     """An `MlflowClient` on the store, which is made or migrated when needed. Raises what MLflow
     raises when the store is out of reach."""
     quieten()
-    _answering(where["uri"])
+    uri = whole_uri(where["uri"])
+    _answering(uri)
     with locked(where):
         import mlflow
 
-        mlflow.set_tracking_uri(where["uri"])
-        client = mlflow.MlflowClient(where["uri"])
+        mlflow.set_tracking_uri(uri)
+        client = mlflow.MlflowClient(uri)
         experiment_id(client, where)
         return client
 
@@ -127,6 +162,32 @@ def parent_run(client: Any, where: dict[str, Any]) -> str:
     return str(run.info.run_id)
 
 
+def end_parent(client: Any, experiment: str, parent: str) -> None:
+    """End the parent run where everything is done: a comparison or report is made, and all of its
+    runs have finished. Call it under `locked`."""
+    wanted = f"tags.`{MLFLOW_PARENT}` = '{parent}'"
+    runs = [
+        run
+        for run in client.search_runs([experiment], filter_string=wanted, max_results=10_000)
+        if not str(run.info.run_name).endswith(REPLACED)
+    ]
+    made = any(run.data.tags.get("stage") in LAST_STAGES for run in runs)
+    if made and all(run.info.status == "FINISHED" for run in runs):
+        client.set_terminated(parent)
+
+
+def identity(where: dict[str, Any]) -> tuple[int, int] | None:
+    """What tells a database file from another in its place; None for one that is not there, and
+    for stores that are no file."""
+    if not where["uri"].startswith(SQLITE):
+        return None
+    try:
+        status = Path(where["uri"].removeprefix(SQLITE)).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def tagged_run(client: Any, experiment: str, tag: str, value: str) -> Any | None:
     """The newest run of an MLflow experiment with this tag, or None."""
     wanted = f"tags.`{tag}` = '{value}'"
@@ -158,21 +219,33 @@ def locked(where: dict[str, Any]) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def unreachable(where: dict[str, Any], error: BaseException) -> str:
-    """One line: MLflow cannot be written, why, and that the run goes on."""
-    reason = " ".join(str(error).split())[:160] or type(error).__name__
+def unreachable(where: dict[str, Any], error: BaseException, folder: Path | str = "RUN") -> str:
+    """One line: MLflow cannot be written, why, that the run goes on, and what completes it."""
     return (
-        f"MLflow at {where['uri']} cannot be written ({reason}); the run goes on, its records are "
-        "complete in its folder"
+        f"MLflow at {redact(where['uri'])} cannot be written ({reason(where, error)}); the run "
+        f"goes on, its records are complete in its folder; {later(folder)}"
     )
+
+
+def reason(where: dict[str, Any], error: BaseException) -> str:
+    """What MLflow or one of its libraries says, in short and without secrets."""
+    said = redact(" ".join(str(error).split()), where["uri"], os.environ.get(URI_VARIABLE, ""))
+    return said[:160] or type(error).__name__
+
+
+def later(folder: Path | str) -> str:
+    return f"afterwards `sdar track {shlex.quote(str(folder))}` brings MLflow up to date"
 
 
 def _answering(uri: str, seconds: float = 3.0) -> None:
     """Raise where no server answers: MLflow's own retries would take minutes."""
-    parsed = urlparse(uri)
+    try:
+        parsed = urlparse(uri)
+        port = parsed.port or (443 if parsed.scheme == "https" else 80)
+    except ValueError as error:
+        raise SdarError(f"tracking.uri: {redact(uri)} is no URI ({error})") from None
     if parsed.scheme not in ("http", "https"):
         return
-    port = parsed.port or (443 if parsed.scheme == "https" else 80)
     try:
         socket.create_connection((parsed.hostname or "", port), seconds).close()
     except OSError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.errors import SdarError
+from sdar.redaction import has_secret, redact
 from sdar.tracking import store
 
 START_SECONDS = 90.0
@@ -32,13 +33,13 @@ def serve_ui(
     where = store.address(config, layout)
     uri = str(where["uri"])
     if uri.startswith(("http://", "https://")):
-        say(f"tracking.uri is a server of its own; open {uri}")
+        say(f"tracking.uri is a server of its own; open {redact(uri)}")
         return 0
     command = server_command(where, port)
     say("Starting MLflow's pages (some seconds) ...")
     # SIGTERM must end the server too, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    server = subprocess.Popen(command, env=_environment())
+    server = subprocess.Popen(command, env=_environment() | _backend(uri))
     address = f"http://127.0.0.1:{port}"
     try:
         if _await_answer(address, server):
@@ -68,11 +69,19 @@ def server_command(where: dict[str, str | None], port: int) -> list[str]:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise SdarError(f"port {port} cannot be used ({error}); choose another one") from None
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command = [sys.executable, "-m", "mlflow", "server"]
+    if not _backend(uri):
+        command += ["--backend-store-uri", uri]
     if where["artifacts"]:
         command += ["--default-artifact-root", str(where["artifacts"])]
     command += f"--host 127.0.0.1 --port {port} --workers 1 --uvicorn-opts".split()
     return [*command, "--log-level warning"]
+
+
+def _backend(uri: str) -> dict[str, str]:
+    """A URI with a password goes by a variable: anybody on the machine may read a command line."""
+    uri = store.whole_uri(uri)
+    return {"MLFLOW_BACKEND_STORE_URI": uri} if has_secret(uri) else {}
 
 
 def _environment() -> dict[str, str]:

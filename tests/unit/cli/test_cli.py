@@ -13,8 +13,8 @@ import pytest
 pytestmark = pytest.mark.slow  # starts a process a test
 
 STAGES = ["tasks", "demonstrations", "warm-start", "train", "evaluate", "compare", "report"]
-PEOPLE = ["doctor", "play", "view", "replay", "bench", "ui", "serve-retriever", "serve-policy"]
-PEOPLE += ["config", "sweep"]
+PEOPLE = ["doctor", "play", "view", "replay", "bench", "ui", "track", "serve-retriever"]
+PEOPLE += ["serve-policy", "config", "sweep"]
 
 # Runs the command line in this process and says how it ended and what it imported.
 PROBE = """

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from sdar.environments.section import EnvironmentSection
 from sdar.files.paths import GivenModel, GivenPath, model_folder
-from sdar.section import NOTHING, NonNegative, Section
+from sdar.section import NOTHING, NonNegative, Section, Url
 
 QuestionType = Literal["one_hop", "two_hop", "comparison"]
 QUESTION_FILES = (".parquet", ".jsonl", ".jsonl.gz")
@@ -50,7 +50,7 @@ class RetrieverConfig(Section):
     passages: GivenPath | None = None
     """JSON lines of {"id", "contents"}; null: the passages that come with the generated
     questions."""
-    urls: tuple[str, ...] = ()
+    urls: tuple[Url, ...] = ()
     """`http`: servers that answer POST /retrieve as Search-R1's do."""
     timeout: Annotated[PositiveFloat, NOTHING] = 60.0
     """`http`: seconds for one request."""

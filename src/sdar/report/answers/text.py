@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from sdar.escaping import markdown
 from sdar.methods.roles import label
 from sdar.report.answers.data import Answers
 from sdar.report.answers.gap_over_training import EvaluatedGap, GapCourse
@@ -15,7 +16,7 @@ from sdar.report.formatting import duration, interval_text, markdown_table, p_te
 def answers_markdown(answers: Answers) -> str:
     """The whole document."""
     parts = [
-        f"# {answers.experiment}: four questions",
+        f"# {markdown(answers.experiment)}: four questions",
         "Brackets are 95% intervals: over tasks, which are drawn whole (bootstrap), of counts "
         "Wilson's, of costs over steps. Recorded episodes are chosen before they are played. "
         f"Gate: {answers.gate}, β = {answers.beta:g}; the gap is log p(teacher) − log p(student) "
@@ -71,7 +72,7 @@ def _gate_sentence(mass: GateMass) -> str:
     classes = mass.by_class
     most = max(classes, key=lambda name: classes[name].mass_share.value)
     text = (
-        f"**{mass.label}** ({mass.tokens:,} tokens of {mass.episodes} episodes, mean gate "
+        f"{_bold(mass.label)} ({mass.tokens:,} tokens of {mass.episodes} episodes, mean gate "
         f"{_number(mass.mean_gate)}): {_share(classes[most].mass_share)} of the mass lies on "
         f"*{most}* tokens, which are {percent(classes[most].token_share)}% of the tokens. "
     )
@@ -97,7 +98,9 @@ def _extremes(mass: GateMass, division: str, sentence: str) -> str:
     gates = {name: parts[name].mean_gate for name in names}
     order = sorted(names, key=lambda name: gates[name].value)
     ends = (order[-1], order[0])
-    return sentence.format(*(word for name in ends for word in (name, f"({_number(gates[name])})")))
+    return sentence.format(
+        *(word for name in ends for word in (markdown(name), f"({_number(gates[name])})"))
+    )
 
 
 def gap_text(courses: Sequence[GapCourse], gaps: Sequence[EvaluatedGap]) -> list[str]:
@@ -119,8 +122,9 @@ def _course_sentence(course: GapCourse) -> str:
     verdict = _verdict(change, "rises", "falls", "does not move beyond its noise")
     nearer = abs(course.last) < abs(course.first)
     text = (
-        f"**{label(course.method)}, training**: the mean gap {verdict}: {course.first:+.3f} in the "
-        f"first fifth of {len(course.steps)} steps, {course.last:+.3f} in the last, a change of "
+        f"{_bold(label(course.method), ', training')}: the mean gap {verdict}: "
+        f"{course.first:+.3f} in the first fifth of {len(course.steps)} steps, "
+        f"{course.last:+.3f} in the last, a change of "
         f"{_signed(change)}, {'nearer to' if nearer else 'not nearer to'} 0."
     )
     if course.open_share:
@@ -135,8 +139,8 @@ def _gap_sentence(item: EvaluatedGap) -> str:
     assert item.size_change is not None
     verdict = _verdict(item.size_change, "grew", "shrank", "is not told apart from the start's")
     text = (
-        f"**{label(item.method)}, evaluated**: against the warm start on the same tasks the size "
-        f"of the gap {verdict}: {_signed(item.size_change)} nats per token"
+        f"{_bold(label(item.method), ', evaluated')}: against the warm start on the same tasks "
+        f"the size of the gap {verdict}: {_signed(item.size_change)} nats per token"
     )
     if item.mean_change is not None:
         text += f"; its mean changed by {_signed(item.mean_change)}"
@@ -176,8 +180,7 @@ def agreement_text(agreements: Sequence[Agreement]) -> list[str]:
 
 
 def _agreement_sentence(item: Agreement) -> str:
-    name = label(item.method)
-    text = f"**{name}** ({item.turns} turns): "
+    text = f"{_bold(label(item.method))} ({item.turns} turns): "
     if item.approved.rate is not None and item.disapproved.rate is not None:
         text += (
             f"an action the teacher approves is the expert's in {_rate(item.approved)}, one it "
@@ -207,8 +210,9 @@ def cost_text(costs: Sequence[TeacherCost]) -> list[str]:
     """A sentence per method with a teacher, then the table."""
     taught = [cost for cost in costs if cost.seconds_share.value > 0]
     sentences = [
-        f"**{label(cost.method)}**: the teacher's pass took {duration(cost.seconds['teacher'])} of "
-        f"a step's {duration(cost.total_seconds)}, {_share(cost.seconds_share)} of the time, and "
+        f"{_bold(label(cost.method))}: the teacher's pass took "
+        f"{duration(cost.seconds['teacher'])} of a step's {duration(cost.total_seconds)}, "
+        f"{_share(cost.seconds_share)} of the time, and "
         f"{_share(cost.tokens_share)} of the tokens through the model"
         + (
             f"; its prompts are {cost.prompt_ratio:.2f} times as long as the student's."
@@ -233,6 +237,10 @@ def cost_text(costs: Sequence[TeacherCost]) -> list[str]:
     of_teacher = ["of the teacher", "share"]
     header = ["method", "seconds per step", *of_teacher, "tokens per step", *of_teacher, "steps"]
     return [_bullets(sentences), *([markdown_table(header, rows)] if rows else [])]
+
+
+def _bold(name: str, more: str = "") -> str:
+    return f"**{markdown(name)}{more}**"
 
 
 def _bullets(sentences: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from sdar.config.variants import (
     sweep_variants,
 )
 from sdar.errors import SdarError
+from sdar.escaping import markdown
 from sdar.evaluation.statistics import Rate, rate_over_tasks
 from sdar.files.whole import write_json, write_text
 from sdar.methods.roles import label
@@ -88,9 +89,9 @@ def sweep_markdown(comparison: SweepComparison) -> str:
     header = ["variant", "success (%)", f"minus {name} (points)", "for these runs", "p"]
     header += ["excludes 0", "cells"]
     return (
-        f"# {comparison.experiment}: sweep\n\n"
+        f"# {markdown(comparison.experiment)}: sweep\n\n"
         f"Each variant against {name} (lambda = 0), {comparison.steps} training steps, "
-        f"{setting(comparison)}. {name}: {rate_text(base.rate)} %.\n\n"
+        f"{markdown(setting(comparison))}. {name}: {rate_text(base.rate)} %.\n\n"
         f"{markdown_table(header, rows)}\n\n"
         "## How to read it\n\n"
         f"- Brackets are {CONFIDENCE:.0%} intervals: of a rate Wilson's over tasks, of a "
