@@ -1,13 +1,16 @@
 """Reading ALFWorld's folder layout."""
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
 
 import pytest
 
+from sdar.environments.alfworld.config import AlfworldConfig
 from sdar.environments.alfworld.engine.loader import load_tasks
+from sdar.environments.alfworld.tasks import make_tasks
 from sdar.errors import SdarError
 
 GAME = {
@@ -78,6 +81,54 @@ def test_missing_data_is_named_with_the_remedy(tmp_path: Path) -> None:
         load_tasks(tmp_path, "train")
     with pytest.raises(SdarError, match="no solvable game of type look_at_obj_in_light in"):
         load_tasks(tmp_path, "train", ("look_at_obj_in_light",))
+
+
+def alfworld_grammar(**changes: str) -> str:
+    """The grammar of the installed alfworld with other words for some commands, as in a game."""
+    from sdar.environments.alfworld.world.scenes import wheel
+
+    text = (wheel() / "data" / "alfred.twl2").read_text()
+    for before, after in changes.items():
+        assert f'template :: "{before} ' in text
+        text = re.sub(f'template :: "{before} .*"', f'template :: "{after}"', text)
+    return text.replace("UNKNOWN GOAL", "put a mug in desk.")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"move": "put {o} in/on {r}"}, r"no command `move _ to _`.*\(it has .*put _ in/on _"),
+        ({"go": "walk to {r}"}, r"no command `go to _`.*walk to _"),
+        ({"take": "pick up {o}"}, r"no command `take _ from _`.*pick up _"),
+        ({"use": "toggle {o}"}, r"no command `use _`.*toggle _"),
+        ({"heat": "heat {o}", "cool": "cool {o}"}, r"no command `heat _ with _`.*cool _, heat _"),
+    ],
+)
+def test_games_of_another_packaging_are_refused_by_name(
+    tmp_path: Path, changes: dict[str, str], message: str
+) -> None:
+    """Skills and expert say `move`; in older games nothing would ever be put down."""
+    pytest.importorskip("alfworld", reason='needs pip install "sdar[alfworld]"')
+    name = "train/pick_and_place_simple-Mug-None-Desk-301/trial_"
+    write(tmp_path, f"{name}A", grammar=alfworld_grammar())
+    assert len(load_tasks(tmp_path, "train")) == 1
+    folder = write(tmp_path, f"{name}B", grammar=alfworld_grammar(**changes))
+    with pytest.raises(SdarError, match=message) as told:
+        load_tasks(tmp_path, "train")
+    assert str(folder / "game.tw-pddl") in str(told.value)
+    assert "alfworld-download" in str(told.value)
+
+
+def test_sentences_of_people_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    name = "train/pick_and_place_simple-Mug-None-Desk-301/trial_"
+    write(tmp_path, f"{name}A")
+    written = '"rhs": "Your task is to: Bring the cup over there."'
+    write(tmp_path, f"{name}B", grammar=written)
+    tasks, _ = make_tasks(AlfworldConfig(data=tmp_path), (), tmp_path)
+    assert len(tasks) == 2
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "the tasks of 1 of 2 games follow none of ALFWorld's" in said
+    assert f"{name}B: Bring the cup over there." in said
 
 
 @pytest.mark.parametrize("name", ["game.tw-pddl", "traj_data.json"])

@@ -3,17 +3,20 @@
 Generated games lie in `json_2.1.1/` of the tasks' folder, and `home.json` says whose they are.
 """
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sdar.environments.alfworld.config import GAMES_FOLDER, AlfworldConfig
 from sdar.environments.alfworld.engine.loader import load_tasks
+from sdar.environments.alfworld.observed import parse_instruction
 from sdar.environments.alfworld.world.generator import SPLITS, Request, make_games
 from sdar.environments.alfworld.world.home import Home
 from sdar.environments.base import Task
 from sdar.errors import SdarError
 
+log = logging.getLogger("sdar.environments")
 HOME_FILE = "home.json"
 
 
@@ -24,6 +27,7 @@ def make_tasks(
     if environment.data is not None:
         splits = dict.fromkeys(("train", *panels))
         tasks = list(find_tasks(environment.data, environment.task_types, splits))
+        _warn_of_sentences(tasks)
         return tasks, "real ALFWorld data"
     home = Home.draw(environment.home, environment.habit, environment.size)
     tasks = make_games(requests(environment, home, folder), workers=_workers())
@@ -71,6 +75,22 @@ def find_tasks(
             )
     for split in splits:
         yield from load_tasks(data, split, task_types)
+
+
+def _warn_of_sentences(tasks: Sequence[Task]) -> None:
+    """Tasks in people's own words can be played, but no expert says what it would do."""
+    strange = []
+    for task in tasks:
+        try:
+            parse_instruction(task.instruction)
+        except SdarError:
+            strange.append(task)
+    if strange:
+        log.warning(
+            "environment.data: the tasks of %d of %d games follow none of ALFWorld's sentence "
+            "templates (%s: %s), so the report cannot compare with the expert there",
+            *(len(strange), len(tasks), strange[0].id, strange[0].instruction[:80]),
+        )
 
 
 def read_home(folder: Path) -> Home | None:

@@ -91,7 +91,7 @@ class LineExpert:
             "text": self._leave_text,
             "done": self._search,
         }
-        return decide[self._page.kind]()
+        return _on_offer(decide[self._page.kind](), self._page)
 
     @property
     def _lines(self) -> list[str]:
@@ -191,6 +191,9 @@ class PlainExpert:
             self._chosen.append(clicked)
 
     def act(self) -> Decision:
+        return _on_offer(self._decide(), self._page)
+
+    def _decide(self) -> Decision:
         page = self._page
         if page.kind == "results":
             for row in page.rows:
@@ -204,7 +207,17 @@ class PlainExpert:
             return "all that is named is chosen", "click[buy now]"
         if page.kind == "text":
             return "back to the product", "click[< prev]"
-        return "search for what is asked", f"search[{self._query}]"
+        return "search for what is asked", f"search[{self._query or 'product'}]"
+
+
+def _on_offer(decision: Decision, page: SeenPage) -> Decision:
+    """The decision, or where a real page does not offer that, a way back."""
+    thought, action = decision
+    searching = any(offered.startswith("search[") for offered in page.offered)
+    if action in page.offered or not page.offered or (searching and action.startswith("search[")):
+        return decision
+    ways = ("click[back to search]", "click[< prev]", *page.offered)
+    return thought, next(way for way in ways if way in page.offered)
 
 
 def _words(title: str) -> tuple[str, str, str]:

@@ -51,6 +51,8 @@ class SeenPage:
     price: str = ""
     values: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
+    offered: tuple[str, ...] = ()
+    """The actions that the page offers."""
 
 
 def parse_goal(instruction: str) -> Wanted | None:
@@ -79,26 +81,41 @@ def affordable(price: str, limit: float) -> bool:
 
 def read_page(observation: Observation) -> SeenPage:
     """The page that an observation shows, in either text mode."""
-    pieces = _pieces(observation.text)
+    pieces, offered = _pieces(observation.text), observation.admissible_actions
     if pieces[0].startswith("Thank you"):
-        return SeenPage("done")
-    if "Back to Search" not in pieces:
-        return SeenPage("index")
+        return SeenPage("done", offered=offered)
+    if "click[back to search]" not in offered or "Back to Search" not in pieces:
+        return SeenPage("index", offered=offered)
     body = pieces[pieces.index("Back to Search") + 1 :]
-    if body and body[0].startswith("Page "):
-        start = body.index("Next >") + 1
-        cells = body[start:]
-        return SeenPage(
-            "results", rows=tuple(Row(*cells[i : i + 3]) for i in range(0, len(cells), 3))
-        )
-    if "Buy Now" not in body:
-        return SeenPage("text", texts=tuple(body[1:]))
-    place = max(i for i, piece in enumerate(body) if piece.startswith("Price: "))
+    if "click[next >]" in offered:
+        cells = body[body.index("Next >") + 1 :] if "Next >" in body else []
+        return SeenPage("results", rows=_rows(cells, offered), offered=offered)
+    if "click[buy now]" not in offered:
+        return SeenPage("text", texts=tuple(body[1:]), offered=offered)
+    prices = [i for i, piece in enumerate(body) if piece.startswith("Price: ")]
     return SeenPage(
         "item",
-        title=body[place - 1],
-        price=body[place].removeprefix("Price: "),
-        values=_values(observation.admissible_actions),
+        title=body[prices[-1] - 1] if prices else "",
+        price=body[prices[-1]].removeprefix("Price: ") if prices else "",
+        values=_values(offered),
+        offered=offered,
+    )
+
+
+def _rows(cells: Sequence[str], offered: Sequence[str]) -> tuple[Row, ...]:
+    """The products of a results page. Each begins with its asin and ends with its price; a real
+    one may have no title."""
+    starts: list[int] = []
+    place = 0
+    lowered = [cell.lower() for cell in cells]
+    for asin in _values(offered):
+        if asin in lowered[place:]:
+            starts.append(lowered.index(asin, place))
+            place = starts[-1] + 1
+    ends = [*starts[1:], len(cells)]
+    return tuple(
+        Row(cells[start], " ".join(cells[start + 1 : end - 1]), cells[end - 1])
+        for start, end in zip(starts, ends, strict=False)  # without any, there is one end too many
     )
 
 

@@ -2,20 +2,24 @@
 
 import random
 import re
+from pathlib import Path
 
 import pytest
 
-from sdar.environments.base import Observation, Task
+from sdar.environments.base import EnvironmentPool, Observation, Task
+from sdar.environments.webshop.config import WebshopConfig
 from sdar.environments.webshop.engine.catalogue import Catalogue
 from sdar.environments.webshop.engine.environment import WebshopEnvironment
 from sdar.environments.webshop.engine.goals import goal_task, split_by_product
 from sdar.environments.webshop.expert import LineExpert, PlainExpert, make_expert
 from sdar.environments.webshop.observed import (
+    Row,
     affordable,
     parse_goal,
     price_limit,
     read_page,
 )
+from sdar.environments.webshop.package import PACKAGE
 from sdar.environments.webshop.world.records import make_records
 from sdar.environments.webshop.world.shop import Shop
 from sdar.errors import SdarError
@@ -239,3 +243,57 @@ def test_a_shop_that_lacks_the_category_is_an_error():
 def test_the_page_after_the_purchase_is_read(catalogue, tasks, shop):
     seen, _ = play(WebshopEnvironment(catalogue), tasks[0], shop)
     assert read_page(seen).kind == "done"
+
+
+def meddled(pool: EnvironmentPool, task: Task, knowledge: object, meddling: int) -> None:
+    """Somebody else acts first, in any way that is offered; what the expert says is on offer."""
+    draw = random.Random(f"{task.id} {meddling}")
+    seen = pool.reset({0: task})[0]
+    expert = PACKAGE.expert(task, seen, knowledge)
+    for turn in range(meddling + 12):
+        _, action = expert.act()
+        assert PACKAGE.is_admissible(action, seen.admissible_actions), (task.id, turn, action)
+        if turn < meddling:
+            action = draw.choice(seen.admissible_actions)
+            if action.startswith("search["):
+                action = f"search[{draw.choice(task.instruction.split())}]"
+        seen = pool.step({0: action})[0]
+        expert.observe(action, seen)
+        if seen.done:
+            return
+
+
+@pytest.mark.parametrize("mode", ["text", "text_rich"])
+def test_whoever_acted_before_the_expert_says_what_is_offered(tmp_path: Path, mode: str) -> None:
+    config = WebshopConfig(observation=mode)
+    tasks, _ = PACKAGE.make_tasks(config, (), tmp_path)
+    pool = PACKAGE.open_pool(config, tmp_path)
+    for number, task in enumerate(tasks[::12]):
+        told = PACKAGE.knowledge(tmp_path) if number % 2 else None
+        meddled(pool, task, told, meddling=number % 9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["text", "text_rich"])
+def test_on_real_products_too(shared: Path, tmp_path: Path, mode: str) -> None:
+    config = WebshopConfig(observation=mode, data=shared / "data" / "webshop")
+    tasks, _ = PACKAGE.make_tasks(config, (), tmp_path)
+    pool = PACKAGE.open_pool(config, tmp_path)
+    for number, task in enumerate(random.Random(0).sample(tasks, 150)):
+        meddled(pool, task, None, meddling=number % 9)
+
+
+def test_a_product_without_a_title_is_a_product() -> None:
+    rows = ["B000000001", "Cotton Shirt", "$10.00", "B000000002", "$9.00", "B000000003", "A", "$8"]
+    text = " [SEP] ".join(
+        ["Instruction:", "x", "Back to Search", "Page 1 (Total results: 3)", "Next >", *rows]
+    )
+    offered = ["back to search", "next >", "b000000001", "b000000002", "b000000003"]
+    page = read_page(
+        Observation(text, tuple(f"click[{name}]" for name in offered), won=False, done=False)
+    )
+    assert page.rows == (
+        Row("B000000001", "Cotton Shirt", "$10.00"),
+        Row("B000000002", "", "$9.00"),
+        Row("B000000003", "A", "$8"),
+    )

@@ -20,6 +20,13 @@ _TASK_TYPE = re.compile(rb'"task_type":\s*"([a-z_]+)"')
 # The sentence sits in a JSON string of the grammar, itself a JSON string of the file: it ends at
 # the closing (escaped) quote.
 _SENTENCE = re.compile(rb"Your task is to: ([^\"\\]*)")
+_NAME = re.compile(r"\{[^}]*\}|\[[^\]]*\]")
+_COMMAND = re.compile(rb'template\s*::\s*\\"([^"\\]*)')
+COMMANDS = (
+    *("go to _", "open _", "take _ from _", "move _ to _", "examine _", "use _"),
+    *("clean _ with _", "heat _ with _", "cool _ with _"),
+)
+"""What skills, prompts and expert speak of; `_` is a name. Older packagings say "put _ in/on _"."""
 _SOLVABLE = re.compile(rb'"solvable":\s*(true|false)')
 
 
@@ -71,6 +78,7 @@ def _read_task(trial: Path, identity: str, split: str) -> Task | None:
     solvable = _SOLVABLE.findall(game)
     if whole and (not solvable or solvable[-1] != b"true"):
         return None
+    _check_commands(game, game_file)
     sentence = _SENTENCE.search(game)
     trajectory = _read(trial / "traj_data.json").rstrip()
     task_type = _TASK_TYPE.search(trajectory)
@@ -86,6 +94,19 @@ def _read_task(trial: Path, identity: str, split: str) -> Task | None:
         location=str(game_file),
         content=parts_digest([game, trajectory])[:16],
     )
+
+
+def _check_commands(game: bytes, path: Path) -> None:
+    """The game's commands are those of the packaging that the rest of the code speaks of."""
+    written = {_NAME.sub("_", found.decode()) for found in _COMMAND.findall(game)}
+    missing = [command for command in COMMANDS if command not in written]
+    if written and missing:
+        other = sorted(written - {*COMMANDS, "close _", "look", "inventory", "help"})
+        raise SdarError(
+            f"game {path} is of another packaging of ALFWorld: it knows no command "
+            f"`{missing[0]}`, which skills and expert speak of (it has {', '.join(other[:4])}); "
+            "fetch the games again with the `alfworld-download` of alfworld 0.4 or later"
+        )
 
 
 def _cut_short(path: Path) -> SdarError:
