@@ -32,8 +32,8 @@ JOBS ?= all
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 STAMP := $(VENV)/.installed
 CONFIG_FILE := $(or $(CONFIG),config/config.yaml)
-SNAKEMAKE := snakemake --profile profiles/local --cores $(JOBS) $(if $(CONFIG),--configfile $(CONFIG))
-RESULTS = results/$$(sdar config show --config $(CONFIG_FILE) | sed -n 's/^experiment: //p')
+SNAKEMAKE := snakemake --profile profiles/local --cores $(JOBS) $(if $(CONFIG),--configfile '$(CONFIG)')
+RESULTS = results/$$(sdar config show --config '$(CONFIG_FILE)' | sed -n 's/^experiment: //p')
 
 .PHONY: help setup demo test test-vllm test-slurm check ui repro pull bench report clean lock print-venv
 
@@ -65,6 +65,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(STAMP) ## The main job: tasks, warm start, GRPO and SDAR, evaluation, comparison, report
+	@sdar workflow unlock
 	$(SNAKEMAKE) -- all
 	$(MAKE) --no-print-directory report
 	@results=$(RESULTS); echo; cat $$results/comparison.md; echo; \
@@ -111,14 +112,16 @@ check: $(STAMP) ## Lint, format, imports, types
 	mypy
 
 ui: $(STAMP) ## The MLflow pages of the runs
-	sdar ui --config $(CONFIG_FILE)
+	sdar ui --config '$(CONFIG_FILE)'
 
 repro: $(STAMP) ## The default experiment through DVC: only what changed is done again
+	@sdar workflow unlock
 	dvc repro
+	@sdar workflow accept
 
-pull: $(STAMP) ## Fetch tracked results from the DVC remote, and tell Snakemake that they are current
-	dvc pull
-	$(SNAKEMAKE) --touch --forceall -- all
+pull: $(STAMP) ## Fetch the results of the settings as they are from the DVC remote, and tell Snakemake
+	@sdar workflow unlock
+	@sdar workflow pull
 
 bench: $(STAMP) ## Time the environment, the rollouts, the update and a whole step
 	sdar bench environment

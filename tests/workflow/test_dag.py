@@ -1,19 +1,25 @@
 """The plan, without running it: which jobs, which refusals, which lints."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import get_args
 
+import psutil
 import pytest
 import yaml
 from pipeline_runner import run, snakemake
 
 from sdar.config import load_config
 from sdar.config.cluster import ClusterConfig, JobKind, job_resources
+from sdar.config.dvc import dvc_stages
 from sdar.config.variants import sweep_variants
 
 
@@ -218,28 +224,15 @@ def pretended(project: Path) -> Path:
 
 def pretend(project: Path) -> Path:
     """The project as after a whole run: every output is there, by Snakemake's own touch."""
-    from sdar.config import Layout, load_config
-
-    config = load_config(project / "config" / "config.yaml")
-    layout = Layout(project, config.experiment)
-    runs = [("warm_start", 0), ("skill_prompt", 0)]
-    runs += [(method, seed) for method in config.methods for seed in config.seeds]
-    folders = [layout.tasks, layout.demonstrations, layout.warm_start / "policy"]
-    folders += [layout.run(m, s) / "policy" for m, s in runs[2:]] + [layout.results / "figures"]
-    for folder in folders:
-        folder.mkdir(parents=True)
-    files = [layout.evaluation(m, s) / name for m, s in runs for name in ("summary.json",)]
-    files += [
-        layout.evaluation(m, s) / f"{n}.parquet" for m, s in runs for n in ("episodes", "tokens")
-    ]
-    files += [layout.results / name for name in ("comparison.md", "comparison.json")]
-    files += [
-        layout.results / name for name in ("episodes.parquet", "episodes.html", "comparison.html")
-    ]
-    files += [layout.results / f"answers.{kind}" for kind in ("json", "md", "html")]
-    for file in files:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
+    for stage in dvc_stages(load_config(project / "config" / "config.yaml")).values():
+        for out in (project / name for name in stage["outs"]):
+            names = ("summary.json", "episodes.parquet", "tokens.parquet")
+            files = [out / name for name in names] if out.name == "evaluation" else []
+            for file in [*files, *([out] if out.suffix else [])]:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.touch()
+            if not out.suffix:
+                out.mkdir(parents=True, exist_ok=True)
     done = snakemake(project, "--touch", "--forceall", "--", "all")
     assert done.returncode == 0, done.stdout
     return project
@@ -353,6 +346,72 @@ def test_dvc_reruns_what_snakemake_reruns(repository: Path, with_own_skills: Pat
     assert changed() == {"train"}
     change(project, "rollout", engine="vllm")
     assert changed() == {"train", "evaluate"}
+
+
+def test_a_copy_of_a_finished_project_is_finished(pretended: Path) -> None:
+    """`cp -r` gives all files new times, in any order: here every input is younger than what was
+    made from it."""
+    copy = pretended.with_name(f"{pretended.name}-copy")
+    shutil.copytree(pretended, copy, copy_function=shutil.copyfile)
+    for age, top in enumerate(("data", "runs", "results")):
+        for path in (copy / top).rglob("*"):
+            if path.is_file():
+                os.utime(path, (time.time() - 100 * age,) * 2)
+    done = snakemake(copy, "--dry-run", "--", "all")
+    assert "Nothing to be done" in done.stdout, done.stdout
+    tasks = copy / "data" / "alfworld-tiny" / "tasks"
+    (tasks / ".snakemake_timestamp").touch()
+    assert planned(snakemake(copy, "--dry-run", "--", "all").stdout)["train"] == 4
+
+
+def test_after_a_kill_the_same_command_goes_on(project: Path) -> None:
+    """The lock of a dead Snakemake is removed; that of a living one, or of its job, is not."""
+    short = experiment(project, "warm_start: {demonstrations: {episodes: 100000}}")
+    target = "data/alfworld-tiny/demonstrations"
+    words = ("snakemake", "--profile", "profiles/local", "--configfile", short.name, "--", target)
+    here = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
+    with (project / "log").open("w") as log:
+        running = subprocess.Popen(
+            [here / words[0], *words[1:]],
+            cwd=project,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+        )
+    job = None
+    try:
+        deadline = time.monotonic() + 120
+        while job is None:
+            assert running.poll() is None, (project / "log").read_text()
+            assert time.monotonic() < deadline
+            for child in psutil.Process(running.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    line = child.cmdline()
+                    job = child if "demonstrations" in line and "sdar" in line[1] else job
+            time.sleep(0.1)
+        done = run(project, "sdar", "workflow", "unlock")
+        assert done.returncode == 2
+        assert f"process {running.pid} still works here" in done.stdout
+        running.kill()
+        running.wait()
+        done = run(project, "sdar", "workflow", "unlock")
+        assert done.returncode == 2
+        assert "sdar demonstrations" in done.stdout
+        job.kill()
+        job.wait()
+        assert "LockException" in run(project, *words).stdout
+        done = run(project, "sdar", "workflow", "unlock")
+        assert done.returncode == 0, done.stdout
+        short.write_text("warm_start: {demonstrations: {episodes: 2, openings: 1}}")
+        done = run(project, *words)
+        assert done.returncode == 0, done.stdout
+        assert run(project, "sdar", "workflow", "unlock").stdout == ""
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
 
 
 def test_a_corrected_answer_makes_the_tasks_again(project: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pipeline_runner import run
+from pipeline_runner import run, snakemake
+from test_dag import change, planned, pretend
 
 
 @pytest.fixture
@@ -38,6 +39,74 @@ def test_dvc_says_when_its_file_is_another_experiment_s(under_dvc: Path) -> None
     done = run(under_dvc, "dvc", "repro")
     assert done.returncode != 0
     assert "make it again with `sdar config dvc > dvc.yaml`" in done.stdout
+
+
+@pytest.fixture
+def finished(under_dvc: Path) -> Path:
+    """The project as after a whole run, and DVC knows it. Its remote is a folder."""
+    pretend(under_dvc)
+    for words in (
+        ("remote", "add", "--default", "storage", f"{under_dvc}-storage"),
+        ("commit", "--force", "--quiet"),
+        ("push", "--quiet"),
+    ):
+        done = run(under_dvc, "dvc", *words)
+        assert done.returncode == 0, done.stdout
+    return under_dvc
+
+
+def clone_of(project: Path) -> Path:
+    """What git would bring to another machine, with DVC's account of the results."""
+    clone = project.with_name(f"{project.name}-clone")
+    ignored = shutil.ignore_patterns(
+        "data", "runs", "results", "logs", ".snakemake", "cache", "tmp"
+    )
+    shutil.copytree(project, clone, ignore=ignored)
+    return clone
+
+
+def test_a_pull_brings_what_belongs_to_the_settings_and_no_more(finished: Path) -> None:
+    clone = clone_of(finished)
+    done = run(clone, "sdar", "workflow", "pull")
+    assert done.returncode == 0, done.stdout
+    assert "to be computed: nothing" in done.stdout
+    assert "Nothing to be done" in snakemake(clone, "--dry-run", "--", "all").stdout
+    # Other settings, in the same clone: what was pulled is not theirs.
+    change(clone, "training", learning_rate=1e-4)
+    done = run(clone, "sdar", "workflow", "pull")
+    assert done.returncode == 0, done.stdout
+    assert "to be computed: train" in done.stdout
+    plan = planned(snakemake(clone, "--dry-run", "--", "all").stdout)
+    assert plan["train"] == 4
+    assert "warm_start" not in plan
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_new_clone_takes_no_results_of_other_settings(finished: Path, by_hand: bool) -> None:
+    """Snakemake knows nothing of them: it would take whatever is there for current."""
+    clone = clone_of(finished)
+    change(clone, "training", learning_rate=1e-4)
+    if by_hand:
+        assert run(clone, "dvc", "pull").returncode == 0
+    done = run(clone, "sdar", "workflow", "pull")
+    assert done.returncode == 0, done.stdout
+    assert "to be computed: train" in done.stdout
+    plan = planned(snakemake(clone, "--dry-run", "--", "all").stdout)
+    assert (plan["train"], plan["evaluate"]) == (4, 6)
+    assert {"tasks", "demonstrations", "warm_start"}.isdisjoint(plan)
+
+
+def test_snakemake_is_told_what_dvc_brought_back(finished: Path) -> None:
+    config = finished / "config" / "config.yaml"
+    before = config.read_text()
+    change(finished, "training", learning_rate=1e-4)
+    done = snakemake(finished, "--touch", "--forceall", "--", "all")  # as if it were computed
+    assert done.returncode == 0, done.stdout
+    config.write_text(before)
+    assert planned(snakemake(finished, "--dry-run", "--", "all").stdout)["train"] == 4
+    done = run(finished, "sdar", "workflow", "accept")
+    assert done.returncode == 0, done.stdout
+    assert "Nothing to be done" in snakemake(finished, "--dry-run", "--", "all").stdout
 
 
 STAND_IN = """#!{python}

@@ -3,6 +3,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -20,6 +21,8 @@ from sdar.config.load import merge_values, read_values
 from sdar.config.stages import content_digests, fingerprint
 from sdar.config.variants import sweep_seeds, sweep_variants, variant_config
 from sdar.errors import SdarError
+from sdar.files.copies import note_times, restore_times
+from sdar.files.snakemake_lock import note_holder
 from sdar.methods.roles import trained_among, untrained_beside
 from sdar.redaction import has_secret
 from sdar.tracking.store import hand_down
@@ -37,6 +40,12 @@ try:
     check_files(CONFIG)
 except SdarError as error:
     raise WorkflowError(str(error)) from None
+
+if (
+    workflow.exec_mode.name == "DEFAULT"
+):  # no job, which would read its own results' times
+    with suppress(OSError, SdarError):
+        restore_times(Path())
 
 # SLURM sends its signals to every process of a job: only `sdar` takes them, which saves and ends;
 # the Snakemake around it must live until then.
@@ -90,6 +99,22 @@ onstart:
     if CONFIG.execution.nodes > 1 and workflow.local_exec and not IN_SLURM:
         raise WorkflowError(needs_slurm(CONFIG.execution))
     write_if_changed(RESOLVED, resolved_yaml(CONFIG))
+    note_holder(Path())
+
+
+def note_all_times():
+    """So that a copy of this folder is as finished as this one."""
+    folders = [LAYOUT.tasks.parent, LAYOUT.runs, LAYOUT.results]
+    with suppress(OSError, SdarError):
+        note_times(Path(), folders)
+
+
+onsuccess:
+    note_all_times()
+
+
+onerror:
+    note_all_times()
 
 
 wildcard_constraints:

@@ -36,6 +36,7 @@ from sdar.cli.people import (
     view,
 )
 from sdar.cli.sweep import sweep_app
+from sdar.cli.workflow import workflow_app
 from sdar.interruption import INTERRUPTED_CODE
 
 app = typer.Typer(
@@ -209,6 +210,7 @@ app.command(
 )(serve_policy)
 app.add_typer(config_app, name="config")
 app.add_typer(sweep_app, name="sweep")
+app.add_typer(workflow_app, name="workflow")
 
 
 def _version(value: bool) -> None:

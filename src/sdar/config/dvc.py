@@ -1,7 +1,7 @@
 """`dvc.yaml`, made from the table of stages: one DVC stage per border of the pipeline. Pure."""
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,13 @@ def dvc_yaml(config: ExperimentConfig) -> str:
     return HEADER + yaml.safe_dump(
         {"stages": dvc_stages(config)}, sort_keys=False, allow_unicode=True, width=98
     )
+
+
+def rules_and_targets(stage: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Which of Snakemake's rules a stage runs, and for what."""
+    words = shlex.split(stage["cmd"])
+    begin, middle = words.index(SNAKEMAKE[-1]) + 1, words.index("--")
+    return words[begin:middle], words[middle + 1 :]
 
 
 def check_dvc_yaml(path: Path, config: ExperimentConfig) -> None:
