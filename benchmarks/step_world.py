@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from sdar.environments.alfworld.config import ALFWORLD_TASK_TYPES
 from sdar.environments.alfworld.package import PACKAGE
 from sdar.environments.base import Moment, Observation, Task
-from sdar.policy.loading import render_prompt
+from sdar.policy.chat import render_prompt
 from sdar.policy.tokenizer import train_tokenizer
 from sdar.skills import Skill
 

@@ -15,7 +15,7 @@ from sdar.environments.base import Moment, Observation, Task
 from sdar.evaluation.scoring import score_episode
 from sdar.evaluation.second_opinions import expert_actions, greedy_actions
 from sdar.evaluation.token_rows import token_rows
-from sdar.policy.loading import token_pieces
+from sdar.policy.chat import token_pieces
 from sdar.records.tables import TOKENS, tokens_frame
 from sdar.rollout.collector import collect
 from sdar.rollout.engines.base import Generation

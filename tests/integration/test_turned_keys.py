@@ -98,3 +98,29 @@ def test_advice_names_only_keys_that_a_run_survives() -> None:
         kinds = {key: changes for key, _, changes in config.leaves()}
         advised = {kinds[key] for key, _ in candidates(config, harsh=True)}
         assert advised == {"nothing", "rounding"}
+
+
+def test_a_raised_limit_of_prompts_goes_on_and_is_on_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = "policy.max_prompt_tokens"
+    folder = turned(tmp_path, caplog, policy={"max_prompt_tokens": 500})
+    assert steps(folder) == list(range(ALL))
+    first, second = spans(folder)
+    assert (first["from_step"], second["from_step"]) == (0, FIRST)
+    assert (first[key], second[key]) == (480, 500)
+    assert f"continues at {FIRST} with {key} (480, now 500)" in caplog.text
+
+
+def test_a_lowered_limit_and_one_raised_after_the_end_make_another_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = turned(tmp_path, caplog, policy={"max_prompt_tokens": 470})
+    assert [span["from_step"] for span in spans(folder)] == [0]
+    assert "is not continued; policy.max_prompt_tokens (480, now 470)" in caplog.text
+    caplog.clear()
+    training = {"steps": ALL, "checkpoint_every": 1}
+    trainer_world.run(tmp_path, values={"policy": {"max_prompt_tokens": 490}}, **training)
+    assert "the end of a run with lower limits" in caplog.text
+    assert [span["from_step"] for span in spans(folder)] == [0]
+    assert spans(folder)[0]["policy.max_prompt_tokens"] == 490

@@ -17,7 +17,8 @@ from sdar.config import Layout, parse_config
 from sdar.environments.alfworld.practice import practice
 from sdar.errors import SdarError
 from sdar.interruption import STOPPED_CODE
-from sdar.policy.loading import load_policy, render_prompt
+from sdar.policy.chat import render_prompt
+from sdar.policy.loading import load_policy
 from sdar.rollout.engines.transformers import TransformersEngine
 from sdar.training import warm_start as stage
 from sdar.training.demonstrations import make_demonstrations, read_demonstrations

@@ -170,6 +170,9 @@ def _keys(config: ExperimentConfig, stage: Stage, kind: str) -> dict[str, Any]:
     unread = [] if config.policy.model == "tiny" else ["policy.tiny"]
     if stage == "tasks" and config.environment.data is None:
         unread.append("evaluation.panels")
+    if stage == "warm_start":
+        # Nothing is cut there: they only refuse demonstrations that are too long.
+        unread += ["policy.max_prompt_tokens", "policy.max_teacher_prompt_tokens"]
     return {
         key: value
         for key, value, changes in config.leaves()

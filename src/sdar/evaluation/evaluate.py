@@ -36,6 +36,7 @@ from sdar.records.tables import (
 )
 from sdar.rollout.collector import collect
 from sdar.rollout.episode import Episode
+from sdar.rollout.limits import check_limits
 from sdar.rollout.settings import RolloutProgress, RolloutSettings
 
 
@@ -101,6 +102,14 @@ def _evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) 
         with closing(player):
             if not all(partial.has(chunk.name) for chunk in chunks):
                 player.open()
+                check_limits(
+                    player.tokenizer,
+                    config,
+                    played,
+                    skills,
+                    without_skill=bool(recorded) or not all(subject.prompts),
+                    with_skill=bool(recorded) or any(subject.prompts),
+                )
             max_turns = config.environment.max_turns
             episodes, tokens = play_all(chunks, player.play, partial, name, max_turns)
         summary = summarise(

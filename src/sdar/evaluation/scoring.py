@@ -12,7 +12,7 @@ from sdar.environments.packages import environment_package
 from sdar.evaluation.second_opinions import expert_actions, greedy_actions
 from sdar.evaluation.token_rows import ScoredTurn
 from sdar.methods.gates import GATES
-from sdar.policy.loading import token_pieces
+from sdar.policy.chat import token_pieces
 from sdar.policy.log_probs import PolicyScorer, score_responses
 from sdar.records.tables import skill_in
 from sdar.rollout.engines.base import RolloutEngine

@@ -8,6 +8,7 @@ from sdar.environments.base import EnvironmentPackage, Knowledge, Observation
 from sdar.errors import SdarError
 from sdar.rollout.engines.base import RolloutEngine
 from sdar.rollout.episode import Episode
+from sdar.rollout.turns import read_response
 
 
 def expert_actions(
@@ -56,6 +57,5 @@ def greedy_actions(
             temperature=0.0,
         )
         for generation in generations:
-            text = tokenizer.decode(generation.token_ids, skip_special_tokens=True)
-            actions.append(package.parse(text).action)
+            actions.append(read_response(tokenizer, package, generation.token_ids)[1].action)
     return actions

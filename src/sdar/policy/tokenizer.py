@@ -16,12 +16,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
 from sdar.errors import SdarError
+from sdar.policy.chat import TAGS
 
-TAGS = tuple(
-    tag
-    for name in ("think", "action", "search", "answer", "information")
-    for tag in (f"<{name}>", f"</{name}>")
-)
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 # The roles and markers of Qwen's chat format; nothing is added that the messages do not contain.

@@ -5,6 +5,7 @@ barrier. An episode depends on its task, its skill, the policy and (seed, step, 
 which episodes run beside it, nor on the order in which they end.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ from sdar.rollout.state import Rollout
 
 if TYPE_CHECKING:
     from sdar.skills.library import Skill, SkillLibrary
+
+log = logging.getLogger("sdar.rollout")
 
 
 def collect(
@@ -41,7 +44,7 @@ def collect(
     `groups[i]` is the group of episode i. `skills` None: the student plays without a skill. The
     schedule is that of the settings; `continuous` needs a `ContinuousEngine`. Returns the episodes
     in the order of the tasks. `clock` gets the phases `environment` (waiting for it) and
-    `generation`. Raises `SdarError` when a prompt without any history is still over the limit.
+    `generation`. A prompt over the limit is shortened by `turns.fit_prompt`'s rule.
     """
     if len(tasks) != len(groups):
         raise ValueError(f"{len(tasks)} tasks but {len(groups)} groups")
@@ -70,7 +73,27 @@ def collect(
         continuous.play(rollout, engine)
     else:
         play(rollout, engine)
+    warn_of_cuts(list(episodes.values()), settings)
     return list(episodes.values())
+
+
+def warn_of_cuts(episodes: Sequence[Episode], settings: RolloutSettings) -> None:
+    """Say how many prompts lack a part of their text."""
+    turns = [(episode.task, turn) for episode in episodes for turn in episode.turns]
+    cut = [(task, turn) for task, turn in turns if turn.prompt.cut]
+    if cut:
+        task, turn = cut[0]
+        log.warning(
+            "%d of %d prompts were longer than the limit of %d tokens without any history, and "
+            "lack a part (the first: task %s, turn %d, %d characters): raise policy.%s to show all",
+            len(cut),
+            len(turns),
+            settings.max_prompt_tokens,
+            task.id,
+            turn.moment.index + 1,
+            turn.prompt.cut,
+            "max_teacher_prompt_tokens" if episodes[0].skill else "max_prompt_tokens",
+        )
 
 
 def play(rollout: Rollout, engine: RolloutEngine) -> None:

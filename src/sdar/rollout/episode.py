@@ -12,12 +12,14 @@ from sdar.environments.chat import Message
 @dataclass(frozen=True)
 class Prompt:
     """The chat of one turn and its tokens, made from `moment`, whose history is as short as the
-    prompt limit needed: `dropped_history` counts the entries left out."""
+    prompt limit needed: `dropped_history` counts the entries left out, `cut` the characters that
+    the user's message lacks in its middle."""
 
     moment: Moment
     messages: list[Message]
     token_ids: list[int]
     dropped_history: int = 0
+    cut: int = 0
 
 
 @dataclass

@@ -1,8 +1,9 @@
-"""The teacher's prompts: the same turn with the skill in the system message.
+"""The teacher's prompts: the student's of the same turn, with the skill put in.
 
 The teacher has the student's own weights. It reads its prompt and then the *sampled token ids*:
-nothing is decoded and tokenised again. Its prompt has its own limit, beyond which history is
-dropped, never the skill, and counted.
+nothing is decoded and tokenised again. Where the skill goes, the chat template decides
+(`policy.chat`); all else is the student's, token for token. Only beyond its own limit does the
+teacher's prompt lose history, or text, that the student's has: never the skill, and it is counted.
 """
 
 from collections.abc import Sequence
@@ -37,12 +38,12 @@ def teacher_prompts(
     """One prompt per turn, in the order of episodes and turns; `limit` in tokens.
 
     The library chooses the skill (`skills.retrieval`). Raises `SdarError` when the task's type is
-    unknown, or when a prompt is over the limit without any history.
+    unknown, or when a skill leaves no room for a prompt.
     """
     prompts = []
     for episode in episodes:
         skill = skills.for_task(episode.task)
         for turn in episode.turns:
-            prompt = fit_prompt(tokenizer, package, turn.moment, skill.text, limit)
+            prompt = fit_prompt(tokenizer, package, turn.moment, skill.text, limit, turn.prompt.cut)
             prompts.append(TeacherPrompt(prompt, skill.name, skill.digest))
     return prompts

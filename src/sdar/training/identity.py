@@ -1,7 +1,8 @@
 """Which run a checkpoint belongs to, and what it was computed with.
 
 A checkpoint is continued where nothing differs that decides the result (`config.stages`). What
-changes only the rounding may differ: `provenance.json` lists which steps were computed with what.
+changes only the rounding may differ, and limits of prompts may be raised: `provenance.json` lists
+which steps were computed with what.
 """
 
 import logging
@@ -24,7 +25,10 @@ from sdar.training.checkpoint import Checkpoint, latest_complete
 
 log = logging.getLogger("sdar.training")
 Span = dict[str, Any]
-"""Keys of rounding with their values, and under `from_step` the first step that had them."""
+"""Keys of rounding and limits with their values, and under `from_step` the first step that had
+them."""
+LIMITS = ("policy.max_prompt_tokens", "policy.max_teacher_prompt_tokens")
+"""A run continues with more of them: what was computed stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +70,22 @@ class RunIdentity:
         checkpoint = latest_complete(folder, lambda candidate: self._is_mine(candidate, steps))
         if checkpoint is None:
             return None
-        before = _last(checkpoint.state)
-        if before is not None and differing(before, self.computed_with):
+        before, now = _last(checkpoint.state), self._span()
+        if before is None or not differing(before, now):
+            return checkpoint
+        if checkpoint.step >= steps and any(before.get(key) != now.get(key) for key in LIMITS):
             log.warning(
-                "continues at %d with %s: from here on sums are rounded differently, and "
-                "provenance.json says so",
-                checkpoint.step,
-                changed(before, self.computed_with),
+                "%s is the end of a run with lower limits: the run begins anew; %s",
+                checkpoint.path,
+                changed(before, now),
             )
+            return None
+        log.warning(
+            "continues at %d with %s: from here on sums are rounded differently, or longer prompts "
+            "are whole, and provenance.json says so",
+            checkpoint.step,
+            changed(before, now),
+        )
         return checkpoint
 
     def state(self, spans: list[Span]) -> dict[str, Any]:
@@ -83,18 +95,25 @@ class RunIdentity:
     def spans(self, checkpoint: Checkpoint | None) -> list[Span]:
         """What was computed with which so far, and from the checkpoint's step on."""
         if checkpoint is None:
-            return [{"from_step": 0, **self.computed_with}]
+            return [{"from_step": 0, **self._span()}]
         spans: list[Span] = list(checkpoint.state["computed_with"])
-        if differing(_last(checkpoint.state) or {}, self.computed_with):
-            spans.append({"from_step": checkpoint.step, **self.computed_with})
+        if differing(_last(checkpoint.state) or {}, self._span()):
+            spans.append({"from_step": checkpoint.step, **self._span()})
         return spans
+
+    def _span(self) -> Span:
+        """What a step is computed with now."""
+        return {**self.computed_with, **_limits(self.depends_on)}
 
     def _is_mine(self, checkpoint: Checkpoint, steps: int) -> bool:
         before = checkpoint.state.get("depends_on")
         if before is None:
             log.warning("%s is of an earlier version of sdar: it is not continued", checkpoint.path)
             return False
-        if differing(before, self.depends_on):
+        keys = differing(before, self.depends_on)
+        lower, higher = _limits(before), _limits(self.depends_on)
+        raised = [key for key in lower.keys() & higher.keys() if lower[key] < higher[key]]
+        if set(keys) - set(raised):
             log.warning(
                 "%s was made with other settings or data: it is not continued; %s",
                 checkpoint.path,
@@ -109,4 +128,10 @@ def _last(state: Mapping[str, Any]) -> Span | None:
     spans = state.get("computed_with")
     if not spans:
         return None
-    return {key: value for key, value in spans[-1].items() if key != "from_step"}
+    last = {key: value for key, value in spans[-1].items() if key != "from_step"}
+    # Earlier versions wrote no limits there.
+    return _limits(state["depends_on"]) | last
+
+
+def _limits(values: Mapping[str, Any]) -> dict[str, int]:
+    return {key: values[key] for key in LIMITS if key in values}

@@ -41,6 +41,7 @@ def rollout_measures(batch: StepBatch, max_response_tokens: int) -> Metrics:
         "train/response_tokens": _mean([len(turn.response_ids) for turn in turns]),
         "train/response_limit_share": _mean(at_limit),
         "train/dropped_history": sum(turn.prompt.dropped_history for turn in turns),
+        "train/cut_prompts": sum(turn.prompt.cut > 0 for turn in turns),
     }
     by_type: dict[str, list[bool]] = defaultdict(list)
     for episode in episodes:
@@ -56,6 +57,7 @@ def teacher_measures(batch: StepBatch, prompts: Sequence[TeacherPrompt]) -> Metr
     measured: Metrics = {
         "teacher/prompt_tokens": _mean([len(entry.prompt.token_ids) for entry in prompts]),
         "teacher/dropped_history": sum(entry.prompt.dropped_history for entry in prompts),
+        "teacher/cut_prompts": sum(entry.prompt.cut > 0 for entry in prompts),
     }
     for owner, prompt in zip(batch.owners, prompts, strict=True):
         key = f"skill_samples/{owner.task.task_type}"

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from sdar.files.whole import write_parquet
-from sdar.policy.loading import token_pieces
+from sdar.policy.chat import token_pieces
 from sdar.records.page import run_page
 from sdar.records.tables import TRAINING_TOKENS, skill_in, token_table, turn_columns
 from sdar.records.token_classes import token_classes

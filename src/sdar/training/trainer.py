@@ -32,6 +32,7 @@ from sdar.policy.sharding import wants_sharding
 from sdar.progress import Progress
 from sdar.ranks.ranks import Ranks
 from sdar.ranks.rendezvous import join_ranks
+from sdar.rollout.limits import check_limits
 from sdar.rollout.teacher import TeacherPrompt, teacher_prompts
 from sdar.tracking.provenance import write_provenance
 from sdar.tracking.recorder import RunRecorder
@@ -89,6 +90,15 @@ def train_with(
     """`train` with its parts opened: the loop over steps, with records and checkpoints."""
     method, training = trained_method(method_name), config.training
     folder = layout.run(method.name, seed)
+    plays_with_skill = method.rollout_with_skill
+    check_limits(
+        parts.tokenizer,
+        config,
+        parts.tasks,
+        parts.skills,
+        without_skill=not plays_with_skill,
+        with_skill=plays_with_skill or method.needs_teacher,
+    )
     ranks = Ranks.of(accelerator)
     learner = Learner.prepare(parts, config, method, seed, accelerator, ranks, folder)
     identity = RunIdentity.of_training(config, method, seed, parts.inputs)

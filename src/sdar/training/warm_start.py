@@ -23,12 +23,13 @@ from sdar.errors import SdarError
 from sdar.files.digest import json_digest
 from sdar.files.lock import only_writer
 from sdar.interruption import Stopped, between_steps, stop_requested
-from sdar.policy.loading import render_prompt
+from sdar.policy.chat import ChatFormat, render_prompt
 from sdar.policy.reproducible import make_reproducible
 from sdar.policy.tiny import make_tiny_policy
 from sdar.policy.weights import policy_digest
 from sdar.progress import Progress
 from sdar.rollout.engines.transformers import TransformersEngine
+from sdar.rollout.turns import read_response
 from sdar.tracking.provenance import write_provenance
 from sdar.tracking.recorder import RunRecorder
 from sdar.training.checkpoint import load_checkpoint, save_checkpoint
@@ -106,7 +107,9 @@ def _warm_start(config: ExperimentConfig, layout: Layout) -> None:
         done = checkpoint.step
         log.warning("continuing the warm start at update %d", done)
     libraries = library_of(config)
-    demonstrated = [as_sample(tokenizer, turn, config) for turn in turns]
+    for turn in turns:
+        check_length(tokenizer, turn, config)
+    demonstrated = [as_sample(tokenizer, turn) for turn in turns]
     relabelled: list[Sample] = []
     spans = identity.spans(checkpoint)
     if checkpoint is not None:
@@ -152,7 +155,7 @@ def _warm_start(config: ExperimentConfig, layout: Layout) -> None:
         for phase in plan:
             if phase.round:
                 own = own_episodes(config, folder, phase, model, tokenizer, libraries, done)
-                relabelled += [as_sample(tokenizer, turn, config) for turn in own]
+                relabelled += [as_sample(tokenizer, turn) for turn in own]
             if done >= phase.first_update + phase.schedule.updates:
                 continue
             began = time.perf_counter()
@@ -178,12 +181,14 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise SdarError(
             f"{folder} cannot be read ({reason}): make it with `sdar demonstrations`"
         ) from None
+    ChatFormat.of(tokenizer)
+    return tokenizer
 
 
 def warm_start_identity(
@@ -208,9 +213,10 @@ def mixture(
     return [*relabelled, *random.Random(f"mixture/{seed}").sample(list(demonstrated), count)]
 
 
-def as_sample(tokenizer: Any, turn: Demonstration, config: ExperimentConfig) -> Sample:
-    """Token ids of a turn. Raises `SdarError` when the prompt is beyond the policy's limits."""
-    prompt = render_prompt(tokenizer, list(turn.messages))
+def check_length(tokenizer: Any, turn: Demonstration, config: ExperimentConfig) -> None:
+    """Raise `SdarError` when the prompt of a demonstration is beyond the policy's limits: nothing
+    has been computed yet. Turns that the policy reaches later are learned from at any length."""
+    prompt = render_prompt(tokenizer, turn.messages)
     policy = config.policy
     key = "max_teacher_prompt_tokens" if turn.hinted else "max_prompt_tokens"
     if len(prompt) > getattr(policy, key):
@@ -218,8 +224,12 @@ def as_sample(tokenizer: Any, turn: Demonstration, config: ExperimentConfig) -> 
             f"policy.{key}: a demonstration of {turn.task_type} needs {len(prompt)} prompt tokens, "
             f"the limit is {getattr(policy, key)}: raise it"
         )
-    response = tokenizer(turn.response + tokenizer.eos_token, add_special_tokens=False).input_ids
-    return Sample(tuple(prompt), tuple(response))
+
+
+def as_sample(tokenizer: Any, turn: Demonstration) -> Sample:
+    """Token ids of a turn."""
+    prompt = render_prompt(tokenizer, turn.messages)
+    return Sample(tuple(prompt), tuple(ChatFormat.of(tokenizer).response_ids(turn.response)))
 
 
 def own_episodes(
@@ -275,8 +285,7 @@ def play_and_relabel(
                 temperature=config.rollout.temperature,
             )
             for slot, generation in zip(slots, generations, strict=True):
-                text = tokenizer.decode(generation.token_ids, skip_special_tokens=True)
-                action = package.parse(text).action
+                action = read_response(tokenizer, package, generation.token_ids)[1].action
                 if not players[slot].step(action):
                     still.append(slot)
         live = still

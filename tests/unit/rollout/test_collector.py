@@ -2,11 +2,9 @@
 
 from dataclasses import replace
 
-import pytest
 import scripted
 
-from sdar.errors import SdarError
-from sdar.policy.loading import render_prompt
+from sdar.policy.chat import render_prompt
 from sdar.rollout.collector import collect
 from sdar.rollout.engines.base import Generation
 from sdar.rollout.engines.transformers import TransformersEngine
@@ -111,12 +109,6 @@ def test_long_prompts_lose_history_oldest_first_and_count_it():
     assert cut.moment == full.moment.without_oldest(1)
     assert cut.moment.history == full.moment.history[1:]
     assert len(cut.prompt.token_ids) <= limit
-
-
-def test_prompt_too_long_without_history_names_the_key():
-    engine = Speaker(lambda slot, turn: say_action("look"))
-    with pytest.raises(SdarError, match=r"policy\.max_prompt_tokens.*raise"):
-        play(engine, count=1, settings=replace(SETTINGS, max_prompt_tokens=20))
 
 
 def test_batch_size_and_company_change_nothing():

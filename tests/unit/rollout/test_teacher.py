@@ -6,7 +6,7 @@ import scripted
 from sdar.environments.base import Moment, PastTurn
 from sdar.environments.packages import environment_package
 from sdar.errors import SdarError
-from sdar.policy.loading import render_prompt, token_pieces
+from sdar.policy.chat import render_prompt, token_pieces
 from sdar.rollout.episode import Episode, Prompt, Turn
 from sdar.rollout.teacher import teacher_prompts
 from sdar.training.playing import tasks_of_step

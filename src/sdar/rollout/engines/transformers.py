@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from sdar.policy.loading import end_token_ids
+from sdar.policy.chat import end_token_ids
 from sdar.policy.trunk import hidden_states_at
 from sdar.rollout.engines.base import Generation, Key, uniforms
 from sdar.rollout.engines.own_cache import OwnCaches

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sdar.config.rollout import VllmConfig
 from sdar.errors import SdarError
-from sdar.policy.loading import end_token_ids
+from sdar.policy.chat import end_token_ids
 from sdar.policy.paths import vocabulary_of
 from sdar.rollout.engines.base import Generation, Key, seed_of
 from sdar.rollout.engines.vllm.probe import Probe, Trusted
