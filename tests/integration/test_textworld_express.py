@@ -1,7 +1,9 @@
 """The fourth environment: its games are functions of their seeds, and its expert wins them."""
 
+import os
 import random
 import shutil
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from sdar.config import Layout, parse_config
 from sdar.environments.base import Task
 from sdar.environments.packages import environment_package
 from sdar.environments.tasks import make_tasks, read_tasks
+from sdar.environments.textworld_express.engine import _gateway
+from sdar.errors import SdarError
 
 if find_spec("textworld_express") is None:
     pytest.skip("needs pip install 'sdar[express]'", allow_module_level=True)
@@ -99,3 +103,52 @@ def test_practice_is_hinted_as_configured_and_never_a_training_game() -> None:
         hinted.append(practice.hinted)
     assert 8 <= sum(hinted) <= 32
     assert PACKAGE.practice(CONFIG, 5, opening=True).hinted
+
+
+def test_the_expert_plays_the_games_that_were_made(tmp_path: Path) -> None:
+    """A seed is another game with other parameters, and the expert's solution was that of the
+    engine's own ones. Whoever acted before, what it says is on offer."""
+    environment = {
+        "name": "textworld_express",
+        "games": ["coin", "cookingworld"],
+        "parameters": {"coin": "numLocations=3,numDistractorItems=0,includeDoors=0"},
+        "seeds": {"train": 1, "dev": 4, "test": 1},
+    }
+    config = parse_config({"experiment": "made", "environment": environment})
+    layout = Layout(tmp_path, "made")
+    make_tasks(config.environment, ("dev",), layout)
+    pool = PACKAGE.open_pool(config.environment, layout.tasks)
+    for task in read_tasks(layout, "dev"):
+        for meddling in (0, 6):
+            draw = random.Random(f"{task.id} {meddling}")
+            seen = pool.reset({0: task})[0]
+            expert = PACKAGE.expert(task, seen, None)
+            for turn in range(meddling + 100):
+                if seen.done:
+                    break
+                _, action = expert.act()
+                assert action in seen.admissible_actions
+                if turn < meddling:
+                    action = draw.choice(seen.admissible_actions)
+                seen = pool.step({0: action})[0]
+                expert.observe(action, seen)
+            assert seen.won or meddling
+
+
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_java_process_that_does_not_answer_is_named(tmp_path: Path, how: signal.Signals) -> None:
+    task = Task("coin/dev/10000", "dev", "coin", "", "coin/dev/10000")
+    settings = CONFIG.environment.model_copy(update={"worker_timeout": 1.0})
+    pool = PACKAGE.open_pool(settings, tmp_path)
+    first = pool.reset({0: task})[0]
+    process = _gateway()._gateway.java_process
+    os.kill(process.pid, how)
+    if how == signal.SIGKILL:
+        process.wait()
+    why = "has not answered for 1 s" if how == signal.SIGSTOP else "ended .exit code -9."
+    named = f"Java process {process.pid}, playing coin/dev/10000, {why}: free memory, or raise"
+    with pytest.raises(SdarError, match=named):
+        pool.step({0: "look around"})
+    assert process.wait() == -signal.SIGKILL
+    # The next pool has a process of its own.
+    assert PACKAGE.open_pool(CONFIG.environment, tmp_path).reset({0: task})[0] == first

@@ -38,6 +38,8 @@ class TextworldExpressConfig(EnvironmentSection):
     success_reward: PositiveFloat = 10.0
     invalid_action_penalty: NonNegative = 0.1
     workers: Annotated[int, Field(ge=0), NOTHING] = 0
+    worker_timeout: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False), NOTHING] = 300.0
+    """Seconds that the Java process may take to answer before the run ends with an error."""
     data: GivenPath | None = None
     """Nothing to give: the engine makes its games from seeds."""
 

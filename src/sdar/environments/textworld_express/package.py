@@ -10,7 +10,7 @@ from sdar.environments.pools import InProcessPool
 from sdar.environments.textworld_express.engine import ExpressEnvironment
 from sdar.environments.textworld_express.expert import GoldExpert
 from sdar.environments.textworld_express.practice import practice
-from sdar.environments.textworld_express.tasks import make_tasks
+from sdar.environments.textworld_express.tasks import make_tasks, read_parameters
 
 
 class TextworldExpressPackage(ActionListPackage):
@@ -22,13 +22,15 @@ class TextworldExpressPackage(ActionListPackage):
     def make_tasks(
         self, environment: Any, panels: Sequence[str], folder: Path
     ) -> tuple[list[Task], str]:
-        return make_tasks(environment)
+        return make_tasks(environment, folder)
 
     def open_pool(self, environment: Any, folder: Path) -> EnvironmentPool:
-        return InProcessPool(lambda: ExpressEnvironment(environment.parameters))
+        parameters, seconds = environment.parameters, environment.worker_timeout
+        return InProcessPool(lambda: ExpressEnvironment(parameters, seconds))
 
     def expert(self, task: Task, first: Observation, knowledge: Knowledge | None) -> GoldExpert:
-        return GoldExpert(ExpressEnvironment({}).gold_actions(task.location))
+        parameters = read_parameters(task.location)
+        return GoldExpert(ExpressEnvironment(parameters).gold_actions(task.location), first)
 
 
 PACKAGE: EnvironmentPackage = TextworldExpressPackage()

@@ -18,14 +18,15 @@ class ExpressPractice(ActionListPractice):
         self.task = task
         self.hinted = hinted
         self._environment = environment
-        self._expert = GoldExpert(environment.gold_actions(task.location))
+        solution = environment.gold_actions(task.location)
         self.observation = environment.reset(task)
+        self._expert = GoldExpert(solution, self.observation)
 
 
 def practice(config: Any, index: int, *, opening: bool = False) -> ExpressPractice:
     """Game number `index`: a train seed that training does not play; its own draw hints it."""
     settings, demonstrations = config.environment, config.warm_start.demonstrations
-    environment = ExpressEnvironment(settings.parameters)
+    environment = ExpressEnvironment(settings.parameters, settings.worker_timeout)
     game = settings.games[index % len(settings.games)]
     draw = random.Random(f"express/{demonstrations.seed}/{index}/{opening}")
     seed = draw.choice(environment.seeds(game, "train")[settings.seeds.train :])
