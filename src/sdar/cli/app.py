@@ -6,7 +6,6 @@ over to the stage, which is imported only then: `sdar --help` loads no torch.
 
 import atexit
 import os
-import sys
 from typing import Annotated
 
 import typer
@@ -35,6 +34,7 @@ from sdar.cli.people import (
     ui,
     view,
 )
+from sdar.cli.streams import flush_streams, prepare_streams
 from sdar.cli.sweep import sweep_app
 from sdar.cli.workflow import workflow_app
 from sdar.interruption import INTERRUPTED_CODE
@@ -232,6 +232,7 @@ def _options(
 
 def main() -> None:
     """Entry point of the console script."""
+    prepare_streams()
     # Registered before anything else is imported, so it is the last to run.
     last_words = _LastWords()
     atexit.register(last_words.leave)
@@ -240,6 +241,8 @@ def main() -> None:
     except SystemExit as end:
         last_words.code = end.code if end.code == INTERRUPTED_CODE else None
         raise
+    finally:
+        flush_streams()
 
 
 class _LastWords:
@@ -254,6 +257,5 @@ class _LastWords:
 
     def leave(self) -> None:
         if self.code is not None:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            flush_streams()
             os._exit(self.code)

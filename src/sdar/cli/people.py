@@ -1,5 +1,6 @@
 """Commands for people: doctor, play, view, replay, bench, ui, track, and the two servers."""
 
+import os
 import subprocess
 import sys
 from enum import StrEnum
@@ -163,7 +164,9 @@ def bench(
     script = root / "benchmarks" / f"{what.value}_speed.py"
     if not script.is_file():
         raise SdarError(f"{script}: no such benchmark; run from a checkout, or give --root")
-    done = subprocess.run([sys.executable, str(script), *context.args], check=False)
+    lenient = {"PYTHONIOENCODING": f"{sys.stdout.encoding}:backslashreplace"}
+    command = [sys.executable, str(script), *context.args]
+    done = subprocess.run(command, check=False, env=os.environ | lenient)
     if done.returncode:
         raise typer.Exit(done.returncode)
 

@@ -49,8 +49,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_file` of text as UTF-8, line ends as they are."""
-    write_bytes(path, text.encode())
+    """`write_file` of text as UTF-8, line ends as they are. Half a surrogate pair, which JSON may
+    hold, is written as its code."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: Any, *, indent: int = 1, default: Any = None) -> None:

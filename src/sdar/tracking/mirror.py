@@ -253,7 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--again", action="store_true", help="the store was lost; say so no more")
     options = parser.parse_args(arguments)
     folder: Path = options.folder.resolve()
-    with (folder / LOCK).open("a") as lock:
+    with (folder / LOCK).open("ab") as lock:
         # A killed job's mirror may still be sending its last steps.
         fcntl.flock(lock, fcntl.LOCK_EX)
         return _follow(folder, options.again) if options.follow else _once(folder)
@@ -275,7 +275,7 @@ def _follow(folder: Path, warned: bool) -> int:
     leave_to_parent()
     os.setpriority(os.PRIO_PROCESS, 0, max(5, os.getpriority(os.PRIO_PROCESS, 0)))
     terminal = os.fdopen(os.dup(2), "w", errors="backslashreplace")
-    with (folder / "mlflow.log").open("a" if warned else "w") as log:
+    with (folder / "mlflow.log").open("a" if warned else "w", encoding="utf-8") as log:
         os.dup2(log.fileno(), 2)
     mirror = Mirror(folder)
     sys.stderr = _Redacted(sys.stderr, os.environ.get(store.URI_VARIABLE, ""))

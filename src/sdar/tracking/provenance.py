@@ -144,7 +144,8 @@ def _git(folder: Path, *arguments: str) -> str:
     done = subprocess.run(
         ["git", "-C", str(folder), *arguments],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         timeout=5,
         check=True,
         env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"},

@@ -211,7 +211,7 @@ def locked(where: dict[str, Any]) -> Iterator[None]:
     """Hold the lock of this root: one process at a time makes tables or the parent run."""
     path = Path(where["lock"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         try:
             yield

@@ -43,7 +43,7 @@ def recorded_runs(folder: Path) -> list[Path]:
 def _complete(run: Path, config: ExperimentConfig | None) -> str:
     if not read_json(run / "tracking.json").get("store"):
         raise SdarError(f"{run / 'tracking.json'}: damaged; start the run again, which writes it")
-    with (run / LOCK).open("a") as lock:
+    with (run / LOCK).open("ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

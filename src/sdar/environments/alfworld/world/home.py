@@ -84,12 +84,12 @@ class Home:
         return f"Usual places are {'; '.join(told)}."
 
     def write(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n")
+        path.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> "Home":
         try:
-            fields = json.loads(path.read_text())
+            fields = json.loads(path.read_text(encoding="utf-8"))
             return cls(fields["seed"], fields["size"], fields["habit"], fields["usual"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SdarError(

@@ -111,7 +111,7 @@ def write_game(game: Game, walkthrough: list[str], data: Path) -> Path:
     """Write the game's folder under `data/json_2.1.1` and return the path of `game.tw-pddl`."""
     folder = data / GAMES_FOLDER / game.id
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "traj_data.json").write_text(json.dumps(trajectory_data(game)))
+    (folder / "traj_data.json").write_text(json.dumps(trajectory_data(game)), encoding="utf-8")
     path = folder / "game.tw-pddl"
-    path.write_text(json.dumps(game_file(game, walkthrough)))
+    path.write_text(json.dumps(game_file(game, walkthrough)), encoding="utf-8")
     return path

@@ -97,12 +97,12 @@ def goals() -> Mapping[str, Mapping[str, object]]:
 
 @cache
 def domain_text() -> str:
-    return (wheel() / "data" / "alfred.pddl").read_text()
+    return (wheel() / "data" / "alfred.pddl").read_text(encoding="utf-8")
 
 
 @cache
 def grammar_text() -> str:
-    return (wheel() / "data" / "alfred.twl2").read_text()
+    return (wheel() / "data" / "alfred.twl2").read_text(encoding="utf-8")
 
 
 @cache
@@ -159,8 +159,12 @@ def receptacle_kind(id_: str) -> str:
 def scene(number: int) -> Scene:
     """Read one scene; furniture that has no position in the wheel gets one beyond the others."""
     folder = wheel() / "gen" / "layouts"
-    positions = json.loads((folder / f"FloorPlan{number}-openable.json").read_text())
-    classes = frozenset(json.loads((folder / f"FloorPlan{number}-objects.json").read_text()))
+    positions = json.loads(
+        (folder / f"FloorPlan{number}-openable.json").read_text(encoding="utf-8")
+    )
+    classes = frozenset(
+        json.loads((folder / f"FloorPlan{number}-objects.json").read_text(encoding="utf-8"))
+    )
     receptacles = []
     for id_, (x, z, rotation, horizon) in sorted(positions.items()):
         location = (round(4 * x), round(4 * z), round(rotation / 90) % 4, round(horizon))

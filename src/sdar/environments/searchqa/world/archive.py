@@ -103,12 +103,12 @@ class Archive:
         return f"Facts are filed as {'; '.join(told)}."
 
     def write(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n")
+        path.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> "Archive":
         try:
-            stored = json.loads(path.read_text())
+            stored = json.loads(path.read_text(encoding="utf-8"))
             archive = cls.draw(stored["seed"], stored["size"])
             return cls(archive.seed, archive.size, {k: stored["words"][k] for k in archive.words})
         except (OSError, ValueError, KeyError, TypeError) as error:
