@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+from typing import TextIO
 
 
 def prepare_streams() -> None:
@@ -28,7 +29,7 @@ def flush_streams() -> None:
             _forget(stream)
 
 
-def _forget(stream: io.TextIOBase) -> None:
+def _forget(stream: TextIO) -> None:
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except (OSError, ValueError):

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow  # starts a process a test
 
 STAGES = ["tasks", "demonstrations", "warm-start", "train", "evaluate", "compare", "report"]
 PEOPLE = ["doctor", "play", "view", "replay", "bench", "ui", "track", "serve-retriever"]
-PEOPLE += ["serve-policy", "config", "sweep"]
+PEOPLE += ["serve-policy", "config", "sweep", "workflow"]
 
 # Runs the command line in this process and says how it ended and what it imported.
 PROBE = """
