@@ -97,7 +97,8 @@ class PolicyConfig(Section):
     family that transformers does not know needs it; with false such a model is refused."""
     tiny: TinyPolicyConfig = TinyPolicyConfig()
     context: PositiveInt | None = None
-    """Context length of `model` in tokens; null: `tiny.context`, or read from the model."""
+    """Context length of `model` in tokens, for checks before it is loaded; null: `tiny.context`, or
+    read from the model when it is loaded."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     max_prompt_tokens: PositiveInt = 448
     max_response_tokens: PositiveInt = 32

@@ -37,7 +37,7 @@ from sdar.records.tables import (
 from sdar.rollout.collector import collect
 from sdar.rollout.episode import Episode
 from sdar.rollout.limits import check_limits
-from sdar.rollout.settings import RolloutProgress, RolloutSettings
+from sdar.rollout.settings import RolloutProgress, RolloutSettings, longest_sequence
 
 
 class Played(NamedTuple):
@@ -216,8 +216,13 @@ class ChunkPlayer:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         policy, dtype = self.subject.policy, self.config.policy.dtype
-        trusted = self.config.policy.trust_remote_code
-        self.model, self.tokenizer = load_policy(policy, device, dtype, trust_remote_code=trusted)
+        self.model, self.tokenizer = load_policy(
+            policy,
+            device,
+            dtype,
+            trust_remote_code=self.config.policy.trust_remote_code,
+            longest=longest_sequence(self.config),
+        )
         self.engine = open_filled_engine(
             self.config, self.model, self.tokenizer, folder=self.folder
         )

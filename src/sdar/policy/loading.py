@@ -24,12 +24,14 @@ def load_policy(
     dtype: str | torch.dtype = torch.float32,
     *,
     trust_remote_code: bool = False,
+    longest: int | None = None,
 ) -> tuple[Any, Any]:
     """Load `(model, tokenizer)`, in evaluation mode (no dropout), and try how it can be scored.
 
     `trust_remote_code`: run program code that comes with a model of a family that transformers does
-    not know. Raises `SdarError` when the folder is missing or unreadable, its weights are not whole
-    and finite, its chat template is of no use, or no path scores the model exactly.
+    not know. `longest`: the most tokens of a prompt with its response. Raises `SdarError` when the
+    folder is missing or unreadable, its weights are not whole and finite, its chat
+    template is of no use, sequences are beyond the model's context, or no path scores the model exactly.
     """
     folder = path_or_name if isinstance(path_or_name, Path) else model_folder(path_or_name)
     name = str(path_or_name if folder is None else folder)
@@ -42,6 +44,13 @@ def load_policy(
     model = read_model(name, torch_dtype, trust_remote_code)
     tokenizer = read_tokenizer(name, trust_remote_code)
     ChatFormat.of(tokenizer)
+    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if longest is not None and context is not None and longest > context:
+        raise SdarError(
+            f"{name}: a prompt with its response may have {longest} tokens, beyond the model's "
+            f"context of {context} (max_position_embeddings): lower policy.max_prompt_tokens, "
+            "policy.max_teacher_prompt_tokens or policy.max_response_tokens"
+        )
     model.eval().to(device)
-    find_scoring_path(model, PolicyScorer)
+    find_scoring_path(model, PolicyScorer, longest)
     return model, tokenizer

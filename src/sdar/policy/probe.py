@@ -68,15 +68,18 @@ class Samples:
         return pad_batch(self.prompts, self.responses, device)
 
 
-def find_scoring_path(model: Any, scorer_of: Callable[[Any], Any]) -> dict[str, str]:
+def find_scoring_path(
+    model: Any, scorer_of: Callable[[Any], Any], longest: int | None = None
+) -> dict[str, str]:
     """Find and keep the path by which the model is scored; returns what ruled each quicker one out.
 
-    `scorer_of` makes a `PolicyScorer` of the model. Raises `SdarError` that names the family and
-    what differs when no path agrees.
+    `scorer_of` makes a `PolicyScorer` of the model; `longest` is the most tokens of a prompt with
+    its response, where it is known: windows beyond it do not matter. Raises `SdarError` that names
+    the family and what differs when no path agrees.
     """
     before = scoring_path(model) if has_scoring_path(model) else None
     with as_in_use(model):
-        samples = probe_samples(model)
+        samples = probe_samples(model, longest)
         expected = [own_log_probs_or_refuse(model, *sample) for sample in samples]
 
         def try_path(path: ScoringPath) -> str | None:
@@ -90,7 +93,7 @@ def find_scoring_path(model: Any, scorer_of: Callable[[Any], Any]) -> dict[str, 
         finally:
             set_scoring_path(model, before)
     if path is None:
-        raise refusal(model, "scored", against)
+        raise refusal(model, "scored", against, longest)
     set_scoring_path(model, path)
     return against
 
@@ -113,12 +116,16 @@ def first_that_agrees(
     return None, against
 
 
-def refusal(model: Any, what: str, against: dict[str, str]) -> SdarError:
+def refusal(model: Any, what: str, against: dict[str, str], longest: int | None) -> SdarError:
     """The sentence for a model that no path computes."""
     reasons = "; ".join(f"{path}: {said}" for path, said in against.items())
+    reached = [window for window in windows(model.config) if longest is None or window < longest]
+    shorter = (
+        f"keep prompts with their responses within {reached[0]} tokens, or " if reached else ""
+    )
     return SdarError(
         f"policy.model: a model of the family {model.config.model_type} cannot be {what} exactly "
-        f"({reasons}): take a model of another family (docs/models.md)"
+        f"({reasons}): {shorter}take a model of another family (docs/models.md)"
     )
 
 
@@ -148,7 +155,7 @@ def probe_samples(model: Any, most: int | None = None) -> Samples:
         if _affordable(model, window) and (most is None or window < most)
     )
     window = max(tried, default=0)
-    prompts = [*PROMPT_TOKENS, *([window + 3, max(1, window - 2)] if window else [])]
+    prompts = [*PROMPT_TOKENS, *([window + 3, window - 1] if window else [])]
     responses = [*RESPONSE_TOKENS, *([LONG_RESPONSE] * 2 if window else [])]
     ids = iter(plain_ids(model, sum(prompts) + sum(responses)))
     return Samples(
@@ -173,16 +180,23 @@ def plain_ids(model: Any, count: int) -> list[int]:
 
 
 def windows(config: Any) -> list[int]:
-    """Lengths in tokens, below the context, to which some layer's attention is limited."""
+    """Lengths in tokens, below the context, to which some layer's attention is limited, or beyond
+    which positions are embedded otherwise for the whole sequence."""
     text = config.get_text_config(decoder=True)
     context = getattr(text, "max_position_embeddings", None) or 1 << 30
-    return sorted(
-        {
-            value
-            for key, value in text.to_dict().items()
-            if _WINDOW.search(key) and type(value) is int and 1 < value < context - 16
-        }
-    )
+    values = text.to_dict()
+    found = [value for key, value in values.items() if _WINDOW.search(key)]
+    if "longrope" in str(values.get("rope_parameters")):
+        found += _values_of(values, "original_max_position_embeddings")
+    return sorted({value for value in found if type(value) is int and 1 < value < context - 16})
+
+
+def _values_of(values: Any, key: str) -> list[Any]:
+    """All values of a key, however deep."""
+    if not isinstance(values, dict):
+        return []
+    own = [values[key]] if key in values else []
+    return own + [found for value in values.values() for found in _values_of(value, key)]
 
 
 def _affordable(model: Any, window: int) -> bool:

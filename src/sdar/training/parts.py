@@ -18,6 +18,7 @@ from sdar.methods.declarations import Method, get_method
 from sdar.policy.loading import load_policy
 from sdar.policy.weights import policy_digest
 from sdar.ranks.ranks import PATIENCE
+from sdar.rollout.settings import longest_sequence
 
 
 @dataclass
@@ -51,8 +52,13 @@ def open_parts(config: ExperimentConfig, layout: Layout, device: torch.device) -
     skills = open_skills(config, package.knowledge(layout.tasks))
     digests = skills.digests(tasks)
     start = layout.warm_start / "policy" if config.warm_start.enabled else config.policy.model
-    trusted = config.policy.trust_remote_code
-    model, tokenizer = load_policy(start, device, torch.float32, trust_remote_code=trusted)
+    model, tokenizer = load_policy(
+        start,
+        device,
+        torch.float32,
+        trust_remote_code=config.policy.trust_remote_code,
+        longest=longest_sequence(config),
+    )
     inputs = {
         "policy": policy_digest(model),
         "tasks": json_digest([task.digest for task in tasks])[:16],

@@ -161,6 +161,29 @@ def test_a_window_matters_only_to_sequences_that_reach_it():
     assert find_sampling_path(engine, model)[0] == "general"
 
 
+def test_positions_that_depend_on_the_longest_of_a_batch():
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0] * 8,
+        "long_factor": [3.0] * 8,
+        "original_max_position_embeddings": 40,
+    }
+    model = make_model(
+        "phi3", sliding_window=None, original_max_position_embeddings=40, rope_parameters=rope
+    )
+    find_scoring_path(model, PolicyScorer, 40)
+    assert scoring_path(model) == "fast"
+    find_scoring_path(model, PolicyScorer)
+    assert scoring_path(model) == "single"
+    with torch.no_grad():
+        close(PolicyScorer(model)(pad_batch(PROMPTS, RESPONSES)).log_probs, naive(model)[0])
+    # What was sampled before the 40th token has other log-probs after it.
+    assert find_sampling_path(ContinuousTransformersEngine, model, 40)[0] == "fast"
+    with pytest.raises(SdarError, match=r"phi3 cannot be sampled from.*within 40 tokens"):
+        find_sampling_path(ContinuousTransformersEngine, model)
+
+
 class Wrapped:
     """A model's forward that adds to the logits."""
 

@@ -126,6 +126,12 @@ def test_broken_files(folder: Path, file: str, content: str) -> None:
     refusal(folder)
 
 
+def test_sequences_beyond_the_models_context(folder: Path) -> None:
+    load_policy(folder, longest=512)
+    with pytest.raises(SdarError, match=r"513 tokens, beyond the model's context of 512"):
+        load_policy(folder, longest=513)
+
+
 def test_a_configuration_of_other_sizes(folder: Path) -> None:
     change(folder / "config.json", hidden_size=96)
     refusal(folder)

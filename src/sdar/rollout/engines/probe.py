@@ -62,7 +62,7 @@ def find_sampling_path(
 
         path, against = first_that_agrees(SAMPLING_PATHS, try_path)
     if path is None:
-        raise refusal(model, "sampled from", against)
+        raise refusal(model, "sampled from", against, longest)
     return path, against
 
 
@@ -74,7 +74,7 @@ def _difference(
     engine_class: Any, model: Any, path: SamplingPath, prompts: list[list[int]]
 ) -> str | None:
     """How the log-probs of tokens sampled on this path differ; None: not."""
-    ends = frozenset(range(0, 1 << 20, 4))
+    ends = frozenset(range(0, 1 << 20, 8))
     engine = engine_class(model, None, ends=ends, path=path)
     keys = [(0, 0, slot, 0) for slot in range(len(prompts))]
     with torch.inference_mode():
