@@ -141,12 +141,15 @@ def _memory(config: ExperimentConfig) -> list[Finding]:
     if importlib.util.find_spec("torch") is None:
         return []
     from sdar.memory.verdict import judge_experiment
+    from sdar.policy.shape import FAMILIES
 
     subject = "training memory"
     verdict = judge_experiment(config)
     if verdict is None:
         state = f"not estimated: the shape of {config.policy.model} is not known here"
-        return [Finding("note", subject, state, "fetch the model, or at least its config.json")]
+        families = ", ".join(FAMILIES)
+        remedy = f"of {families} models, fetch at least config.json; others are not estimated"
+        return [Finding("note", subject, state, remedy)]
     level: Level = "good" if verdict.level == "fits" else "note"
     if verdict.level == "too large" and verdict.estimate.on_gpu:
         level = "wrong"
