@@ -30,8 +30,8 @@ def load_policy(
 
     `trust_remote_code`: run program code that comes with a model of a family that transformers does
     not know. `longest`: the most tokens of a prompt with its response. Raises `SdarError` when the
-    folder is missing or unreadable, its weights are not whole and finite, its chat
-    template is of no use, sequences are beyond the model's context, or no path scores the model exactly.
+    folder is missing or unreadable, its weights are not whole and finite, its chat template is of
+    no use, sequences are beyond the model's context, or no path scores the model exactly.
     """
     folder = path_or_name if isinstance(path_or_name, Path) else model_folder(path_or_name)
     name = str(path_or_name if folder is None else folder)
