@@ -13,11 +13,13 @@ from sdar.config import ExperimentConfig, Layout, load_config
 from sdar.config.checks import check_files
 from sdar.environments.packages import environment_sections
 from sdar.errors import SdarError
+from sdar.files.paths import model_folder
 
 Level = Literal["good", "note", "wrong"]
 
 NEEDED_DISK = 5 * 2**30
 NEEDED_MEMORY = 4 * 2**30
+_FOR_CHATS = ("torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ def examine(config: Path, root: Path) -> list[Finding]:
     except SdarError as error:
         return [*findings, Finding("wrong", "configuration", str(error))]
     findings.append(Finding("good", "configuration", f"{config}: {experiment.experiment}"))
-    return [*findings, *_accelerator(experiment), *_memory(experiment), *_data(experiment, root)]
+    about = (*_accelerator(experiment), *_memory(experiment), *_chat(experiment, root))
+    return [*findings, *about, *_data(experiment, root)]
 
 
 def render(findings: list[Finding]) -> str:
@@ -154,6 +157,52 @@ def _memory(config: ExperimentConfig) -> list[Finding]:
     if verdict.level == "too large" and verdict.estimate.on_gpu:
         level = "wrong"
     return [Finding(level, subject, f"{verdict.need()}\n{verdict.table()}", verdict.remedy())]
+
+
+def _chat(config: ExperimentConfig, root: Path) -> list[Finding]:
+    """What the policy's chat template does, where its tokenizer is on this machine."""
+    folder = _policy_folder(config, root)
+    if folder is None or any(importlib.util.find_spec(name) is None for name in _FOR_CHATS):
+        return []
+    from transformers import GenerationConfig
+    from transformers.utils import GENERATION_CONFIG_NAME
+
+    from sdar.policy.chat import ChatFormat, end_token_ids
+    from sdar.policy.pretrained import read_tokenizer
+
+    subject = "chat template"
+    try:
+        tokenizer = read_tokenizer(str(folder), config.policy.trust_remote_code)
+        chat = ChatFormat.of(tokenizer)
+        has_own = (folder / GENERATION_CONFIG_NAME).is_file()
+        own = GenerationConfig.from_pretrained(folder) if has_own else None
+        ends = sorted(end_token_ids(own, tokenizer))
+    except (SdarError, OSError, ValueError) as error:
+        return [Finding("wrong", subject, " ".join(str(error).split()))]
+    names = ", ".join(tokenizer.convert_ids_to_tokens(end) or f"token {end}" for end in ends)
+    thought = "; it opens <think>, where responses begin" if chat.opens_thought else ""
+    state = f"responses end with {names}; a skill stands in the {chat.placement}{thought}"
+    if chat.closing is not None:
+        return [Finding("good", subject, state)]
+    state += "; it closes an assistant's message with no token"
+    remedy = "see that the model writes one of these: responses run to their limit otherwise"
+    return [Finding("note", subject, state, remedy)]
+
+
+def _policy_folder(config: ExperimentConfig, root: Path) -> Path | None:
+    """Where the policy that training starts from lies on this machine."""
+    if config.warm_start.enabled:
+        folder = Layout(root, config.experiment).warm_start / "policy"
+        return folder if folder.is_dir() else None
+    named = model_folder(config.policy.model)
+    if named is not None:
+        return named if named.is_dir() else None
+    if importlib.util.find_spec("huggingface_hub") is None or "/" not in config.policy.model:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(config.policy.model, "tokenizer_config.json")
+    return Path(cached).parent if isinstance(cached, str) else None
 
 
 def _data(config: ExperimentConfig, root: Path) -> list[Finding]:

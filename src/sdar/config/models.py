@@ -101,6 +101,8 @@ class PolicyConfig(Section):
     read from the model when it is loaded."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     max_prompt_tokens: PositiveInt = 448
+    """A longer prompt loses history, then text from its middle, and is counted. Raised in the
+    middle of a run, it continues."""
     max_response_tokens: PositiveInt = 32
     max_teacher_prompt_tokens: PositiveInt = 704
     """The teacher's own limit: its prompt holds the skill as well."""

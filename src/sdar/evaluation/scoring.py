@@ -16,7 +16,7 @@ from sdar.policy.chat import token_pieces
 from sdar.policy.log_probs import PolicyScorer, score_responses
 from sdar.records.tables import skill_in
 from sdar.rollout.engines.base import RolloutEngine
-from sdar.rollout.episode import Episode
+from sdar.rollout.episode import Episode, Prompt
 from sdar.rollout.teacher import teacher_prompts
 from sdar.rollout.turns import fit_prompt
 from sdar.skills.library import SkillLibrary
@@ -40,9 +40,11 @@ def score_episode(
     `engine` samples the greedy actions; the expert knows what the skills tell (`skills.knowledge`).
     """
     package = environment_package(config.environment.name)
-    student = _student_prompts(tokenizer, package, episode, config.policy.max_prompt_tokens)
+    shown = _student_prompts(tokenizer, package, episode, config.policy.max_prompt_tokens)
+    student = [prompt.token_ids for prompt in shown]
     limit = config.policy.max_teacher_prompt_tokens
-    taught = teacher_prompts(tokenizer, [episode], skills, package=package, limit=limit)
+    cuts = [prompt.cut for prompt in shown]
+    taught = teacher_prompts(tokenizer, [episode], skills, package=package, limit=limit, cuts=cuts)
     teacher = [entry.prompt.token_ids for entry in taught]
     responses = [turn.response_ids for turn in episode.turns]
     distillation = config.training.distillation
@@ -89,9 +91,10 @@ def score_episode(
 
 def _student_prompts(
     tokenizer: Any, package: EnvironmentPackage, episode: Episode, limit: int
-) -> list[list[int]]:
+) -> list[Prompt]:
     if episode.skill is None:
-        return [turn.prompt.token_ids for turn in episode.turns]
+        return [turn.prompt for turn in episode.turns]
     return [
-        fit_prompt(tokenizer, package, turn.moment, None, limit).token_ids for turn in episode.turns
+        fit_prompt(tokenizer, package, turn.moment, None, limit, turn.prompt.cut)
+        for turn in episode.turns
     ]

@@ -34,16 +34,19 @@ def teacher_prompts(
     *,
     package: EnvironmentPackage,
     limit: int,
+    cuts: Sequence[int] | None = None,
 ) -> list[TeacherPrompt]:
-    """One prompt per turn, in the order of episodes and turns; `limit` in tokens.
+    """One prompt per turn, in the order of episodes and turns; `limit` in tokens. `cuts`: the
+    characters that the students' prompts lack; None: those that the turns' own do.
 
     The library chooses the skill (`skills.retrieval`). Raises `SdarError` when the task's type is
     unknown, or when a skill leaves no room for a prompt.
     """
-    prompts = []
+    prompts: list[TeacherPrompt] = []
     for episode in episodes:
         skill = skills.for_task(episode.task)
         for turn in episode.turns:
-            prompt = fit_prompt(tokenizer, package, turn.moment, skill.text, limit, turn.prompt.cut)
+            cut = turn.prompt.cut if cuts is None else cuts[len(prompts)]
+            prompt = fit_prompt(tokenizer, package, turn.moment, skill.text, limit, cut)
             prompts.append(TeacherPrompt(prompt, skill.name, skill.digest))
     return prompts
