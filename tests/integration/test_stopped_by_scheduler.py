@@ -51,7 +51,8 @@ def finished(tmp_path_factory):
 
 
 def stop_in_step(root, step, *numbers, **environment):
-    here = str(Path(trainer_world.__file__).parent)
+    paths = [str(Path(trainer_world.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    here = os.pathsep.join(filter(None, paths))
     inherited = {key: value for key, value in os.environ.items() if key != "SLURM_JOB_ID"}
     return subprocess.run(
         [sys.executable, "-c", SCRIPT, str(root), str(step), *(str(int(n)) for n in numbers)],

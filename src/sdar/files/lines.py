@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,30 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [record for record, _ in _complete(path)]
 
 
+def steps(kept: Iterable[bytes]) -> list[int]:
+    """The steps of complete lines."""
+    return [json.loads(line)["step"] for line in kept]
+
+
+def sound(path: Path, before: int) -> list[bytes]:
+    """The lines of the steps before `before`, as they are, up to the first that is damaged; none
+    where the file is missing or cannot be read."""
+    kept = []
+    try:
+        for record, line in _complete(path):
+            if record["step"] < before:
+                kept.append(line)
+    except (OSError, SdarError):
+        pass
+    return kept
+
+
 def truncate(path: Path, step: int) -> int:
     """Keep the records before `step`, atomically; return how many remain."""
     if not path.exists():
+        return 0
+    if step <= 0:  # whatever it holds
+        write_bytes(path, b"")
         return 0
     kept = [line for record, line in _complete(path) if record["step"] < step]
     write_bytes(path, b"".join(kept))
@@ -78,12 +99,14 @@ def _complete(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
             record = json.loads(line)
             if not isinstance(record, dict):
                 raise ValueError("not an object")
-        except ValueError as error:
+            if type(record.get("step")) is not int:
+                raise ValueError("it has no step")
+        except (ValueError, RecursionError) as error:
             # A machine that lost power can leave a last line of zeros; anything earlier is damage.
             if last:
                 return
             raise SdarError(
-                f"{path}: line {number} is not a JSON object ({error}); restore the file, or "
-                "remove the run's folder to start the run again"
+                f"{path}: line {number} is not a JSON object with a step ({error}); restore the "
+                "file, or remove the run's folder to start the run again"
             ) from None
         yield record, line

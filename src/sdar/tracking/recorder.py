@@ -33,7 +33,7 @@ from sdar.config import ExperimentConfig, Layout
 from sdar.config.stages import Stage
 from sdar.files import lines
 from sdar.files.digest import json_digest
-from sdar.files.whole import finite, read_json, write_json
+from sdar.files.whole import finite, read_json, write_bytes, write_json
 from sdar.interruption import Stopped, held_back
 from sdar.tracking import describe, store
 
@@ -82,6 +82,7 @@ class RunRecorder:
         self._mirror: subprocess.Popen[bytes] | None = None
         self._done = False
         self._uri = config.tracking.uri
+        self._written: dict[Path, list[bytes]] = {self.metrics_path: [], self.timings_path: []}
         self._spec = _spec(config, layout, kind, name, parameters or {}, tags or {})
         self._spec["metrics"] = os.path.relpath(self.metrics_path, self.folder)
 
@@ -138,6 +139,45 @@ class RunRecorder:
             for path in (self.metrics_path, self.timings_path):
                 lines.truncate(path, step)
 
+    def keep(
+        self, folder: Path, step: int | None = None, timings: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write a copy of the records into a new checkpoint. Restores what something else has
+        changed meanwhile.
+
+        A step's timings are recorded when its checkpoint is written: `timings` of `step` are what
+        is known of them before.
+        """
+        line = ""
+        if step is not None:
+            line, _ = lines.encode(step, {**(timings or {}), "at": round(time.time(), 3)})
+        for path, kept in self._written.items():
+            data = b"".join(kept)
+            if not path.is_file() or path.read_bytes() != data:
+                log.warning("%s has been changed by something else: it is restored", path)
+                write_bytes(path, data)
+            last = line.encode() if path == self.timings_path else b""
+            (folder / path.name).write_bytes(data + last)
+
+    def resume(self, checkpoint: Path | None, step: int) -> None:
+        """Take up the records of the steps before `step` as `keep` wrote them into a checkpoint, or
+        begin with none. So they have each of these steps once, whatever has happened to them."""
+        if not self._active:
+            return
+        for path in self._written:
+            kept = lines.sound(checkpoint / path.name, step) if checkpoint else []
+            own = lines.sound(path, step)
+            # Timings are complete in the run's own file alone, and no two runs have the same.
+            same = (
+                lines.steps(own) == lines.steps(kept) if path == self.timings_path else own == kept
+            )
+            if same:
+                kept = own
+            elif checkpoint:
+                log.warning("%s is not what it was: it is restored from %s", path, checkpoint)
+            write_bytes(path, b"".join(kept))
+            self._written[path] = kept
+
     def artifact(self, path: Path, artifact_path: str | None = None) -> None:
         """Copy a file or a folder to MLflow, into its folder `artifact_path`."""
         self._send({"do": "artifact", "path": str(Path(path).resolve()), "into": artifact_path})
@@ -176,6 +216,7 @@ class RunRecorder:
             return
         line, lost = lines.encode(step, values)
         lines.append(path, line)
+        self._written[path].append(line.encode())
         if lost and not self.not_finite:
             log.warning("step %d: a value is not finite; it stands as null in %s", step, path)
         self.not_finite += lost

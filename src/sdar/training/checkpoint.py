@@ -1,8 +1,8 @@
 """Resumable checkpoints: whole or not there, checked when read, never harmed by a failed save.
 
-A checkpoint is a folder `step-00010/`: the weights, the optimizer, `state.json`, the training
-records that are not line by line (see `sdar.training.episode_log`), and `manifest.json` with the
-SHA-256 of every file. It is written beside its place, forced to disk, and renamed, so a folder of
+A checkpoint is a folder `step-00010/`: the weights, the optimizer, `state.json`, a copy of the
+run's records, which a run that goes on takes up from there, and `manifest.json` with the SHA-256 of
+every file. It is written beside its place, forced to disk, and renamed, so a folder of
 that name is complete unless the disk lied; the manifest finds that out. `step-00010` means: steps
 0..9 are done, 10 comes next.
 """
@@ -100,7 +100,8 @@ def latest_complete(
     for path in _newest_first(folder):
         problem = _problem(path) or _damage(path)
         if problem is not None:
-            log.warning("%s is not usable (%s); looking for an earlier checkpoint", path, problem)
+            said = " ".join(problem.split())[:300]
+            log.warning("%s is not usable (%s); looking for an earlier checkpoint", path, said)
             continue
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         checkpoint = Checkpoint(path, int(state["step"]), state)
@@ -129,6 +130,8 @@ def _problem(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
         digests = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        if not isinstance(digests, dict) or "state.json" not in digests:
+            return f"{_MANIFEST} is no list of its files"
         for name, digest in digests.items():
             if file_digest(path / name) != digest:
                 return f"{name} differs from what was saved"

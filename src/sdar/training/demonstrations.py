@@ -24,7 +24,8 @@ from sdar.environments.base import (
 from sdar.environments.chat import Message, chat
 from sdar.environments.packages import environment_package
 from sdar.errors import SdarError
-from sdar.files.whole import write_parquet
+from sdar.files.tables import read_table
+from sdar.files.whole import write_folder, write_parquet
 from sdar.progress import Progress
 from sdar.skills.library import SkillLibrary
 
@@ -132,14 +133,17 @@ def make_demonstrations(config: ExperimentConfig, layout: Layout) -> None:
         # A world that nothing else is set in: its library is not worth keeping.
         player = Player(config, number, library_of(config), opening=True)
         turns.append(player.demonstrate()[0])
-    folder = layout.demonstrations
-    folder.mkdir(parents=True, exist_ok=True)
     tiny = config.policy.tiny
     names = environment_package(config.environment.name).names()
     corpus = [as_text(turn) for turn in turns]
     tokenizer = train_tokenizer(corpus, tiny.vocabulary, tiny.context, names)
-    tokenizer.save_pretrained(folder / "tokenizer")
-    write_demonstrations(folder / "demonstrations.parquet", turns)
+
+    def fill(folder: Path) -> None:
+        tokenizer.save_pretrained(folder / "tokenizer")
+        write_demonstrations(folder / "demonstrations.parquet", turns)
+
+    layout.demonstrations.parent.mkdir(parents=True, exist_ok=True)
+    write_folder(layout.demonstrations, fill)
 
 
 def as_text(turn: Demonstration) -> str:
@@ -162,11 +166,10 @@ def read_demonstrations(
     path: Path, remedy: str = "make it with `sdar demonstrations`"
 ) -> list[Demonstration]:
     """What `write_demonstrations` wrote. Raises `SdarError` when the file is missing or broken."""
-    try:
-        rows = pl.read_parquet(path).select(_COLUMNS).to_dicts()
-    except (OSError, pl.exceptions.PolarsError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise SdarError(f"{path} cannot be read ({reason}): {remedy}") from None
+    frame = read_table(path, _COLUMNS, remedy)
+    if frame.is_empty() or any(frame[name].null_count() for name in _COLUMNS if name != "system"):
+        raise SdarError(f"{path} cannot be read (it has no rows, or rows with gaps): {remedy}")
+    rows = frame.to_dicts()
     return [
         Demonstration(messages=tuple(chat(row.pop("user"), row.pop("system"))), **row)
         for row in rows

@@ -12,18 +12,26 @@ from sdar.rollout.episode import Episode
 
 
 class EpisodeLog:
-    """The rows of `episodes.parquet`, in memory between checkpoints."""
+    """The rows of `episodes.parquet`, in memory between checkpoints.
 
-    def __init__(self, path: Path, before_step: int) -> None:
+    A run that goes on takes them from its checkpoint, which holds them as `keep` wrote them.
+    """
+
+    def __init__(self, path: Path, checkpoint: Path | None) -> None:
         self.path = path
         self.rows: list[dict[str, Any]] = []
-        if before_step and path.is_file():
-            kept = pl.read_parquet(path).filter(pl.col("step") < before_step)
-            self.rows = kept.to_dicts()
+        if checkpoint is not None:
+            self.rows = pl.read_parquet(checkpoint / path.name).to_dicts()
 
     def add(self, step: int, episodes: Sequence[Episode]) -> None:
         self.rows += [episode_row(TRAINING_EPISODES, episode, step=step) for episode in episodes]
 
     def write(self) -> None:
-        frame = pl.DataFrame(self.rows, schema=TRAINING_EPISODES, orient="row")
-        write_parquet(self.path, frame)
+        write_parquet(self.path, self._frame())
+
+    def keep(self, folder: Path) -> None:
+        """Write a copy into a new checkpoint."""
+        self._frame().write_parquet(folder / self.path.name, compression="zstd")
+
+    def _frame(self) -> pl.DataFrame:
+        return pl.DataFrame(self.rows, schema=TRAINING_EPISODES, orient="row")

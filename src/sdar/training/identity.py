@@ -6,7 +6,7 @@ which steps were computed with what.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from sdar.config.stages import (
     depends_on,
     differing,
 )
+from sdar.errors import SdarError
 from sdar.methods.declarations import Method
 from sdar.training.checkpoint import Checkpoint, latest_complete
 
@@ -61,13 +62,35 @@ class RunIdentity:
         shorter = {k: v for k, v in identity.depends_on.items() if k != "training.steps"}
         return cls(shorter, identity.computed_with)
 
-    def find_start(self, folder: Path, steps: int) -> Checkpoint | None:
+    def find_start(
+        self,
+        folder: Path,
+        steps: int,
+        lacking: Callable[[Checkpoint], str | None] = lambda found: None,
+    ) -> Checkpoint | None:
         """The newest checkpoint in `folder` that is this run's, at most `steps` far, or None.
 
         Warns, with the keys that differ, where one belongs to another run, and where this run
-        continues with another rounding.
+        continues with another rounding. `lacking` says what of a checkpoint's records is lost:
+        then an earlier one is taken. Raises `SdarError` where each lacks something.
         """
-        checkpoint = latest_complete(folder, lambda candidate: self._is_mine(candidate, steps))
+        lost: list[str] = []
+
+        def usable(found: Checkpoint) -> bool:
+            if not self._is_mine(found, steps):
+                return False
+            what = lacking(found)
+            if what is not None:
+                log.warning("%s is not continued: %s", found.path, what)
+                lost.append(what)
+            return what is None
+
+        checkpoint = latest_complete(folder, usable)
+        if checkpoint is None and lost:
+            raise SdarError(
+                f"{lost[-1]}, and every checkpoint was made with it: restore it, or remove "
+                f"{folder} to begin anew"
+            )
         if checkpoint is None:
             return None
         before, now = _last(checkpoint.state), self._span()
@@ -107,7 +130,7 @@ class RunIdentity:
 
     def _is_mine(self, checkpoint: Checkpoint, steps: int) -> bool:
         before = checkpoint.state.get("depends_on")
-        if before is None:
+        if before is None or not (checkpoint.path / "records" / "metrics.jsonl").is_file():
             log.warning("%s is of an earlier version of sdar: it is not continued", checkpoint.path)
             return False
         keys = differing(before, self.depends_on)

@@ -23,9 +23,10 @@ from sdar.training.learner import Learner
 from sdar.training.step_result import StepResult
 
 
-def record_tokens(recorder: RunRecorder, folder: Path, done: StepResult, learner: Learner) -> None:
+def record_tokens(recorder: RunRecorder, folder: Path, done: StepResult, learner: Learner) -> Path:
     """Write `folder/step-<step>.parquet` for `training.recorded_episodes` episodes spread evenly
-    over the step's slots, and their page next to it; send file, page and episodes to MLflow."""
+    over the step's slots, and their page next to it; send file, page and episodes to MLflow.
+    Returns the file."""
     slots = recorded_slots(len(done.batch.episodes), learner.config.training.recorded_episodes)
     samples = {
         slot: [row for row, owner in enumerate(done.batch.owners) if owner.slot == slot]
@@ -55,6 +56,7 @@ def record_tokens(recorder: RunRecorder, folder: Path, done: StepResult, learner
         ],
         step=done.step,
     )
+    return path
 
 
 def recorded_slots(episodes: int, count: int) -> list[int]:
@@ -66,7 +68,8 @@ def recorded_slots(episodes: int, count: int) -> list[int]:
 def drop_tokens(folder: Path, from_step: int) -> None:
     """Remove the records of `from_step` and later: those steps are run again."""
     for path in (*folder.glob("step-*.parquet"), *folder.glob("step-*.html")):
-        if int(path.stem.removeprefix("step-")) >= from_step:
+        number = path.stem.removeprefix("step-")
+        if number.isdecimal() and int(number) >= from_step:
             path.unlink()
 
 

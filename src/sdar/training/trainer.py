@@ -23,6 +23,7 @@ from sdar.algorithms.step import step_advantages
 from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig, Layout
 from sdar.environments.packages import environment_package
+from sdar.files.digest import file_digest
 from sdar.files.lock import only_writer
 from sdar.interruption import Stopped, between_steps, stop_requested
 from sdar.memory.verdict import require_memory
@@ -40,7 +41,13 @@ from sdar.training.checkpoint import load_checkpoint, save_checkpoint
 from sdar.training.episode_log import EpisodeLog
 from sdar.training.export import export_policy
 from sdar.training.identity import RunIdentity
-from sdar.training.kept_records import keep_records, keep_timings, restore_records
+from sdar.training.kept_records import (
+    keep_records,
+    keep_tokens,
+    kept_in,
+    lost_tokens,
+    restore_files,
+)
 from sdar.training.learner import Learner
 from sdar.training.measures import (
     context_measures,
@@ -105,7 +112,11 @@ def train_with(
 
     start, checkpoint = 0, None
     if ranks.first:
-        checkpoint = identity.find_start(folder / "checkpoints", training.steps)
+        checkpoint = identity.find_start(
+            folder / "checkpoints",
+            training.steps,
+            lacking=partial(lost_tokens, folder),
+        )
     checkpoint = ranks.broadcast(checkpoint)
     if checkpoint is not None:
         load_checkpoint(checkpoint, parts.model, learner.optimizer)
@@ -117,10 +128,12 @@ def train_with(
     if ranks.first:
         about = {"method": method.name, "seed": seed, "inputs": parts.inputs}
         if checkpoint is not None:
-            restore_records(folder, checkpoint.path)
+            restore_files(folder, checkpoint)
         write_provenance(folder, config, layout, **about, computed_with=spans)
         drop_tokens(folder / "tokens", start)
-    episode_log = EpisodeLog(folder / "episodes.parquet", start)
+    records = kept_in(checkpoint)
+    episode_log = EpisodeLog(folder / "episodes.parquet", records)
+    token_files: dict[str, str] = {} if checkpoint is None else checkpoint.state["tokens"]
     name = f"{method.name}/seed-{seed}"
     with (
         closing(learner),
@@ -128,7 +141,9 @@ def train_with(
         between_steps(),
         ranks.watching(),
     ):
-        recorder.truncate(start)
+        recorder.resume(records, start)
+        if ranks.first:
+            episode_log.write()
         for step in (bar := _progress_bar(name, start, training.steps, shown=ranks.first)):
             last = step == training.steps - 1
             done = training_step(learner, step, bar)
@@ -137,8 +152,8 @@ def train_with(
             with done.clock("records"):
                 episode_log.add(step, done.batch.episodes)
                 if ranks.first and (step % training.record_tokens_every == 0 or last):
-                    record_tokens(recorder, folder / "tokens", done, learner)
-            saved = None
+                    path = record_tokens(recorder, folder / "tokens", done, learner)
+                    token_files[path.name] = file_digest(path)
             with done.clock("checkpoint"):
                 if (step + 1) % training.checkpoint_every == 0 or last or stopping:
                     if ranks.first:
@@ -148,15 +163,15 @@ def train_with(
                         step + 1,
                         model=parts.model,
                         optimizer=learner.optimizer,
-                        state=identity.state(spans) | learner.state(),
+                        state=identity.state(spans) | learner.state() | {"tokens": token_files},
                         keep=training.keep_checkpoints,
-                        extra=partial(keep_records, folder),
+                        extra=keep_records(recorder, episode_log, step, done.timings()),
                         writes=ranks.first,
                     )
+                    if ranks.first:
+                        keep_tokens(folder, saved)
             if ranks.first:
                 recorder.timings(step, done.timings())
-                if saved is not None:
-                    keep_timings(folder, saved)
             bar.set_postfix(done.summary())
             if stopping and not last:
                 raise Stopped

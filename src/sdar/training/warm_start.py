@@ -20,7 +20,7 @@ from sdar.config import ExperimentConfig, Layout
 from sdar.config.stages import content_digests
 from sdar.environments.packages import environment_package
 from sdar.errors import SdarError
-from sdar.files.digest import json_digest
+from sdar.files.digest import file_digest, json_digest
 from sdar.files.lock import only_writer
 from sdar.interruption import Stopped, between_steps, stop_requested
 from sdar.policy.chat import ChatFormat, render_prompt
@@ -43,7 +43,7 @@ from sdar.training.demonstrations import (
 )
 from sdar.training.export import export_policy
 from sdar.training.identity import RunIdentity
-from sdar.training.kept_records import keep_records, keep_timings, restore_records
+from sdar.training.kept_records import keep_records, kept_in, restore_files
 from sdar.training.muon import MuonWithAdamW
 from sdar.training.sft import Sample, Schedule, fine_tune
 from sdar.training.skips import Skips
@@ -109,11 +109,12 @@ def _warm_start(config: ExperimentConfig, layout: Layout) -> None:
     libraries = library_of(config)
     for turn in turns:
         check_length(tokenizer, turn, config)
+    played: dict[str, str] = {} if checkpoint is None else checkpoint.state["relabelled"]
     demonstrated = [as_sample(tokenizer, turn) for turn in turns]
     relabelled: list[Sample] = []
     spans = identity.spans(checkpoint)
     if checkpoint is not None:
-        restore_records(folder, checkpoint.path)
+        restore_files(folder, checkpoint)
     write_provenance(folder, config, layout, computed_with=spans)
 
     about: dict[str, Any] = {"kind": "warm_start", "name": "warm start"}
@@ -122,7 +123,7 @@ def _warm_start(config: ExperimentConfig, layout: Layout) -> None:
         Progress(total=total, initial=done, desc="warm start", unit="update") as bar,
         between_steps(),
     ):
-        run.truncate(done + 1)
+        run.resume(kept_in(checkpoint), done + 1)
         began = time.perf_counter()
 
         def after(phase: Phase, update: int, loss: float) -> None:
@@ -139,22 +140,22 @@ def _warm_start(config: ExperimentConfig, layout: Layout) -> None:
                 began = time.perf_counter()
             stopping = stop_requested()
             if number % settings.checkpoint_every == 0 or number == total or stopping:
-                saved = save_checkpoint(
+                save_checkpoint(
                     folder / "checkpoints",
                     number,
                     model=model,
                     optimizer=optimizer,
-                    extra=partial(keep_records, folder),
-                    state=identity.state(spans) | {"round": phase.round, "skips": skips.state()},
+                    state=identity.state(spans)
+                    | {"round": phase.round, "skips": skips.state(), "relabelled": played},
                     keep=2,
+                    extra=keep_records(run),
                 )
-                keep_timings(folder, saved)
             if stopping and number < total:
                 raise Stopped
 
         for phase in plan:
             if phase.round:
-                own = own_episodes(config, folder, phase, model, tokenizer, libraries, done)
+                own = own_episodes(config, folder, phase, model, tokenizer, libraries, done, played)
                 relabelled += [as_sample(tokenizer, turn) for turn in own]
             if done >= phase.first_update + phase.schedule.updates:
                 continue
@@ -240,23 +241,29 @@ def own_episodes(
     tokenizer: Any,
     libraries: Libraries,
     done: int,
+    played: dict[str, str],
 ) -> list[Demonstration]:
     """The states the policy reached in this round, each with the expert's turn.
 
     They are a function of the weights at the round's start; once a round has begun they are read
-    from the file they were written to.
+    from the file they were written to. `played` has the digests of these files; a new one's is
+    added.
     """
     path = folder / "relabelled" / f"round-{phase.round}.parquet"
     if done > phase.first_update:
         checkpoints = folder / "checkpoints"
         remedy = f"remove {checkpoints} and run the warm start again, it then begins anew"
-        return read_demonstrations(path, remedy)
+        turns = read_demonstrations(path, remedy)
+        if file_digest(path) != played.get(path.name):
+            raise SdarError(f"{path} is not what the checkpoint was trained with: {remedy}")
+        return turns
     dagger = config.warm_start.dagger
     first = FIRST_OWN_EPISODE + (phase.round - 1) * dagger.episodes
     players = [Player(config, first + number, libraries) for number in range(dagger.episodes)]
     turns = play_and_relabel(config, players, model, tokenizer, step=-phase.round)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_demonstrations(path, turns)
+    played[path.name] = file_digest(path)
     return turns
 
 
