@@ -194,11 +194,20 @@ def ui(
 @friendly
 def track(
     folder: Annotated[
-        Path, typer.Argument(help="A run's folder, or that of an experiment's runs or results.")
+        Path,
+        typer.Argument(
+            callback=given_path,
+            help="A run's folder, or that of an experiment's runs or results.",
+        ),
     ],
     config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", help="Send it to this configuration's store instead."),
+        typer.Option(
+            "--config",
+            "-c",
+            callback=given_path,
+            help="Send it to this configuration's store instead.",
+        ),
     ] = None,
 ) -> None:
     """Bring MLflow up to date with recorded runs: after it was down, deleted, or not installed.

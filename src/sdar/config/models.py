@@ -10,7 +10,14 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from sdar.config.cluster import ClusterConfig
 from sdar.config.execution import ExecutionConfig, LoraConfig
@@ -18,7 +25,7 @@ from sdar.config.rollout import RolloutConfig
 from sdar.config.sweep import RetrievalKind, SweepConfig
 from sdar.environments.packages import DEFAULT, environment_sections
 from sdar.environments.section import EnvironmentSection
-from sdar.files.paths import GivenModel, GivenPath
+from sdar.files.paths import GivenModel, GivenPath, expand_store
 from sdar.methods.declarations import get_method
 from sdar.methods.gates import RunGate
 from sdar.methods.roles import MethodName
@@ -252,7 +259,7 @@ class TrackingConfig(Section):
     unmarked: ClassVar[Changes] = "nothing"
 
     enabled: bool = True
-    uri: Uri = "sqlite:///mlflow.db"
+    uri: Annotated[Uri, AfterValidator(expand_store)] = "sqlite:///mlflow.db"
     """Relative sqlite paths lie under the root. A password in it is neither shown nor recorded:
     records say ***, and what reads them takes the URI from MLFLOW_TRACKING_URI."""
     experiment: str | None = None

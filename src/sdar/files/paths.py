@@ -50,6 +50,14 @@ GivenModel = Annotated[str, AfterValidator(expand)]
 """The type of a key that names a model: see `model_folder`."""
 
 
+_SQLITE = "sqlite:///"
+
+
+def expand_store(uri: str) -> str:
+    """The file of a local store like any path; the address of a server stays as it is."""
+    return _SQLITE + expand(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else uri
+
+
 def model_folder(name: str) -> Path | None:
     """The folder that the name of a model means; None for a name on the hub.
 

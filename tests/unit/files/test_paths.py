@@ -74,6 +74,18 @@ def test_a_wrong_path_in_a_configuration_names_its_key(home: Path) -> None:
         load(home, "base: $NOPE/other.yaml")
 
 
+def test_the_file_of_a_store_too(home: Path) -> None:
+    def uri(written: str) -> str:
+        return load(home, f"tracking: {{uri: '{written}'}}").tracking.uri
+
+    assert uri("sqlite:///~/mlflow.db") == f"sqlite:///{home}/mlflow.db"
+    assert uri("sqlite:///$DATA/mlflow.db") == f"sqlite:///{home}/data/mlflow.db"
+    for kept in ("sqlite:///mlflow.db", "sqlite:////srv/mlflow.db", "https://me:pa$word@host/~x"):
+        assert uri(kept) == kept
+    with pytest.raises(SdarError, match=r"tracking\.uri: the environment variable NOPE"):
+        uri("sqlite:///$NOPE/mlflow.db")
+
+
 def test_the_base_of_a_file_may_lie_in_the_home(home: Path) -> None:
     (home / "below.yaml").write_text("experiment: below")
     assert load(home, "base: ~/below.yaml").experiment == "below"

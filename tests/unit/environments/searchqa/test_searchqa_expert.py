@@ -244,3 +244,17 @@ def test_practice_ranks_exactly_as_the_environment(tmp_path, real):
     queries += [entry.name for entry in told] + ["", "the of", "nowhere", "peru peru peru lima"]
     for top_k in (1, 3, 20):
         assert memory.search(queries, top_k) == stored.search(queries, top_k)
+
+
+@pytest.mark.parametrize("size", ["small", "full"])
+def test_whoever_acted_before_it_says_what_can_be_done(size):
+    config = config_of(size=size)
+    said = ("<answer> </answer>", "", "look", "<search></search>", "<search>peru</search>")
+    for index in range(60):
+        episode = practice(config, index)
+        draw = random.Random(index)
+        while not episode.observation.done:
+            _, action = episode.expert_turn()
+            assert PACKAGE.is_admissible(action, episode.observation.admissible_actions), action
+            others = (action, episode.mistake(draw), draw.choice(said))
+            episode.step(draw.choice(others))

@@ -152,6 +152,13 @@ def test_targets_in_all_forms(data: Path, truth: Any, form: str) -> None:
     assert (question.id, question.question) == ("nq/test_0", "who wrote test 0?")
 
 
+def test_an_answer_in_brackets_is_an_answer(data: Path) -> None:
+    for answer in ("[1, 2]", "{x}", "[", "[sic]"):
+        row = verl_row(0, "test", reward_model={"ground_truth": {"target": answer}})
+        (data / "test.jsonl").write_text(json.dumps(row))
+        assert read_folder(data)[0].targets == (answer,)
+
+
 def test_numbers_are_answers_too(data: Path) -> None:
     truths = ([1999], [1999.0], 1999)
     rows = [

@@ -293,12 +293,15 @@ def _part(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _unpacked(value: Any) -> Any:
-    """A list or an object that a column holds as JSON text; anything else as it is."""
+    """An object, or a list of texts or objects, that a column holds as JSON text; anything else as
+    it is (`[1, 2]` may be an answer)."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         try:
-            return json.loads(value)
+            held = json.loads(value)
         except ValueError:
             return value
+        listed = held if isinstance(held, list) else [held]
+        return held if all(isinstance(item, str | dict) for item in listed) else value
     return list(value) if isinstance(value, tuple) else value
 
 
