@@ -9,6 +9,7 @@ unseen text falls back to bytes, and every text decodes to itself. It loads with
 import re
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
@@ -16,6 +17,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
 from sdar.errors import SdarError
+from sdar.files.digest import json_digest
 from sdar.policy.chat import TAGS
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -112,3 +114,10 @@ def train_tokenizer(
         clean_up_tokenization_spaces=False,
         padding_side="left",
     )
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Of vocabulary, rules and chat template: of all that decides which tokens a prompt becomes."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = tokenizer.get_vocab() if backend is None else backend.to_str()
+    return json_digest([rules, tokenizer.chat_template])[:16]

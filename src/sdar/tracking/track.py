@@ -31,7 +31,9 @@ def recorded_runs(folder: Path) -> list[Path]:
     """The folders of runs in and below `folder`, or below the runs of the experiment whose results
     it holds."""
     beside = folder.resolve().parent.parent / "runs" / folder.resolve().name
-    for place in (folder, beside):
+    # What an evaluation leaves for MLflow lies beside its results.
+    evaluating = folder.parent / "evaluating" if folder.name == "evaluation" else folder
+    for place in (folder, evaluating, beside):
         if found := sorted(path.parent for path in place.rglob("tracking.json")):
             return found
     raise SdarError(

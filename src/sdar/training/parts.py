@@ -16,6 +16,7 @@ from sdar.errors import SdarError
 from sdar.files.digest import json_digest, text_digest
 from sdar.methods.declarations import Method, get_method
 from sdar.policy.loading import load_policy
+from sdar.policy.tokenizer import tokenizer_digest
 from sdar.policy.weights import policy_digest
 from sdar.ranks.ranks import PATIENCE
 from sdar.rollout.settings import longest_sequence
@@ -61,6 +62,7 @@ def open_parts(config: ExperimentConfig, layout: Layout, device: torch.device) -
     )
     inputs = {
         "policy": policy_digest(model),
+        "tokenizer": tokenizer_digest(tokenizer),
         "tasks": json_digest([task.digest for task in tasks])[:16],
         "skills": text_digest(json.dumps(digests))[:16],
         **played_data(config, ("train",)),

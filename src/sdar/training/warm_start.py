@@ -26,6 +26,7 @@ from sdar.interruption import Stopped, between_steps, stop_requested
 from sdar.policy.chat import ChatFormat, render_prompt
 from sdar.policy.reproducible import make_reproducible
 from sdar.policy.tiny import make_tiny_policy
+from sdar.policy.tokenizer import tokenizer_digest
 from sdar.policy.weights import policy_digest
 from sdar.progress import Progress
 from sdar.rollout.engines.transformers import TransformersEngine
@@ -98,7 +99,7 @@ def _warm_start(config: ExperimentConfig, layout: Layout) -> None:
     )
     done, plan = 0, phases(config)
     total = plan[-1].first_update + plan[-1].schedule.updates
-    identity = warm_start_identity(config, model, turns)
+    identity = warm_start_identity(config, model, tokenizer, turns)
     checkpoint = identity.find_start(folder / "checkpoints", total)
     skips = Skips(config.training.skipped_in_a_row, folder)
     if checkpoint is not None:
@@ -193,11 +194,15 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def warm_start_identity(
-    config: ExperimentConfig, model: torch.nn.Module, turns: Sequence[Demonstration]
+    config: ExperimentConfig,
+    model: torch.nn.Module,
+    tokenizer: Any,
+    turns: Sequence[Demonstration],
 ) -> RunIdentity:
     """What the warm start of these weights on these demonstrations depends on."""
     inputs = {
         "policy": policy_digest(model),
+        "tokenizer": tokenizer_digest(tokenizer),
         "demonstrations": json_digest([(turn.messages, turn.response) for turn in turns])[:16],
         "skills": content_digests(config)["skills.library"],
     }

@@ -2,15 +2,19 @@
 data that episodes are played from."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
+import scripted
 import torch
+from transformers import AutoTokenizer
 
 from sdar.config import ExperimentConfig, Layout, parse_config
 from sdar.environments.tasks import make_tasks, read_tasks
 from sdar.evaluation.subject import evaluation_key, subject_of
+from sdar.policy.tokenizer import tokenizer_digest
 from sdar.training import parts
 from sdar.training.identity import RunIdentity
 
@@ -35,8 +39,8 @@ def config(tmp_path: Path) -> ExperimentConfig:
 @pytest.fixture
 def inputs(config: ExperimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes the tasks and returns what training and evaluation say they depend on."""
-    model = torch.nn.Linear(1, 1)
-    monkeypatch.setattr(parts, "load_policy", lambda *_args, **_kw: (model, None))
+    model, tokenizer = torch.nn.Linear(1, 1), scripted.tokenizer()
+    monkeypatch.setattr(parts, "load_policy", lambda *_args, **_kw: (model, tokenizer))
 
     def read() -> tuple[RunIdentity, dict[str, Any]]:
         layout = Layout(tmp_path, config.experiment)
@@ -64,3 +68,15 @@ def test_a_corrected_answer_is_other_data(tmp_path: Path, inputs: Any) -> None:
     other, _ = inputs()
     before, after = identity.depends_on, other.depends_on
     assert {key for key in before if before[key] != after[key]} == {"inputs.tasks"}
+
+
+def test_another_chat_template_or_vocabulary_is_another_tokenizer(tmp_path: Path) -> None:
+    one, other, more = (deepcopy(scripted.tokenizer()) for _ in range(3))
+    assert tokenizer_digest(one) == tokenizer_digest(other)
+    one.save_pretrained(tmp_path)
+    assert tokenizer_digest(AutoTokenizer.from_pretrained(tmp_path)) == tokenizer_digest(
+        AutoTokenizer.from_pretrained(tmp_path)
+    )
+    other.chat_template = f"{other.chat_template} "
+    more.add_tokens(["<another>"])
+    assert len({tokenizer_digest(each) for each in (one, other, more)}) == 3
