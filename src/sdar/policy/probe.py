@@ -40,10 +40,9 @@ LONGEST_WINDOW = 4096
 """A longer window of attention is not tried."""
 CPU_WORK = 1 << 40
 """Parameters times tokens of the pass beyond a window, at most, on a CPU (some ten seconds)."""
-USUAL = {torch.float64: 1e-4, torch.float32: 1e-4}
-"""What rounding amounts to: nats, and gradients relative to the largest."""
-COARSE = 0.05
-"""The same in types of 16 bits."""
+FINE, COARSE = (1e-4, 1e-2), (0.2, 1.0)
+"""What rounding amounts to, usually and at most, in types of 32 and of 16 bits: nats, and gradients
+relative to the largest."""
 _WINDOW = re.compile("(window|window_size|attention_chunk_size)$")
 NO_FAST_PARTS = "has no parts `model` and `lm_head`"
 Path = TypeVar("Path", bound=str)
@@ -232,26 +231,32 @@ def own_log_probs_or_refuse(model: Any, prompt: Sequence[int], response: Sequenc
     return log_probs
 
 
-def allowed(model: Any, prompt: Sequence[int], response: Sequence[int]) -> float:
+@torch.no_grad()
+def allowed(model: Any, samples: Samples) -> float:
     """How far apart two ways to compute the same log-probs may be, in nats.
 
-    Rounding grows with a model; what the model's own forward differs by when the sequence stands
-    twice in a batch, with a token behind it, is rounding too. At most twenty times the usual.
+    Rounding grows with a model. What its own forward differs by when a sequence stands twice in a
+    batch, with a token behind it, is rounding too; four times that, within limits.
     """
-    usual = usual_difference(model)
+    usual, most = _rounding(model)
     device = next(model.parameters()).device
-    ids = torch.tensor([[*prompt, *response, prompt[0]]] * 2, device=device)
-    with torch.no_grad():
+    apart = []
+    for prompt, response in samples.first(len(PROMPT_TOKENS)):
+        ids = torch.tensor([[*prompt, *response, prompt[0]]] * 2, device=device)
         logits = model(input_ids=ids, use_cache=False).logits[1, len(prompt) - 1 : -2]
         twice = logits.to(torch.float64).log_softmax(dim=-1)
         chosen = ids[0, len(prompt) : -1, None]
-        apart = twice.gather(1, chosen)[:, 0] - own_log_probs(model, prompt, response)
-    return min(20 * usual, max(usual, 4 * _most(apart)))
+        apart.append(_most(twice.gather(1, chosen)[:, 0] - own_log_probs(model, prompt, response)))
+    return min(most, max(usual, 4 * max(apart)))
 
 
 def usual_difference(model: Any) -> float:
-    """How far apart rounding puts two ways to compute a log-prob, in nats."""
-    return USUAL.get(next(model.parameters()).dtype, COARSE)
+    """How far apart rounding usually puts two ways to compute a log-prob, in nats."""
+    return _rounding(model)[0]
+
+
+def _rounding(model: Any) -> tuple[float, float]:
+    return FINE if next(model.parameters()).dtype in (torch.float32, torch.float64) else COARSE
 
 
 def _difference(model: Any, scorer: Any, samples: Samples, expected: list[Tensor]) -> str | None:
@@ -262,7 +267,7 @@ def _difference(model: Any, scorer: Any, samples: Samples, expected: list[Tensor
     apart = [_most(scores_SR[row, : len(own)] - own) for row, own in enumerate(expected)]
     limit = usual_difference(model)
     if not all(each <= limit for each in apart):
-        limit = allowed(model, samples.prompts[2], samples.responses[2])
+        limit = allowed(model, samples)
     # Not "any(more than)": a difference may be no number.
     if not all(each <= limit for each in apart):
         return f"log-probs differ by {max(apart):.2g} nats"
@@ -280,7 +285,6 @@ def _gradient_difference(model: Any, scorer: Any, samples: Samples) -> str | Non
         wanted, found = (_gradients((weights * each).sum(), some) for each in (own, scores))
     scale = max(1.0, *(_most(gradient) for gradient in wanted))
     limit = usual_difference(model)
-    limit = 4 * limit if limit == COARSE else limit
     apart = [_most(a - b) / scale for a, b in zip(wanted, found, strict=True)]
     if all(each <= limit for each in apart):
         return None

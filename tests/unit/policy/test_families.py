@@ -339,3 +339,13 @@ def test_the_documents_table_is_of_the_scripts_families():
 def test_every_family_of_the_table(family):
     test_scores_and_gradients_are_the_models_own(family)
     test_tokens_are_drawn_from_the_models_own_logits(family)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "granite"])
+def test_a_deep_model_in_16_bits_is_not_refused_for_its_rounding(family):
+    model = make_model(family, num_hidden_layers=24).to(torch.bfloat16)
+    against = find_scoring_path(model, PolicyScorer)
+    path, _ = find_sampling_path(ContinuousTransformersEngine, model)
+    wanted = "fast" if family == "qwen3" else "general"
+    assert (scoring_path(model), path) == (wanted, wanted)
+    assert bool(against) == (family == "granite")

@@ -16,6 +16,7 @@ import torch
 from sdar.policy.paths import has_fast_parts
 from sdar.policy.probe import (
     NO_FAST_PARTS,
+    Samples,
     allowed,
     as_in_use,
     first_that_agrees,
@@ -51,14 +52,14 @@ def find_sampling_path(
     Raises `SdarError` that names the family and what differs when no path agrees.
     """
     with as_in_use(model), torch.no_grad():
-        prompts = probe_samples(model, longest).prompts
+        samples = probe_samples(model, longest)
 
         def try_path(path: SamplingPath) -> str | None:
             if path == "fast" and (limits := _windows(model, longest)):
                 return f"attention is limited to {limits[0]} tokens"
             if path == "fast" and not has_fast_parts(model):
                 return NO_FAST_PARTS
-            return _difference(engine, model, path, prompts)
+            return _difference(engine, model, path, samples)
 
         path, against = first_that_agrees(SAMPLING_PATHS, try_path)
     if path is None:
@@ -70,11 +71,9 @@ def _windows(model: Any, longest: int | None) -> list[int]:
     return [window for window in windows(model.config) if longest is None or window < longest]
 
 
-def _difference(
-    engine_class: Any, model: Any, path: SamplingPath, prompts: list[list[int]]
-) -> str | None:
+def _difference(engine_class: Any, model: Any, path: SamplingPath, samples: Samples) -> str | None:
     """How the log-probs of tokens sampled on this path differ; None: not."""
-    ends = frozenset(range(0, 1 << 20, 8))
+    prompts, ends = samples.prompts, frozenset(range(0, 1 << 20, 8))
     engine = engine_class(model, None, ends=ends, path=path)
     keys = [(0, 0, slot, 0) for slot in range(len(prompts))]
     with torch.inference_mode():
@@ -88,7 +87,7 @@ def _difference(
         got = torch.tensor(generation.log_probs, device=wanted.device)
         apart = float((wanted - got).abs().max())
         most = apart if not apart <= most else most
-    if most <= usual_difference(model) or most <= allowed(model, prompts[2], prompts[1]):
+    if most <= usual_difference(model) or most <= allowed(model, samples):
         return None
     return f"log-probs differ by {most:.2g} nats"
 
