@@ -18,11 +18,10 @@ from typing import Any
 import psutil
 import pytest
 
-from sdar.environments.searchqa.retrieval import guarded
-from sdar.environments.searchqa.retrieval import server as module
 from sdar.environments.searchqa.retrieval.base import Passage
 from sdar.environments.searchqa.retrieval.passages import write_passages
 from sdar.environments.searchqa.retrieval.server import RetrieverServer
+from sdar.web import bodies, guarded
 
 ASK = b'{"query": "a"}'
 WHOLE = b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b"
@@ -170,13 +169,13 @@ def test_unfinished_bodies_take_no_memory(tmp_path: Path) -> None:
 def test_what_is_allowed_is_bounded_in_sum_too(
     serve: Callable[..., RetrieverServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "HELD_BYTES", 1 << 20)
+    monkeypatch.setattr(bodies, "HELD_BYTES", 1 << 20)
     server = serve(Scripted())
     with ExitStack() as stack:
         begun = b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
         first = stack.enter_context(connect(server))
         first.sendall(begun + b" " * 900_000)
-        while server._held < 900_000:
+        while server.held[0] < 900_000:
             time.sleep(0.01)
         second = stack.enter_context(connect(server))
         second.sendall(begun + b" " * 900_000)
@@ -189,7 +188,7 @@ def test_what_is_allowed_is_bounded_in_sum_too(
         second.sendall(b" " * 100_000)
         second.sendall(WHOLE % (len(ASK), ASK))
         assert answer_of(second)[0] == 200, "the refused body is passed over, the next request read"
-    while server._held:
+    while server.held[0]:
         time.sleep(0.01)
 
 
@@ -240,9 +239,9 @@ def test_who_does_not_read_the_answer_is_dropped(
     body = json.dumps({"query": "a", "topk": 100}).encode()
     with connect(server) as connection:
         connection.sendall(WHOLE % (len(body), body))
-        while not server._held:
+        while not server.held[0]:
             time.sleep(0.01)
-        while server._held:
+        while server.held[0]:
             time.sleep(0.01)
         assert ends(connection)
 

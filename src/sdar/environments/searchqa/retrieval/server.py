@@ -22,30 +22,26 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
 from sdar.environments.searchqa.retrieval.base import Passage, Retriever
-from sdar.environments.searchqa.retrieval.guarded import GuardedServer
 from sdar.errors import SdarError
+from sdar.web.bodies import (
+    Gone,
+    Held,
+    Incoming,
+    RequestError,
+    declared_length,
+    read_body,
+    refuse,
+)
+from sdar.web.guarded import GuardedServer
 
-MOST_BYTES = 16 << 20
-"""Of a request's body."""
 MOST_QUERIES = 10_000
 MOST_RESULTS = 1000
 MOST_PASSAGES = 100_000
 """Queries of a request times `topk`."""
-HELD_BYTES = 64 << 20
-"""Of bodies and answers of all requests; while there are more, only small ones are let in."""
-SMALL_BODY = 64 << 10
 SEARCHES_AT_ONCE = 4
 QUERIES_AT_ONCE = 256
 """A search looks between so many whether the server has ended."""
 CHUNK = 256 << 10
-
-
-class RequestError(Exception):
-    """The request cannot be answered; the client is told why."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class RetrieverServer:
@@ -77,7 +73,8 @@ class RetrieverServer:
         self.server_address = self._socket.getsockname()
         self._server = GuardedServer(self._answer)
         self._threads = ThreadPoolExecutor(SEARCHES_AT_ONCE, thread_name_prefix="search")
-        self._held = 0
+        self.held = [0]
+        """Bytes of bodies and answers under way."""
 
     def __enter__(self) -> Self:
         return self
@@ -130,14 +127,14 @@ class RetrieverServer:
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
         """The application (ASGI)."""
-        incoming, held = _Incoming(receive), _Held(self)
+        incoming, held = Incoming(receive), Held(self.held)
         request = Request(scope, incoming)
         refusal: tuple[int, str] | None = None
         try:
-            content = await self._content(request, held)
+            content = await self._content(request, incoming, held)
             held.add(len(content))
             await _streamed(content)(scope, incoming, send)
-        except ClientDisconnect:
+        except (Gone, ClientDisconnect):
             pass
         except RequestError as error:
             refusal = (error.status, str(error))
@@ -147,9 +144,9 @@ class RetrieverServer:
         finally:
             held.release()
         if refusal:  # not above: the exception holds on to the body
-            await _refuse(*refusal, incoming, send)
+            await refuse(*refusal, incoming, send)
 
-    async def _content(self, request: Request, held: "_Held") -> bytes:
+    async def _content(self, request: Request, incoming: Incoming, held: Held) -> bytes:
         path = request.url.path.rstrip("/")
         if (request.method, path) == ("GET", "/health"):
             return json.dumps({"status": "ok", "passages": self.passages}).encode("ascii")
@@ -157,9 +154,11 @@ class RetrieverServer:
             raise RequestError(404, "unknown path: POST /retrieve or GET /health")
         if (request.method, path) != ("POST", "/retrieve"):
             raise RequestError(405, f"{request.method} is not for {path}")
-        body = await _read_body(request, held)
+        if declared_length(request.scope) is None:
+            raise RequestError(411, "expected a Content-Length")
+        body = await read_body(request.scope, incoming, held)
         if await request.is_disconnected():
-            raise ClientDisconnect
+            raise Gone
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.search, body)
 
 
@@ -187,56 +186,9 @@ def read_request(body: Any, default_top_k: int) -> tuple[list[str], int, bool]:
     return queries, top_k, with_scores
 
 
-class _Incoming:
-    """The request's body as it comes (ASGI's `receive`), and whether there is more of it."""
-
-    def __init__(self, receive: Any) -> None:
-        self._receive = receive
-        self.more = True
-
-    async def __call__(self) -> Any:
-        message = await self._receive()
-        self.more = message["type"] == "http.request" and message.get("more_body", False)
-        return message
-
-
-class _Held:
-    """The bytes that one request holds, counted among all."""
-
-    def __init__(self, server: RetrieverServer) -> None:
-        self._server = server
-        self._own = 0
-
-    def add(self, count: int) -> None:
-        self._own += count
-        self._server._held += count
-
-    def release(self) -> None:
-        self._server._held -= self._own
-
-    @property
-    def too_much(self) -> bool:
-        return self._own > SMALL_BODY and self._server._held > HELD_BYTES
-
-
 def _item(passage: Passage, with_score: bool) -> dict[str, Any]:
     document = {"id": passage.id, "contents": passage.contents}
     return {"document": document, "score": passage.score} if with_score else document
-
-
-async def _read_body(request: Request, held: _Held) -> bytes:
-    declared = request.headers.get("content-length")
-    if declared is None:
-        raise RequestError(411, "expected a Content-Length")
-    if int(declared) > MOST_BYTES:  # h11 lets digits alone pass
-        raise RequestError(413, f"expected a body of at most {MOST_BYTES >> 20} MB")
-    parts = []
-    async for part in request.stream():
-        parts.append(part)
-        held.add(len(part))
-        if held.too_much:
-            raise RequestError(503, "too much is being sent at once; try again later")
-    return b"".join(parts)
 
 
 def _streamed(content: bytes) -> Response:
@@ -248,18 +200,3 @@ def _streamed(content: bytes) -> Response:
 
     headers = {"Content-Length": str(len(content))}
     return StreamingResponse(parts(), headers=headers, media_type="application/json")
-
-
-async def _refuse(status: int, message: str, incoming: _Incoming, send: Any) -> None:
-    """Answer at once; then read what is left of the body and forget it, because a client that is
-    still sending would find its connection broken instead of the answer."""
-    content = json.dumps({"error": message}).encode("ascii")
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(content)).encode("ascii")),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": content, "more_body": True})
-    while incoming.more:
-        await incoming()
-    await send({"type": "http.response.body", "body": b"", "more_body": False})

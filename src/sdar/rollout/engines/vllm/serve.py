@@ -45,6 +45,10 @@ def serve_policy(
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     command = [sys.executable, "-m", "sdar.rollout.engines.vllm.serve"]
     options = [f"--host={host}", f"--port={port}", *server_options(config, str(start)), *more]
+    print(f"vLLM will answer at http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        warning = f"--host {host}: whoever reaches this machine can change the policy"
+        print(warning, flush=True)
     os.execv(sys.executable, [*command, "serve", str(start), *options])
 
 
@@ -64,6 +68,7 @@ def server_options(config: ExperimentConfig, start: str) -> list[str]:
     }
     if tokens > getattr(shape, "max_position_embeddings", tokens):
         options["hf-overrides"] = json.dumps({"max_position_embeddings": tokens})
+    options["middleware"] = "sdar.web.bodies.BodyLimit"
     flags = {"enforce-eager": config.rollout.vllm.eager, "trust-remote-code": trusted}
     if not torch.cuda.is_available():
         limits = cpu_limits(shape, tokens, config.rollout.batch, config.policy.dtype)
@@ -75,7 +80,7 @@ def server_options(config: ExperimentConfig, start: str) -> list[str]:
 
 
 def main() -> None:
-    """`vllm`'s own command line."""
+    """`vllm`'s own command line; its server is guarded against slow, silent and many clients."""
     version = importlib.metadata.version
 
     def version_of_build(distribution_name: str) -> str:
@@ -90,6 +95,9 @@ def main() -> None:
     importlib.metadata.version = version_of_build
     from vllm.entrypoints.cli.main import main as vllm_main
 
+    from sdar.web.guarded import guard_uvicorn
+
+    guard_uvicorn()
     sys.argv[0] = "vllm"
     vllm_main()
 

@@ -27,11 +27,23 @@ STOP_SECONDS = 5
 """Requests under way may still be answered for so long after Ctrl-C."""
 
 
-def most_connections() -> int:
-    """Half of the file descriptors this process may have, at most `MOST_CONNECTIONS`: what is
-    accepted before its turn to be counted, and the index, need some too."""
+def most_connections(many: bool = False) -> int:
+    """Half of the file descriptors this process may have, at most `MOST_CONNECTIONS` unless `many`:
+    what is accepted before its turn to be counted, and files, need some too."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST_CONNECTIONS if descriptors < 0 else max(4, min(MOST_CONNECTIONS, descriptors // 2))
+    half = max(4, descriptors // 2) if descriptors >= 0 else 1 << 20
+    return half if many else min(MOST_CONNECTIONS, half)
+
+
+def guard_uvicorn() -> None:
+    """Guard every server that this process starts with uvicorn from here on, say vLLM's."""
+    plain: Any = uvicorn.Config
+
+    class Guarded(plain):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options | {"http": _StreamingProtocol, "ws": "none"})
+
+    uvicorn.Config = Guarded  # type: ignore[misc]
 
 
 class GuardedServer(uvicorn.Server):
@@ -77,12 +89,16 @@ class GuardedServer(uvicorn.Server):
 class _GuardedProtocol(H11Protocol):
     """One connection. `phase` is what it waits for: a key of `SECONDS`, or `work`, our own."""
 
+    streams = False
+    """Answers come as they are made and may take any time; then no client is slow to read one, and
+    there may be as many connections as half of the file descriptors allow."""
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.phase, self.since = "", 0.0
         self._timer: asyncio.TimerHandle | None = None
         super().connection_made(transport)
         self._watch()
-        if len(self.connections) > most_connections():
+        if len(self.connections) > most_connections(self.streams):
             self._make_room()
 
     def data_received(self, data: bytes) -> None:
@@ -140,7 +156,7 @@ class _GuardedProtocol(H11Protocol):
             return "head"
         if self.cycle.response_complete:
             return "head" if self.conn.trailing_data[0] else "idle"
-        return "answer" if self.cycle.response_started else "work"
+        return "answer" if self.cycle.response_started and not self.streams else "work"
 
     def _make_room(self) -> None:
         """Drop the connection that has kept us waiting longest; this one where all are at work."""
@@ -152,3 +168,7 @@ class _GuardedProtocol(H11Protocol):
     def _drop(self) -> None:
         self.connections.discard(self)  # it is closed only in the loop's next round
         self.transport.abort()
+
+
+class _StreamingProtocol(_GuardedProtocol):
+    streams = True
