@@ -11,6 +11,7 @@ next. When all have failed, they are tried again after a growing pause.
 
 import http.client
 import json
+import math
 import random
 import threading
 import urllib.error
@@ -22,6 +23,7 @@ from urllib.parse import urlsplit
 
 from sdar.environments.searchqa.retrieval.base import Passage, clean_query
 from sdar.errors import SdarError
+from sdar.web.client import bearer, is_server_url, opener, read_answer, redirection
 
 QUERIES_A_REQUEST = 256
 """A turn of many episodes becomes several requests, each well within a server's time."""
@@ -30,6 +32,9 @@ LONGEST_PAUSE = 30.0
 """Seconds between rounds of attempts: doubled each time, up to this, and jittered downwards."""
 MOST_BYTES = 256 << 20
 """A longer answer is not from a search server."""
+MOST_TOLD = 3
+"""Servers whose failures an error tells."""
+TOKEN_VARIABLE = "SDAR_RETRIEVER_TOKEN"
 RETRIED_STATUSES = (408, 425, 429)
 """Besides 5xx."""
 FORMS = ("queries", "query as a list", "query")
@@ -121,7 +126,9 @@ class HttpRetriever:
                         candidates.remove(url)
             if not candidates:
                 break
-        told = "; ".join(f"{url}: {reasons[url]}" for url in self.urls)
+        told = "; ".join(f"{url}: {reasons[url]}" for url in self.urls[:MOST_TOLD])
+        if len(self.urls) > MOST_TOLD:
+            told += f"; and {len(self.urls) - MOST_TOLD} more"
         raise SdarError(
             f"environment.retriever.urls: no search server answered ({told}); start one with "
             "`sdar serve-retriever` or correct the URLs, then run again: what is complete is kept"
@@ -164,11 +171,12 @@ class HttpRetriever:
         request = urllib.request.Request(
             url,
             data=json.dumps(body).encode("ascii"),
-            headers={"Content-Type": "application/json", "Accept": "application/json"},
+            headers={"Content-Type": "application/json", "Accept": "application/json"}
+            | bearer(TOKEN_VARIABLE),
         )
         try:
-            with _opener(url).open(request, timeout=self._timeout) as response:
-                content = response.read(MOST_BYTES + 1)
+            with opener(url).open(request, timeout=self._timeout) as response:
+                content = read_answer(response, MOST_BYTES, self._timeout)
         except urllib.error.HTTPError as error:
             with error:
                 raise _status_failure(error) from error
@@ -180,32 +188,25 @@ class HttpRetriever:
                 raise _Failure(f"no answer within {self._timeout:g} s") from error
             said = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
             raise _Failure(f"no connection ({said})") from error
+        except (ValueError, OverflowError) as error:  # a host or token that no request can hold
+            raise _Failure(f"no request can be made ({error})", again=False) from error
         if len(content) > MOST_BYTES:
             raise _Failure(f"an answer of more than {MOST_BYTES >> 20} MB")
         if not content.strip():
             raise _Failure("an empty answer")
         try:
             return json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _Failure(f"not JSON but {_beginning(content)}") from error
 
 
 def _endpoint(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not is_server_url(url):
         raise SdarError(
             f"environment.retriever.urls: {url!r} is no URL of a server; expected one such as "
             "http://127.0.0.1:8000 or http://host:8000/retrieve"
         )
-    return f"{url.rstrip('/')}/retrieve" if parts.path in ("", "/") else url
-
-
-def _opener(url: str) -> urllib.request.OpenerDirector:
-    """A proxy of the environment is for other machines, never for this one."""
-    host = urlsplit(url).hostname or ""
-    if host in ("localhost", "::1") or host.startswith("127."):
-        return urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    return urllib.request.build_opener()
+    return f"{url.rstrip('/')}/retrieve" if urlsplit(url).path in ("", "/") else url
 
 
 def _status_failure(error: urllib.error.HTTPError) -> _Failure:
@@ -213,7 +214,7 @@ def _status_failure(error: urllib.error.HTTPError) -> _Failure:
         said = _beginning(error.read(2000))
     except (OSError, http.client.HTTPException):
         said = "nothing"
-    reason = f"status {error.code}, saying {said}"
+    reason = f"status {error.code}{redirection(error)}, saying {said}"
     again = error.code >= 500 or error.code in RETRIED_STATUSES
     # A server that looks for a field of another name and does not check says 500.
     kind = _Refused if error.code in (400, 422, 500) else _Failure
@@ -245,7 +246,16 @@ def _passages(documents: Any, top_k: int) -> list[Passage]:
             identifier, contents = str(document["id"]), document["contents"]
         except (TypeError, KeyError, AttributeError):
             contents = score = identifier = None
-        if not isinstance(contents, str) or not isinstance(score, int | float):
+        if not isinstance(contents, str) or not _is_number(score):
             raise _Failure('a result without {"document": {"id", "contents"}, "score"}')
+        # JSON may hold half a surrogate pair, which no tokenizer takes.
+        contents = contents.encode("utf-8", "replace").decode()
         passages.append(Passage(str(identifier), contents, float(score)))
     return passages
+
+
+def _is_number(score: Any) -> bool:
+    try:
+        return isinstance(score, int | float) and math.isfinite(score)
+    except OverflowError:
+        return False

@@ -7,15 +7,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 from sdar.errors import SdarError
+from sdar.web.client import bearer, is_server_url, opener, read_answer, redirection
 
 PAUSES = (0.5, 1.0, 2.0)
 """Seconds before each further attempt to reach a server. Together far less than a server takes to
 start: a restarted one has other weights, and must not pass for the one before."""
 BUSY = (429, 503)
 MOST_SAID = 300
+MOST_BYTES = 256 << 20
+LONGEST_LINE = 4 << 20
+TOKEN_VARIABLE = "VLLM_API_KEY"
 POLL = 2.0
 
 
@@ -23,8 +26,7 @@ class VllmHttp:
     """One server. `timeout`: seconds it may take to answer, or to send its next token."""
 
     def __init__(self, url: str, timeout: float, rank: int) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not is_server_url(url):
             raise SdarError(
                 f"rollout.vllm.servers: {url!r} is no URL of a server; expected one such as "
                 "http://127.0.0.1:8000"
@@ -32,10 +34,8 @@ class VllmHttp:
         self.url = url.rstrip("/")
         self.timeout = timeout
         self.rank = rank
-        local = parts.hostname in ("localhost", "::1") or parts.hostname.startswith("127.")
-        # A proxy named in the environment is for other machines, never for this one.
-        handlers = [urllib.request.ProxyHandler({})] if local else []
-        self._opener = urllib.request.build_opener(*handlers)
+        # A stream may take longer than any of its parts.
+        self._opener = opener(url, whole=False)
 
     def wait_until_ready(self) -> None:
         """Wait until it answers, `timeout` at most: it may still be loading."""
@@ -44,7 +44,7 @@ class VllmHttp:
             try:
                 with self._opener.open(f"{self.url}/health", timeout=POLL):
                     return
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, http.client.HTTPException, ValueError) as error:
                 if time.monotonic() > deadline:
                     raise self._error(f"no answer to /health ({error})") from error
                 time.sleep(POLL / 4)
@@ -63,16 +63,20 @@ class VllmHttp:
         """The JSON of each server-sent event, as they come."""
         with self._open(path, body | {"stream": True}) as answer:
             try:
-                for line in answer:
+                while line := answer.readline(LONGEST_LINE):
+                    if len(line) == LONGEST_LINE:
+                        raise self._error(f"a line of more than {LONGEST_LINE >> 20} MB")
                     text = line.decode().strip()
                     if text == "data: [DONE]":
                         return
                     if text.startswith("data: "):
                         event = json.loads(text.removeprefix("data: "))
+                        if not isinstance(event, dict):
+                            raise self._error(f"it says {text[:MOST_SAID]!r}")
                         if "error" in event:
                             raise self._error(f"it says {str(event['error'])[:MOST_SAID]}")
                         yield event
-            except (OSError, http.client.HTTPException, ValueError) as error:
+            except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
                 raise self._error(_reason(error, self.timeout)) from error
         raise self._error("it stopped in the middle of a response")
 
@@ -80,7 +84,7 @@ class VllmHttp:
         request = urllib.request.Request(
             f"{self.url}{path}",
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
+            headers={"Content-Type": "application/json"} | bearer(TOKEN_VARIABLE),
         )
         for pause in (*PAUSES, None):
             try:
@@ -92,20 +96,25 @@ class VllmHttp:
                     hint = ""
                     if error.code == 404:
                         hint = "; start the server with `sdar serve-policy`"
-                    status = f"{path} has status {error.code}, saying {said[:MOST_SAID]!r}"
+                    status = f"{path} has status {error.code}{redirection(error)}, saying "
+                    status += repr(said[:MOST_SAID])
                     raise self._error(status + hint) from error
             except (OSError, http.client.HTTPException) as error:
                 slow = isinstance(getattr(error, "reason", error), TimeoutError)
                 if slow or pause is None:
                     raise self._error(_reason(error, self.timeout)) from error
+            except (ValueError, OverflowError) as error:
+                raise self._error(f"no request can be made ({error})") from error
             time.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
     def _json(self, answer: Any) -> Any:
         try:
-            content = answer.read()
+            content = read_answer(answer, MOST_BYTES)
+            if len(content) > MOST_BYTES:
+                raise self._error(f"an answer of more than {MOST_BYTES >> 20} MB")
             return json.loads(content) if content.strip() else None
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
             raise self._error(_reason(error, self.timeout)) from error
 
     def _error(self, what: str) -> SdarError:

@@ -5,10 +5,11 @@ Tokens stream in as the servers sample them; a step here takes the next token of
 that a rollout does not depend on how fast a server is.
 """
 
+import contextlib
 import queue
 import shutil
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,7 +82,8 @@ class VllmServers(RequestEngine):
             engine=f"the vLLM server {self._server.url}",
         )
         self._server.wait_until_ready()
-        self._name = self._server.get("/v1/models")["data"][0]["id"]
+        with self._understood():
+            self._name = self._server.get("/v1/models")["data"][0]["id"]
 
     def _step(self) -> list[tuple[int, Generation]]:
         ended = []
@@ -116,7 +118,7 @@ class VllmServers(RequestEngine):
     def _receive(self, body: dict[str, Any], response: _Response) -> None:
         """In one thread per response: put its tokens into `coming`, or what went wrong."""
         try:
-            with self._room:
+            with self._room, self._understood():
                 held: _Token | None = None  # until it is known whether it is the last
                 for event in self._server.stream("/v1/completions", body):
                     for choice in event["choices"]:
@@ -131,14 +133,20 @@ class VllmServers(RequestEngine):
                 response.coming.put(held._replace(last=True))
         except SdarError as error:
             response.coming.put(error)
+
+    @contextlib.contextmanager
+    def _understood(self) -> Iterator[None]:
+        """An answer of another shape is an error that names the server."""
+        try:
+            yield
+        except SdarError:
+            raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            response.coming.put(
-                SdarError(
-                    f"rank {self.rank}: vLLM server {self._server.url}: its answer is not "
-                    f"understood ({reason}): start it with `sdar serve-policy`"
-                )
-            )
+            reason = f"{type(error).__name__}: {str(error)[:200]}"
+            raise SdarError(
+                f"rank {self.rank}: vLLM server {self._server.url}: its answer is not "
+                f"understood ({reason}): start it with `sdar serve-policy`"
+            ) from error
 
     def score(
         self, prompt_ids: list[list[int]], response_ids: list[list[int]]
@@ -153,10 +161,11 @@ class VllmServers(RequestEngine):
                 "temperature": 0.0,
                 "prompt_logprobs": 0,
             }
-            answer = self._server.post("/v1/completions", body)
-            entries = answer["choices"][0]["prompt_logprobs"][-len(response) :]
-            pairs = zip(entries, response, strict=True)
-            return [entry[str(token)]["logprob"] for entry, token in pairs]
+            with self._understood():
+                answer = self._server.post("/v1/completions", body)
+                entries = answer["choices"][0]["prompt_logprobs"][-len(response) :]
+                pairs = zip(entries, response, strict=True)
+                return [entry[str(token)]["logprob"] for entry, token in pairs]
 
         with ThreadPoolExecutor(self._batch) as threads:
             return list(threads.map(ask, prompt_ids, response_ids))
