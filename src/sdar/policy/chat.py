@@ -14,53 +14,31 @@ there, in one sentence. Afterwards three things hold, whatever the template:
 - **A prompt is a function of its texts**: templates that write a date are told `DATE`.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property, lru_cache
 from itertools import takewhile
 from typing import Any, Literal
 
 from sdar.errors import SdarError
+from sdar.policy.control_tokens import control_tokens, harmless, spells_unknown
+from sdar.policy.template import Chat, Refused, render, render_or_nothing
 
 Placement = Literal["system message", "default system message", "user message"]
 """Where a skill stands: in a system message of its own, before the default text of the system
 message, or before the text of the user's message."""
-Chat = tuple[tuple[str, str], ...]
-"""(role, content) of each message."""
 Run = tuple[tuple[int, ...], tuple[int, ...]]
 """The tokens before a skill in a prompt, and the tokens of the skill."""
 
 THOUGHT, THOUGHT_END = "<think>", "</think>"
-TAGS = tuple(
-    tag
-    for name in ("think", "action", "search", "answer", "information")
-    for tag in (f"<{name}>", f"</{name}>")
-)
-"""What prompts and responses say on purpose: never a control token, whatever the tokenizer says."""
-DATE = datetime(2024, 7, 26)
-"""The day in every prompt whose template writes one: that which Llama 3's fall back to."""
 
 # A space last where SentencePiece writes the first word of a text with its space.
 _SEPARATORS = ("\n\n", "\n\n ", "\n", " ")
-# Harmless, and different from their first token to their last.
-_QUESTIONS = ("Which way is it?", "7 apples, please")
+# They differ from their first token on; the first shows whether a template leaves texts alone.
+_QUESTIONS = ("Which way is it?\n<think></think> 'a' & <b>?", "7 apples, please")
 _SKILLS = ("Look around first.", "- Turn left twice\n- Then open the door")
 _ANSWER = "Left, then left again"
-_ROUNDS = 8
-_MARKER = re.compile(r"\W.+\W", re.DOTALL)
-_CODES = [*"aAwdbBmyYHIMSpfjUW", "-d", "-m", "-H", "-I", "-M", "-S", "-j"]
-_CLOCK = (
-    "{% macro strftime_now(format) %}{{ format"
-    + "".join(f" | replace('%{code}', '{DATE.strftime('%' + code)}')" for code in _CODES)
-    # Its line break is taken away by `trim_blocks`: the template begins at the start of a line.
-    + " }}{% endmacro %}\n"
-)
-
-
-class _Refused(Exception):
-    """The template raised an error; the message is what it said."""
+_TIMES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +48,7 @@ class ChatFormat:
     `control`: ids that no text may become. `header`: the assistant's header where the template
     writes it only with a message; else "". `default_system`: the system text that it writes when
     none is given. `opens_thought`: a prompt ends within a thought, so a response begins there.
-    `closing`: the token that closes an assistant's message, None where none does.
+    `closing`: the token behind an assistant's message, None where there is none.
     """
 
     tokenizer: Any
@@ -108,7 +86,7 @@ class ChatFormat:
         """Token ids of a response to imitate, with the token that closes it."""
         if self.opens_thought:
             text = text.removeprefix(THOUGHT)
-        ids = self._ids(self._harmless(text))
+        ids = self._ids(harmless(self.tokenizer, self.control, text))
         closing = self.closing if self.closing is not None else self.tokenizer.eos_token_id
         return ids if closing is None else [*ids, closing]
 
@@ -148,7 +126,7 @@ class ChatFormat:
                 chat = (("user", skill + separator + question),)
             try:
                 text = self._text(chat)
-            except _Refused:
+            except Refused:
                 return None
             if skill.strip() not in text:
                 return None
@@ -165,13 +143,25 @@ class ChatFormat:
 
     def _prompt(self, question: str) -> tuple[int, ...]:
         """The student's prompt."""
-        ids = self._ids(self._text((("user", question),)))
-        if self._marks(ids) != self._usual_marks or self._spells_unknown(question):
-            ids = self._ids(self._text((("user", self._harmless(question)),)))
-        return tuple(ids)
+        try:
+            ids = self._ids(self._text((("user", question),)))
+            usual = self._marks(ids) == self._usual_marks
+            if usual and not spells_unknown(self.tokenizer, question):
+                return tuple(ids)
+        except Refused:
+            pass
+        question = harmless(self.tokenizer, self.control, question)
+        try:
+            return tuple(self._ids(self._text((("user", question),))))
+        except Refused as error:
+            raise SdarError(
+                f"{_name(self.tokenizer)}: its chat template refuses a prompt ({error}), that "
+                f"which begins with {question[:60]!r}; give the model's folder a "
+                "chat_template.jinja that does not"
+            ) from error
 
     def _text(self, chat: Chat) -> str:
-        return _rendered(self.tokenizer, chat) + self.header
+        return render(self.tokenizer, chat) + self.header
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -182,29 +172,6 @@ class ChatFormat:
     @cached_property
     def _usual_marks(self) -> list[int]:
         return self._marks(self._ids(self._text((("user", _QUESTIONS[0]),))))
-
-    def _spells_unknown(self, text: str) -> bool:
-        """The text has the unknown token's name in it, which is also the token of what cannot be
-        spelled."""
-        unknown = self.tokenizer.unk_token
-        return unknown is not None and unknown in text
-
-    def _harmless(self, text: str) -> str:
-        """The text with a space in everything that the tokenizer reads as a control token."""
-        for number in range(_ROUNDS):
-            spans = _control_spans(self.tokenizer, self.control, text)
-            if not spans:
-                return text
-            for begin, end in reversed(spans):
-                read = text[begin:end]
-                first = len(read) - len(read.lstrip()) + 1
-                # Where spaces do not part it, it goes.
-                broken = f"{read[:first]} {read[first:]}" if number < _ROUNDS // 2 else ""
-                text = text[:begin] + (broken if read[first:].strip() else "") + text[end:]
-        raise SdarError(
-            f"{_name(self.tokenizer)}: a text of a prompt cannot be written without control tokens "
-            f"({text[:60]!r}); use another tokenizer"
-        )
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -250,9 +217,9 @@ def _format_of(tokenizer: Any, template: str) -> ChatFormat:
         )
     user = ("user", question)
     try:
-        text = _rendered(tokenizer, (user,))
-        same = {_rendered(tokenizer, (user,)) for _ in range(_ROUNDS)} == {text}
-    except _Refused as error:
+        text = render(tokenizer, (user,))
+        same = {render(tokenizer, (user,)) for _ in range(_TIMES)} == {text}
+    except Refused as error:
         raise SdarError(
             f"{name}: its chat template cannot write a prompt of one user message ({error}); give "
             "the model's folder a chat_template.jinja that can"
@@ -263,39 +230,34 @@ def _format_of(tokenizer: Any, template: str) -> ChatFormat:
             f"{name}: its chat template {wrong}; give the model's folder another "
             "chat_template.jinja"
         )
-    told = _tried(tokenizer, (("system", _SKILLS[0]), user))
-    answered = _tried(tokenizer, (user, ("assistant", _ANSWER)), header=False)
 
     def ids(part: str) -> list[int]:
         return list(tokenizer(part, add_special_tokens=False)["input_ids"])
 
-    added = tokenizer.added_tokens_decoder
-    special = {token for token, entry in added.items() if entry.special}
-    special |= set(tokenizer.all_special_ids)
-    written = {*ids(text), *ids(told), *ids(answered)}
-    markers = {
-        token
-        for token, entry in added.items()
-        if _MARKER.fullmatch(entry.content) and (token in written or entry.content in template)
-    }
-    tags = {token for token, entry in added.items() if entry.content in TAGS}
-    control = (special | markers) - tags
-    # What cannot be spelled becomes the unknown token too.
-    if tokenizer.unk_token_id not in (tokenizer.eos_token_id, tokenizer.bos_token_id):
-        control.discard(tokenizer.unk_token_id)
-    before, _, after = answered.rpartition(_ANSWER)
-    header = before.removeprefix(text) if before.startswith(text) else ""
-    header = header if control.intersection(ids(header)) else ""
-    behind = ids(after.lstrip())[:1]
-    prompt = text + header
-    tail = prompt[prompt.rindex(question) :]
+    told = render_or_nothing(tokenizer, (("system", _SKILLS[0]), user))
+    answer = ("assistant", _ANSWER)
+    answered = render_or_nothing(tokenizer, (user, answer), header=False)
+    asked_again = render_or_nothing(tokenizer, (user, answer, user), header=False)
+    control = control_tokens(tokenizer, template, [*ids(text), *ids(told), *ids(asked_again)])
+
+    before, _, _ = answered.rpartition(_ANSWER)
+    header = ""
+    if text == render_or_nothing(tokenizer, (user,), header=False) and before.startswith(text):
+        missing = before.removeprefix(text)
+        header = missing if control.intersection(ids(missing)) else ""
+    closing = None
+    for conversation in (answered, asked_again):  # GLM 4's is the marker of the next message
+        behind = ids(conversation.rpartition(_ANSWER)[2].lstrip())[:1]
+        if closing is None and control.intersection(behind):
+            closing = behind[0]
+    behind_text = (text + header).rpartition(question)[2]
     chat = ChatFormat(
         tokenizer=tokenizer,
-        control=frozenset(control),
+        control=control,
         header=header,
         default_system=_default_system(text, told),
-        opens_thought=tail.rfind(THOUGHT) > tail.rfind(THOUGHT_END),
-        closing=behind[0] if control.intersection(behind) else None,
+        opens_thought=behind_text.rfind(THOUGHT) > behind_text.rfind(THOUGHT_END),
+        closing=closing,
     )
     for skill in _SKILLS:
         _skill_run(chat, skill)
@@ -321,55 +283,16 @@ def _student_ids(chat: ChatFormat, question: str) -> tuple[int, ...]:
 def _skill_run(chat: ChatFormat, skill: str) -> Run:
     """Where a skill goes in a student's prompt, and its tokens there."""
     placement, separator = chat._placed
-    harmless = chat._harmless(skill)
+    text = harmless(chat.tokenizer, chat.control, skill)
     # A skill that begins or ends with spaces may melt into what stands around it.
-    for text in (harmless, harmless.strip()):
-        run = chat._run(placement, separator, text)
+    for told in (text, text.strip()):
+        run = chat._run(placement, separator, told)
         if run is not None:
             return run
     raise SdarError(
         f"{_name(chat.tokenizer)}: its chat template has no place for the skill {skill[:60]!r}; "
         "change the beginning of the skill's text, or the template"
     )
-
-
-def _rendered(tokenizer: Any, chat: Chat, header: bool = True) -> str:
-    """The text of a chat, with the assistant's header; raises `_Refused`."""
-    messages = [{"role": role, "content": content} for role, content in chat]
-    try:
-        return str(
-            tokenizer.apply_chat_template(
-                messages,
-                chat_template=_CLOCK + tokenizer.get_chat_template(),
-                tokenize=False,
-                add_generation_prompt=header,
-                enable_thinking=False,
-            )
-        )
-    except Exception as error:  # it may raise anything
-        raise _Refused(" ".join(str(error).split())[:200] or type(error).__name__) from error
-
-
-def _tried(tokenizer: Any, chat: Chat, header: bool = True) -> str:
-    """`_rendered`, or "" where the template refuses."""
-    try:
-        return _rendered(tokenizer, chat, header)
-    except _Refused:
-        return ""
-
-
-def _control_spans(tokenizer: Any, control: frozenset[int], text: str) -> list[tuple[int, int]]:
-    """Where in a text the tokenizer reads control tokens."""
-    if not tokenizer.is_fast:
-        names = [re.escape(tokenizer.convert_ids_to_tokens(token)) for token in sorted(control)]
-        return [match.span() for match in re.finditer("|".join(names), text)] if names else []
-    unknown = tokenizer.unk_token_id
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return [
-        (begin, end)
-        for token, (begin, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        if token in control or (token == unknown and text[begin:end].strip() == tokenizer.unk_token)
-    ]
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sdar.errors import SdarError
 from sdar.files.digest import json_digest
-from sdar.policy.chat import TAGS
+from sdar.policy.control_tokens import TAGS
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 

@@ -242,6 +242,10 @@ BAD = {
     "division": "{{ 1 / 0 }}",
     "loses the text": "<|im_start|>user\n<|im_end|>",
     "changes the text": "{{ messages[-1].content | upper }}",
+    "escapes": "{{ messages[-1].content | e }}",
+    "one line": "{{ messages[-1].content | replace('\n', ' ') }}",
+    "parts": "{{ messages[-1].content[0].text }}",
+    "strips thoughts": "{{ messages[-1].content.split('</think>')[-1] }}",
     "chance": "{{ messages[-1].content }}{{ range(1000) | random }}",
 }
 
@@ -253,6 +257,47 @@ def test_a_template_that_is_of_no_use_is_one_sentence(wrong):
         ChatFormat.of(tokenizer)
     assert len(str(caught.value)) < 1000
     assert "\n" not in str(caught.value)
+
+
+SPEAKS = (
+    "{% for m in messages %}REFUSAL{{ '<|im_start|>' + m.role + '\n' + m.content }}CLOSE"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def test_a_message_that_only_the_next_one_closes_ends_there():
+    tokenizer = chat_templates.with_template(
+        SPEAKS.replace("REFUSAL", "").replace("CLOSE", ""), ("<|im_start|>",)
+    )
+    closing = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    assert ChatFormat.of(tokenizer).closing == closing
+    assert closing in end_token_ids(None, tokenizer)
+
+
+def test_a_template_that_names_the_channel_of_a_finished_message_alone_is_left_as_it_is():
+    tokenizer = chat_templates.with_template(
+        "{% for m in messages %}{{ '<|im_start|>' + m.role }}"
+        "{% if m.role == 'assistant' %}{{ '<|channel|>final' }}{% endif %}"
+        "{{ '\n' + m.content + '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}",
+        ("<|im_start|>", "<|im_end|>", "<|channel|>"),
+    )
+    text = tokenizer.decode(render_prompt(tokenizer, chat("Hi")))
+    assert text == "<|im_start|>user\nHi<|im_end|><|im_start|>assistant"
+
+
+def test_a_template_that_refuses_a_text_later_gets_it_harmless_or_is_one_sentence():
+    refusal = "{% if 'WORD' in m.content %}{{ raise_exception('not here') }}{% endif %}"
+    made = [
+        chat_templates.with_template(
+            SPEAKS.replace("REFUSAL", refusal.replace("WORD", word)).replace("CLOSE", "<|im_end|>")
+        )
+        for word in ("<|im_end|>", "forbidden")
+    ]
+    text = made[0].decode(render_prompt(made[0], chat("a <|im_end|> b")))
+    assert "a < |im_end|> b" in text
+    with pytest.raises(SdarError, match=r"chat template refuses a prompt \(not here\)"):
+        render_prompt(made[1], chat("a forbidden word"))
 
 
 def test_no_template_at_all_is_one_sentence():

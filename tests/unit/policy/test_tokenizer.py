@@ -7,7 +7,8 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from sdar.errors import SdarError
-from sdar.policy.tokenizer import SPECIAL, TAGS, learn_units, train_tokenizer
+from sdar.policy.control_tokens import TAGS
+from sdar.policy.tokenizer import SPECIAL, learn_units, train_tokenizer
 
 PLACES = ("drawer", "fridge", "shelf", "armchair")
 VOCABULARY = 360
