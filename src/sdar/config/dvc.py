@@ -30,6 +30,7 @@ RECORDS = ("metrics.jsonl", "timings.jsonl", "config.yaml", "provenance.json")
 """What a run leaves beside its policy. It comes and goes with it: beside the policy of other
 settings it would be a wrong account."""
 TRAINING_RECORDS = (*RECORDS, "episodes.parquet", "tokens")
+STAGE_RECORDS = ("timings.jsonl", "config.yaml", "provenance.json")
 EVALUATION_RECORDS = ("config.yaml", "provenance.json")
 REPORTED = ("metrics.jsonl", "timings.jsonl", "provenance.json", "tokens")
 """What the report reads of a training run."""
@@ -79,6 +80,9 @@ def dvc_stages(config: ExperimentConfig) -> dict[str, Any]:
     evaluations = [layout.evaluation(*run) for run in evaluated]
     beside = [layout.evaluating(*run) / name for run in evaluated for name in EVALUATION_RECORDS]
 
+    def records_of(*names: Stage) -> list[Path]:
+        return [layout.runs / name / record for name in names for record in STAGE_RECORDS]
+
     def stage(
         what: str,
         rules: str,
@@ -103,7 +107,8 @@ def dvc_stages(config: ExperimentConfig) -> dict[str, Any]:
         }
 
     if not start:
-        made = {"data": stage("Tasks", "tasks", [tasks], ["tasks"], [], [tasks])}
+        outs = [tasks, *records_of("tasks")]
+        made = {"data": stage("Tasks", "tasks", [tasks], ["tasks"], [], outs)}
     else:
         made = {
             "data": stage(
@@ -112,7 +117,7 @@ def dvc_stages(config: ExperimentConfig) -> dict[str, Any]:
                 [tasks, demonstrations],
                 ["tasks", "demonstrations"],
                 [],
-                [tasks, demonstrations],
+                [tasks, demonstrations, *records_of("tasks", "demonstrations")],
             ),
             "warm_start": stage(
                 "Supervised fine-tuning of the tiny policy",
@@ -150,6 +155,9 @@ def dvc_stages(config: ExperimentConfig) -> dict[str, Any]:
                 *(path for path in beside if path.name in REPORTED),
                 *(path for path in records if path.name in REPORTED),
             ],
-            [layout.results / name for name in RESULTS],
+            [
+                *(layout.results / name for name in RESULTS),
+                *records_of("compare", "report"),
+            ],
         ),
     }

@@ -1,13 +1,15 @@
 """The `tasks` stage: what there is to do, made or listed by the environment, and read back.
 
 `layout.tasks` then holds `tasks.jsonl` (one task per line, locations relative to the folder, or
-absolute for real data), `tasks.md` (counts), and whatever the environment plays from.
+absolute for real data elsewhere), `tasks.md` (counts), and whatever the environment plays from.
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from sdar.environments.base import Task
 from sdar.environments.packages import environment_package
@@ -23,7 +25,7 @@ def make_tasks(environment: EnvironmentSection, panels: Sequence[str], layout: L
     package = environment_package(environment.name)
     with built_folder(layout.tasks) as building:
         tasks, source = package.make_tasks(environment, panels, building)
-        lines = (json.dumps(task.as_dict()) + "\n" for task in tasks)
+        lines = (json.dumps(_stored(task, layout).as_dict()) + "\n" for task in tasks)
         (building / "tasks.jsonl").write_text("".join(lines), encoding="utf-8")
         (building / "tasks.md").write_text(counts_table(tasks, source), encoding="utf-8")
 
@@ -57,4 +59,15 @@ def read_tasks(layout: Layout, split: str) -> list[Task]:
     if not chosen:
         known = ", ".join(dict.fromkeys(task.split for task in tasks))
         raise SdarError(f"{path} has no split '{split}': it has {known}")
-    return [replace(task, location=str(layout.tasks / task.location)) for task in chosen]
+    return [
+        replace(task, location=os.path.normpath(layout.tasks / task.location)) for task in chosen
+    ]
+
+
+def _stored(task: Task, layout: Layout) -> Task:
+    """Data below the root are named from the tasks' folder: a copy of it all plays its own."""
+    location, root = Path(task.location), layout.root.resolve()
+    if not (location.is_absolute() and location.is_relative_to(root)):
+        return task
+    inside = os.path.relpath(location.relative_to(root), layout.tasks.relative_to(layout.root))
+    return replace(task, location=inside)
