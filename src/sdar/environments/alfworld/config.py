@@ -70,7 +70,7 @@ class AlfworldConfig(EnvironmentSection):
     worker_timeout: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False), NOTHING] = 300.0
     """Seconds that a worker may say nothing (it speaks at least once per game) before another takes
     its place and plays its episodes again, with the same result. After three in a row the run ends
-    with an error that names the worker."""
+    with an error that names the worker. `sdar tasks` makes games with the same limit."""
 
     @property
     def known_panels(self) -> tuple[str, ...]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from sdar.environments.alfworld.config import GAMES_FOLDER, AlfworldConfig
 from sdar.environments.alfworld.engine.loader import load_tasks
 from sdar.environments.alfworld.observed import parse_instruction
-from sdar.environments.alfworld.world.generator import SPLITS, Request, make_games
+from sdar.environments.alfworld.world.generator import SPLITS, Request
 from sdar.environments.alfworld.world.home import Home
+from sdar.environments.alfworld.world.makers import make_games
 from sdar.environments.base import Task
 from sdar.errors import SdarError
 
@@ -30,7 +31,7 @@ def make_tasks(
         _warn_of_sentences(tasks)
         return tasks, "real ALFWorld data"
     home = Home.draw(environment.home, environment.habit, environment.size)
-    tasks = make_games(requests(environment, home, folder), workers=_workers())
+    tasks = make_games(requests(environment, home, folder), _workers(), environment.worker_timeout)
     home.write(folder / HOME_FILE)
     source = (
         f"games, generated, size {environment.size}, seed {environment.seed}, "

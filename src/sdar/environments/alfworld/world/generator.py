@@ -6,8 +6,6 @@ need no more); `make_game` writes the files and plays the game's solution on the
 what makes it a game.
 """
 
-import functools
-import multiprocessing
 import random
 import shutil
 from collections.abc import Sequence
@@ -21,7 +19,6 @@ from sdar.environments.alfworld.world.solve import solve
 from sdar.environments.base import Task
 from sdar.errors import SdarError
 from sdar.files.digest import file_digest, text_digest
-from sdar.progress import Progress
 
 SPLITS = ("train", "valid_seen", "valid_unseen")
 ATTEMPTS = 20
@@ -126,13 +123,3 @@ def _refused(task: Task, path: str, walkthrough: list[str]) -> str | None:
         return None if seen.won else f"{task.id}: not won after {len(walkthrough)} actions"
     finally:
         environment.close()
-
-
-def make_games(requests: Sequence[Request], workers: int = 2) -> list[Task]:
-    """All games in the order of the requests, whatever the number of processes."""
-    bar = functools.partial(Progress, total=len(requests), desc="games", unit="game")
-    if workers < 2:
-        return list(bar(map(make_game, requests)))
-    # spawn: the engine's libraries and any threads of the caller do not survive a fork.
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        return list(bar(pool.imap(make_game, requests, chunksize=4)))
