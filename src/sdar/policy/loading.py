@@ -3,6 +3,7 @@
 Any causal language model in Hugging Face format will do, see docs/models.md.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from sdar.errors import SdarError
 from sdar.files.paths import model_folder
 from sdar.policy.chat import ChatFormat
 from sdar.policy.log_probs import PolicyScorer
+from sdar.policy.paths import scoring_path
 from sdar.policy.pretrained import read_model, read_tokenizer
 from sdar.policy.probe import find_scoring_path
 
+log = logging.getLogger("sdar.policy")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -52,5 +55,9 @@ def load_policy(
             "policy.max_teacher_prompt_tokens or policy.max_response_tokens"
         )
     model.eval().to(device)
-    find_scoring_path(model, PolicyScorer, longest)
+    against = find_scoring_path(model, PolicyScorer, longest)
+    if against:
+        reason = next(iter(against.values()))
+        family, path = model.config.model_type, scoring_path(model)
+        log.info("policy: %s is scored on the %s path (fast: %s)", family, path, reason)
     return model, tokenizer

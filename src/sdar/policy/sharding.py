@@ -17,6 +17,7 @@ from sdar.config import ExperimentConfig
 from sdar.errors import SdarError
 from sdar.policy.layers import decoder_layers
 from sdar.policy.log_probs import PolicyScorer
+from sdar.policy.paths import scoring_path
 
 
 def wants_sharding(config: ExperimentConfig, accelerator: Any) -> bool:
@@ -49,7 +50,16 @@ def shard(scorer: PolicyScorer, accelerator: Any) -> PolicyScorer:
     Weights, gradients and their sums stay float32; under mixed precision what is gathered and
     computed is bfloat16. Gradients are summed over ranks, not averaged: the loss already has the
     global batch's denominator.
+
+    Raises `SdarError` for a policy that is scored one sequence after the other: ranks would not
+    make equally many passes.
     """
+    if scoring_path(scorer.model) == "single":
+        raise SdarError(
+            f"execution.accelerate: a {scorer.model.config.model_type} model is scored one "
+            "sequence after the other, and then its weights cannot be shared over ranks: set "
+            "execution.processes to 1, or take a model of another family (docs/models.md)"
+        )
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     bf16 = accelerator.mixed_precision == "bf16"
     precision = MixedPrecisionPolicy(

@@ -3,12 +3,15 @@
 from types import SimpleNamespace
 
 import pytest
+import scripted
 import torch
 
 from sdar.config import parse_config
 from sdar.errors import SdarError
 from sdar.methods.declarations import get_method
-from sdar.policy.sharding import wants_sharding
+from sdar.policy.log_probs import PolicyScorer
+from sdar.policy.paths import set_scoring_path
+from sdar.policy.sharding import shard, wants_sharding
 from sdar.training.identity import RunIdentity
 
 
@@ -64,3 +67,10 @@ def test_the_number_of_ranks_and_what_saves_memory_make_no_other_run(repository)
     saving = {"activation_checkpointing": True, "reference": "host"}
     assert identity() == identity(execution=many, training=saving)
     assert identity() != identity(training={"learning_rate": 1e-6})
+
+
+def test_ranks_that_would_pass_unequally_often_do_not_share_weights():
+    model = scripted.policy()
+    set_scoring_path(model, "single")
+    with pytest.raises(SdarError, match=r"qwen3 model is scored one sequence"):
+        shard(PolicyScorer(model), SimpleNamespace(num_processes=2))

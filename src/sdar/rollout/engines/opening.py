@@ -1,5 +1,6 @@
 """Opening the engine that the configuration names."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from sdar.rollout.engines.probe import find_sampling_path
 from sdar.rollout.engines.transformers_continuous import ContinuousTransformersEngine
 from sdar.rollout.engines.vllm.probe import Trusted
 from sdar.rollout.settings import longest_sequence
+
+log = logging.getLogger("sdar.rollout")
 
 
 def open_engine(
@@ -34,7 +37,9 @@ def open_engine(
     if rollout.engine == "transformers":
         longest = longest_sequence(config)
         if not is_sharded(model):
-            path, _ = find_sampling_path(ContinuousTransformersEngine, model, longest)
+            path, against = find_sampling_path(ContinuousTransformersEngine, model, longest)
+            for quicker, reason in against.items():
+                log.info("policy: not sampled on the %s path (%s), so %s", quicker, reason, path)
             return ContinuousTransformersEngine(model, tokenizer, longest=longest, path=path)
         dtype = getattr(torch, policy.dtype)
         return CopiedEngine(model, tokenizer, dtype=dtype, device=model.device, longest=longest)
