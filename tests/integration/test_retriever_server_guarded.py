@@ -113,19 +113,20 @@ def healthy(url: str) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "begun",
+    ("begun", "descriptors"),
     [
-        b"",
-        b"POST /retrieve HTTP/1.1\r\nHost: x\r\n",
-        b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{",
-        b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n",
+        (b"", 256),
+        (b"POST /retrieve HTTP/1.1\r\nHost: x\r\n", 256),
+        (b"POST /retrieve HTTP/1.1\r\nHost: x\r\n", 40),
+        (b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{", 256),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", 256),
     ],
-    ids=["silent", "head", "body", "idle"],
+    ids=["silent", "head", "hardly any descriptors", "body", "idle"],
 )
 def test_more_clients_that_drip_than_descriptors_silence_nobody(
-    tmp_path: Path, begun: bytes
+    tmp_path: Path, begun: bytes, descriptors: int
 ) -> None:
-    process, url, _ = command(tmp_path)
+    process, url, _ = command(tmp_path, descriptors=descriptors)
     address = ("127.0.0.1", int(url.rpartition(":")[2]))
     with ExitStack() as stack:
         stack.callback(process.kill)

@@ -21,6 +21,7 @@ from sdar.config import ExperimentConfig, Layout, load_config
 from sdar.config.checks import check_files
 from sdar.config.variants import find_variant, variant_config
 from sdar.errors import SdarError
+from sdar.escaping import printable
 from sdar.files.paths import expand_path
 from sdar.methods.roles import TRAINED, UNTRAINED
 from sdar.ranks.rendezvous import rank
@@ -128,7 +129,7 @@ def friendly(command: Command) -> Command:
             finally:
                 stop.armed = False
         except SdarError as error:
-            _end(2, f"{_who()}: {redact(str(error))}")
+            _end(2, f"{_who()}: {printable(redact(str(error)))}")
         except interruption.Stopped:
             if rank():
                 # The first rank, which may still be writing, says it for all: a failure here would

@@ -46,7 +46,7 @@ def doctor(config: ConfigOption = CONFIG, root: RootOption = ROOT) -> None:
     from sdar.cli.doctor import examine, render
 
     findings = examine(config, root)
-    typer.echo(render(findings))
+    typer.echo(printable(render(findings)))
     if any(finding.level == "wrong" for finding in findings):
         raise typer.Exit(1)
 

@@ -6,10 +6,13 @@ that has kept the server waiting longest makes room. Importing this needs the ex
 """
 
 import asyncio
+import functools
 import json
 import resource
 import socket
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import h11
@@ -21,17 +24,23 @@ SECONDS = {"head": 10.0, "body": 30.0, "answer": 60.0, "idle": 75.0}
 to begin another request."""
 MOST_CONNECTIONS = 512
 LONGEST_HEAD = 16 << 10
-ACCEPTED_AT_ONCE = 32
+ACCEPTED_AT_ONCE = 16
 WAITING_FOR_ACCEPT = 256
 STOP_SECONDS = 5
 """Requests under way may still be answered for so long after Ctrl-C."""
 
 
+@functools.cache
+def _free_descriptors() -> int:
+    """How many files this process may still open, when first asked: before it serves."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(0, most - len([*Path("/dev/fd").iterdir()])) if most >= 0 else 1 << 20
+
+
 def most_connections(many: bool = False) -> int:
-    """Half of the file descriptors this process may have, at most `MOST_CONNECTIONS` unless `many`:
-    what is accepted before its turn to be counted, and files, need some too."""
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    half = max(4, descriptors // 2) if descriptors >= 0 else 1 << 20
+    """Half of the free file descriptors, at most `MOST_CONNECTIONS` unless `many`: what is accepted
+    before its turn to be counted, and files, need some too."""
+    half = max(1, _free_descriptors() // 2)
     return half if many else min(MOST_CONNECTIONS, half)
 
 
@@ -69,7 +78,7 @@ class GuardedServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                backlog=ACCEPTED_AT_ONCE,
+                backlog=max(1, min(ACCEPTED_AT_ONCE, _free_descriptors() // 10)),
                 h11_max_incomplete_event_size=LONGEST_HEAD,
                 timeout_keep_alive=int(SECONDS["idle"]),
                 timeout_graceful_shutdown=STOP_SECONDS,
@@ -77,6 +86,7 @@ class GuardedServer(uvicorn.Server):
         )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(_Told())
         await super().startup(sockets)
         # asyncio accepts as many at once as its backlog says, before any of them is counted; that
         # many more may wait in the kernel.
@@ -84,6 +94,19 @@ class GuardedServer(uvicorn.Server):
             listening.listen(WAITING_FOR_ACCEPT)
         if self.ready is not None:
             self.ready()
+
+
+class _Told:
+    """What asyncio complains of (no file descriptor is left, say), in a line, and once."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        line = f"{context['message']}: {context.get('exception')}"
+        if line not in self._told:
+            self._told.add(line)
+            print(line, file=sys.stderr, flush=True)
 
 
 class _GuardedProtocol(H11Protocol):
