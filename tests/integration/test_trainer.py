@@ -183,3 +183,31 @@ def test_config_is_recorded_resolved(finished):
     text = (finished / "config.yaml").read_text()
     assert "clip_low: 0.2" in text
     assert json.loads((finished / "provenance.json").read_text())["method"] == "sdar"
+
+
+class LongPool(trainer_world.MortalPool):
+    """What the environment says to an action is as long as a book's page, in every second task."""
+
+    def _see(self, slot, text, won):
+        long = self.steps[slot] and int(self.tasks[slot].id[-1]) % 2
+        return super()._see(slot, "word after word " * 900 if long else text, won)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["turns", "continuous"])
+def test_prompts_that_are_too_long_are_counted_and_end_no_run(schedule, tmp_path):
+    given = trainer_world.parts()
+    given.pool = LongPool(None)
+    values = {"rollout": {"schedule": schedule}}
+    steps = metrics(trainer_world.run(tmp_path, given=given, values=values, steps=3))
+    assert [line["step"] for line in steps] == [0, 1, 2]
+    assert all(line["train/cut_prompts"] == line["teacher/cut_prompts"] for line in steps)
+    assert any(line["train/cut_prompts"] for line in steps)
+    assert all(line["train/cut_prompts"] < line["train/samples"] for line in steps)
+
+
+def test_limits_that_no_prompt_fits_end_it_before_anything_is_computed(tmp_path):
+    values = {"policy": {"max_prompt_tokens": 30, "max_response_tokens": 8}}
+    with pytest.raises(SdarError, match=r"policy\.max_prompt_tokens: 30 tokens are too few"):
+        trainer_world.run(tmp_path, values=values)
+    assert not (tmp_path / "runs").exists()

@@ -229,7 +229,7 @@ class EnvironmentPackage(Protocol):
         ...
 
     def build_messages(self, moment: Moment, skill: str | None = None) -> list[Message]:
-        """The chat of one turn; the skill, unless None or empty, is the system message."""
+        """The chat of one turn; the skill, unless None or empty, has the role `system`."""
         ...
 
     def parse(self, response: str) -> ParsedAction:

@@ -63,7 +63,7 @@ TOKENS = pl.Schema(
         "token_id": pl.Int64,
         "token_class": pl.String,  # see token_classes.py
         "student_log_prob": pl.Float64,
-        "teacher_log_prob": pl.Float64,  # same weights, skill in the system message
+        "teacher_log_prob": pl.Float64,  # same weights, told the skill
         "reference_log_prob": pl.Float64,  # the frozen policy of the KL term
         "old_log_prob": pl.Float64,  # as it was sampled
         "gap": pl.Float64,  # teacher - student, nats
@@ -129,7 +129,7 @@ def turn_columns(episode: Episode, turn: Turn) -> dict[str, Any]:
 
 
 def skill_in(messages: Sequence[Mapping[str, str]]) -> str | None:
-    """The privileged text of a chat: its system message, if it has one."""
+    """The privileged text of a chat: what has the role `system`, if anything has."""
     return next((m["content"] for m in messages if m["role"] == "system"), None)
 
 

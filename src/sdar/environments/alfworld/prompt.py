@@ -2,7 +2,7 @@
 
 Its fields are those of the reference's ALFWorld setting: task, number of turns taken, window of
 (observation, action) pairs, current turn, current observation, admissible actions. The skill, where
-there is one, is the system message: inside a role, before everything else.
+there is one, has the role `system` (`environments.chat`).
 """
 
 from sdar.environments.base import Moment

@@ -1,7 +1,7 @@
 """The Search-QA prompt: one user message per turn, with the searches so far as a window inside it.
 
 Its fields: question, window of (search, information) pairs, and what may be done now. The
-skill, where there is one, is the system message.
+skill, where there is one, has the role `system`.
 """
 
 from sdar.environments.base import Moment

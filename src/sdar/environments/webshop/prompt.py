@@ -1,8 +1,8 @@
 """The WebShop prompt: one user message per turn, with the last pages as a window inside it.
 
 Its fields: task, window of (page, action), current page, available actions. Of a page only what
-follows the instruction is shown, each part quoted. The skill, where there is one, is the system
-message.
+follows the instruction is shown, each part quoted. The skill, where there is one, has the role
+`system`.
 """
 
 from sdar.environments.base import Moment
