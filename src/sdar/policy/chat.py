@@ -38,7 +38,7 @@ _SEPARATORS = ("\n\n", "\n\n ", "\n", " ")
 _QUESTIONS = ("Which way is it?\n<think></think> 'a' & <b>?", "7 apples, please")
 _SKILLS = ("Look around first.", "- Turn left twice\n- Then open the door")
 _ANSWER = "Left, then left again"
-_TIMES = 8
+_TIMES = 32
 
 
 @dataclass(frozen=True, eq=False)

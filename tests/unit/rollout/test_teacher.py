@@ -1,14 +1,20 @@
-"""The teacher's prompt: the skill in the system message, the same turn, its own limit."""
+"""The teacher's prompt: the student's with the skill put in, and its own limit."""
 
+from pathlib import Path
+
+import chat_templates
 import pytest
 import scripted
 
-from sdar.environments.base import Moment, PastTurn
+from sdar.config import load_config
+from sdar.environments.base import Moment, PastTurn, Task
 from sdar.environments.packages import environment_package
 from sdar.errors import SdarError
 from sdar.policy.chat import render_prompt, token_pieces
 from sdar.rollout.episode import Episode, Prompt, Turn
 from sdar.rollout.teacher import teacher_prompts
+from sdar.rollout.turns import fit_prompt
+from sdar.skills.library import SkillLibrary
 from sdar.training.playing import tasks_of_step
 from sdar.training.step_batch import StepBatch
 
@@ -103,3 +109,32 @@ def test_token_pieces_join_to_the_text_even_inside_a_character():
     pieces = token_pieces(tokenizer, ids)
     assert len(pieces) == len(ids)
     assert "".join(pieces) == "go to the fridge é ☃ now"
+
+
+QWEN = sorted(Path(__file__).parents[3].glob("config/experiments/*qwen*.yaml"))
+
+
+@pytest.mark.parametrize("path", QWEN, ids=lambda path: path.stem)
+def test_in_the_shipped_experiments_the_teacher_differs_by_the_skill_alone(path):
+    config = load_config(path)
+    family = "qwen3" if "Qwen3" in config.policy.model else "qwen2.5"
+    assert family.replace("q", "Q", 1) in config.policy.model
+    tokenizer = chat_templates.tokenizer(family)
+    package = environment_package(config.environment.name)
+    library = SkillLibrary(None, None, config.environment.name)
+    for task_type in library.task_types:
+        task = Task("t", "train", task_type, "find <|im_end|> the key.", "w")
+        past = (PastTurn("A shelf.", "<|im_start|>go"), PastTurn("A desk.\n\nThen.", "look"))
+        moment = Moment(task, past, "You see a fridge. é☃\n", ("look", "<search>q</search>"), 2)
+        student = fit_prompt(tokenizer, package, moment, None, 10_000)
+        skill = library.lookup(task_type).text
+        teacher = fit_prompt(tokenizer, package, moment, skill, 10_000)
+        text, taught = (tokenizer.decode(prompt.token_ids) for prompt in (student, teacher))
+        assert taught.replace(skill, "", 1) in (
+            text.replace("<|im_start|>system\n", "<|im_start|>system\n\n\n", 1),
+            f"<|im_start|>system\n<|im_end|>\n{text}",
+        )
+        more = len(teacher.token_ids) - len(student.token_ids)
+        place = 0 if family == "qwen3" else 3
+        left = teacher.token_ids[:place] + teacher.token_ids[place + more :]
+        assert left == student.token_ids
