@@ -8,6 +8,7 @@ import yaml
 
 from sdar.config import ExperimentConfig, parse_config
 from sdar.config.dvc import check_dvc_yaml, dvc_stages, dvc_yaml
+from sdar.config.generate import sections
 from sdar.config.stages import (
     STAGES,
     Stage,
@@ -187,6 +188,26 @@ def test_dvc_watches_real_data(environment: str, tmp_path: Path) -> None:
         watched = [Path(path) for path in stages[name]["deps"]]
         for path, _ in files:
             assert any(path == dep or dep in path.parents for dep in watched), (name, path)
+
+
+def test_every_key_that_names_files_says_what_its_content_does() -> None:
+    """A new key of this kind belongs in `data_paths`, or here with the reason why not."""
+    named = {
+        f"{section.__name__}.{name}"
+        for section in sections()
+        for name, field in section.model_fields.items()
+        if any(kind in str(field) for kind in ("expand_path", "function expand ", "Path"))
+    }
+    data = {f"{name.capitalize()}Config.data" for name in ("alfworld", "webshop", "searchqa")}
+    retriever = {"RetrieverConfig.passages", "RetrieverConfig.model"}
+    assert named == {
+        *data,
+        *retriever,
+        "PolicyConfig.model",
+        "TextworldExpressConfig.data",  # is never read
+        "SkillsConfig.library",  # by its texts
+        "ExecutionConfig.accelerate",  # changes only the rounding
+    }
 
 
 def test_a_difference_names_keys_and_values() -> None:
