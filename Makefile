@@ -117,7 +117,6 @@ ui: $(STAMP) ## The MLflow pages of the runs
 repro: $(STAMP) ## The default experiment through DVC: only what changed is done again
 	@sdar workflow unlock
 	dvc repro
-	@sdar workflow accept
 
 pull: $(STAMP) ## Fetch the results of the settings as they are from the DVC remote, and tell Snakemake
 	@sdar workflow unlock

@@ -19,7 +19,7 @@ from pipeline_runner import run, snakemake
 
 from sdar.config import load_config
 from sdar.config.cluster import ClusterConfig, JobKind, job_resources
-from sdar.config.dvc import dvc_stages
+from sdar.config.dvc import dvc_stages, outputs
 from sdar.config.variants import sweep_variants
 
 
@@ -225,7 +225,7 @@ def pretended(project: Path) -> Path:
 def pretend(project: Path) -> Path:
     """The project as after a whole run: every output is there, by Snakemake's own touch."""
     for stage in dvc_stages(load_config(project / "config" / "config.yaml")).values():
-        for out in (project / name for name in stage["outs"]):
+        for out in (project / name for name in outputs(stage)):
             names = ("summary.json", "episodes.parquet", "tokens.parquet")
             files = [out / name for name in names] if out.name == "evaluation" else []
             for file in [*files, *([out] if out.suffix else [])]:

@@ -4,15 +4,15 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from sdar.cli.options import CONFIG, friendly
 from sdar.config import load_config
-from sdar.config.dvc import check_dvc_yaml, dvc_stages, rules_and_targets
+from sdar.config.dvc import check_dvc_yaml, dvc_stages, outputs, rules_and_targets
 from sdar.errors import SdarError
 from sdar.files.snakemake_lock import check_stale, is_locked
 
@@ -51,7 +51,8 @@ def pull() -> None:
 
     Example: sdar workflow pull
     """
-    stages, before = own_stages(), status()
+    stages = own_stages()
+    before = status(stages)
     changed = {name for name in stages if is_of_other_settings(before.get(name, ()))}
     outdated = with_followers(stages, changed)
     wanted = [name for name in stages if name not in outdated]
@@ -64,13 +65,18 @@ def pull() -> None:
 
 @workflow_app.command()
 @friendly
-def accept() -> None:
+def accept(
+    stages: Annotated[
+        list[str] | None, typer.Argument(help="Stages of dvc.yaml; none: all of them.")
+    ] = None,
+) -> None:
     """Tell Snakemake which results are current by DVC's account, such as those that `dvc repro`
-    brought back from its cache. `make repro` ends with it.
+    brought back from its cache. The last stage of `dvc repro` begins with it.
 
     Example: sdar workflow accept
     """
-    tell_snakemake(own_stages(), said=False)
+    own = own_stages()
+    tell_snakemake({name: own[name] for name in own if name in (stages or own)}, said=False)
 
 
 def own_stages() -> dict[str, Any]:
@@ -82,7 +88,7 @@ def own_stages() -> dict[str, Any]:
 
 def tell_snakemake(stages: Mapping[str, Any], *, said: bool) -> None:
     """Have Snakemake take as current what DVC says is, and nothing else."""
-    after = status()
+    after = status(stages)
     current = [name for name in stages if name not in after]
     words = [rules_and_targets(stages[name]) for name in current]
     if words:
@@ -96,9 +102,9 @@ def tell_snakemake(stages: Mapping[str, Any], *, said: bool) -> None:
         typer.echo(f"to be computed: {', '.join(left) or 'nothing'}")
 
 
-def status() -> Status:
+def status(stages: Iterable[str]) -> Status:
     """DVC's account of what has changed; stages that are current are not in it."""
-    done = run(["dvc", "status", "--json"], quiet=True)
+    done = run(["dvc", "status", "--json", *stages], quiet=True)
     try:
         found: Status = json.JSONDecoder().raw_decode(done, done.index("{"))[0]
     except ValueError:
@@ -124,11 +130,11 @@ def _kinds(of: Any) -> set[str]:
 
 def with_followers(stages: Mapping[str, Any], changed: set[str]) -> set[str]:
     """These stages and all that read what they make. Stages stand in the order of data."""
-    reached, made = set(changed), {out for name in changed for out in stages[name]["outs"]}
+    reached, made = set(changed), {out for name in changed for out in outputs(stages[name])}
     for name, stage in stages.items():
         if made & set(stage.get("deps", ())):
             reached.add(name)
-            made |= set(stage["outs"])
+            made |= set(outputs(stage))
     return reached
 
 
@@ -142,7 +148,7 @@ def forget(stage: Mapping[str, Any], changes: Sequence[Any]) -> None:
     if "Nothing to be done" not in plan:
         return
     absent = run(["dvc", "data", "status", "--json"], quiet=True)
-    for out in map(Path, stage["outs"]):
+    for out in map(Path, outputs(stage)):
         if f'"{out}' in absent.partition('"not_in_cache"')[2].partition("]")[0]:
             continue
         typer.echo(f"removed {out}, of other settings (`dvc checkout` brings it back)")
@@ -151,8 +157,7 @@ def forget(stage: Mapping[str, Any], changes: Sequence[Any]) -> None:
 
 def run(words: Sequence[str], *, quiet: bool = False) -> str:
     """Run a program of this environment; what it said, where it is quiet. Raises `SdarError`."""
-    beside = Path(sys.executable).parent / words[0]
-    program = str(beside) if beside.is_file() else words[0]
+    program = shutil.which(words[0]) or str(Path(sys.executable).parent / words[0])
     try:
         done = subprocess.run(
             [program, *words[1:]],

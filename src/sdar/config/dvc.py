@@ -1,7 +1,7 @@
 """`dvc.yaml`, made from the table of stages: one DVC stage per border of the pipeline. Pure."""
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ HEADER = """\
 # nothing of config/config.yaml into a command. Where that has another name, methods, seeds or
 # environment: `sdar config dvc > dvc.yaml`.
 """
-CHECK = "sdar config dvc --check"
+CHECK, ACCEPT = "sdar config dvc --check", ("sdar", "workflow", "accept")
 SNAKEMAKE = ("snakemake", "--profile", "profiles/local", "--allowed-rules")
 PARAMETERS = "config/config.yaml"
 LIBRARY = "src/sdar/environments/{name}/skills"
@@ -90,6 +90,7 @@ def dvc_stages(config: ExperimentConfig) -> dict[str, Any]:
         stages: Iterable[Stage],
         deps: Iterable[Path],
         outs: Iterable[Path],
+        first: Sequence[str] = (CHECK,),
     ) -> dict[str, Any]:
         reads = [*map(str, deps)]
         keys = {key for name in stages for key in depends_on(config, name)}
@@ -99,8 +100,9 @@ def dvc_stages(config: ExperimentConfig) -> dict[str, Any]:
             reads += [str(path) for path in named if key in keys]
         return {
             "desc": what,
-            "cmd": f"{CHECK} && "
-            + shlex.join([*SNAKEMAKE, *rules.split(), "--", *map(str, targets)]),
+            "cmd": " && ".join(
+                [*first, shlex.join([*SNAKEMAKE, *rules.split(), "--", *map(str, targets)])]
+            ),
             **({"deps": reads} if reads else {}),
             "params": [{PARAMETERS: compact_keys(config, stages)}],
             "outs": [*map(str, outs)],
@@ -128,7 +130,7 @@ def dvc_stages(config: ExperimentConfig) -> dict[str, Any]:
                 [*start, *(layout.warm_start / name for name in RECORDS)],
             ),
         }
-    return made | {
+    stages = made | {
         "train": stage(
             "Reinforcement learning, every method and seed",
             "train policies",
@@ -159,5 +161,18 @@ def dvc_stages(config: ExperimentConfig) -> dict[str, Any]:
                 *(layout.results / name for name in RESULTS),
                 *records_of("compare", "report"),
             ],
+            # DVC would wait for the report itself.
+            first=(CHECK, shlex.join([*ACCEPT, *made, "train", "evaluate"])),
         ),
     }
+    # DVC brings no stage with such an output back from its cache of runs, but runs it: seconds, in
+    # which Snakemake is told what DVC brought back of the stages before.
+    answers = str(layout.results / "answers.json")
+    outs = stages["report"]["outs"]
+    outs[outs.index(answers)] = {answers: {"persist": True}}
+    return stages
+
+
+def outputs(stage: Mapping[str, Any]) -> list[str]:
+    """The paths of what a stage makes."""
+    return [out if isinstance(out, str) else next(iter(out)) for out in stage["outs"]]
