@@ -24,6 +24,11 @@ def read_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False) -
     Raises `SdarError` for what cannot be read, and for weights that are not all there and finite.
     """
     _refuse_pickles(Path(name))
+    if (Path(name) / "adapter_config.json").is_file():
+        raise SdarError(
+            f"{name}: this folder holds an adapter (adapter_config.json): merge it into its model "
+            "(merge_and_unload of peft), and set policy.model to that"
+        )
 
     def read(attention: str) -> Any:
         return AutoModelForCausalLM.from_pretrained(
@@ -114,7 +119,7 @@ def _refuse_pickles(folder: Path) -> None:
 
 @torch.no_grad()
 def _refuse_not_finite(name: str, model: Any) -> None:
-    for key, value in model.named_parameters():
+    for key, value in model.state_dict().items():
         # A sum is finite if all values are, unless it overflows; only then look at each.
         if not torch.isfinite(value.sum()) and not bool(torch.isfinite(value).all()):
             count = int((~torch.isfinite(value)).sum())

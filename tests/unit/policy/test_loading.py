@@ -94,6 +94,11 @@ def test_weights_that_are_missing(folder: Path) -> None:
     assert "model.layers.1.mlp.up_proj.weight" in said
 
 
+def test_an_adapter(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+    assert "holds an adapter" in refusal(folder)
+
+
 @pytest.mark.parametrize("content", [None, b"junk"])
 def test_pickled_weights(folder: Path, content: bytes | None) -> None:
     weights = load_file(folder / "model.safetensors")

@@ -17,13 +17,12 @@ from sdar.policy.paths import has_fast_parts
 from sdar.policy.probe import (
     NO_FAST_PARTS,
     Samples,
-    allowed,
     as_in_use,
+    disagreement,
     first_that_agrees,
     own_log_probs,
     probe_samples,
     refusal,
-    usual_difference,
     windows,
 )
 from sdar.policy.trunk import FAMILIES
@@ -81,15 +80,11 @@ def _difference(engine_class: Any, model: Any, path: SamplingPath, samples: Samp
     pairs = list(zip(prompts, found, strict=True))
     if hasattr(engine, "submit"):
         pairs += _with_late_ones(engine, prompts)
-    most = 0.0
+    apart = []
     for prompt, generation in pairs:
         wanted = own_log_probs(model, prompt, generation.token_ids)
-        got = torch.tensor(generation.log_probs, device=wanted.device)
-        apart = float((wanted - got).abs().max())
-        most = apart if not apart <= most else most
-    if most <= usual_difference(model) or most <= allowed(model, samples):
-        return None
-    return f"log-probs differ by {most:.2g} nats"
+        apart.append(wanted - torch.tensor(generation.log_probs, device=wanted.device))
+    return disagreement(model, samples, torch.cat(apart))
 
 
 def _with_late_ones(engine: Any, prompts: list[list[int]]) -> list[tuple[list[int], Generation]]:
