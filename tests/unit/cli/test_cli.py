@@ -123,7 +123,7 @@ def test_light_commands_import_nothing_heavy(repository: Path, arguments: tuple[
             "environment.data: ",
         ),
         ("skills: {library: nowhere}", "skills.library: "),
-        ("policy: {model: nowhere}", "policy.model: "),
+        ("{policy: {model: nowhere}, warm_start: {enabled: false}}", "policy.model: "),
     ],
 )
 def test_a_stage_refuses_a_bad_configuration_before_it_loads_anything(
