@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from sdar.policy.paths import has_fast_parts
+from sdar.policy.paths import has_fast_parts, vocabulary_of
 from sdar.policy.probe import (
     NO_FAST_PARTS,
     Samples,
@@ -72,7 +72,7 @@ def _windows(model: Any, longest: int | None) -> list[int]:
 
 def _difference(engine_class: Any, model: Any, path: SamplingPath, samples: Samples) -> str | None:
     """How the log-probs of tokens sampled on this path differ; None: not."""
-    prompts, ends = samples.prompts, frozenset(range(0, 1 << 20, 8))
+    prompts, ends = samples.prompts, frozenset(range(0, vocabulary_of(model), 8))
     engine = engine_class(model, None, ends=ends, path=path)
     keys = [(0, 0, slot, 0) for slot in range(len(prompts))]
     with torch.inference_mode():
