@@ -169,3 +169,14 @@ def test_a_server_that_is_down_is_an_error_at_once(tmp_path: Path) -> None:
         store.connect(where)
     assert "cannot be written" in store.unreachable(where, error.value)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_mirror_that_can_never_succeed_ends_with_its_job(tmp_path: Path) -> None:
+    """It starts itself again where the store was lost: once the job is over, one more time."""
+    assert fake(tmp_path, 0).wait() == 0
+    folder = Layout(tmp_path, "fake").run("sdar", 0)
+    (folder / "metrics.jsonl").unlink()
+    (folder / "metrics.jsonl").mkdir()
+    command = [sys.executable, "-m", "sdar.tracking.mirror", "--follow", str(folder)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=240)
+    assert done.returncode == 1

@@ -143,18 +143,33 @@ def friendly(command: Command) -> Command:
             code = stop.code or (interruption.INTERRUPTED_CODE if interrupted else 0)
             if code:
                 _end(code, _stopped(code))
-            if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            said = _of_files(error)
+            if said is None:
                 raise
-            where = f" for {error.filename}" if error.filename else ""
-            _end(
-                2,
-                f"sdar: no space left on the disk{where}; what was complete is unharmed. Free "
-                f"some, then go on: {_again()}",
-            )
+            _end(2, f"{_who()}: {said}")
         _ignore_signals()  # all is written: nothing is left to stop
         return result
 
     return wrapped  # type: ignore[return-value]
+
+
+def _of_files(error: BaseException) -> str | None:
+    """What to say of an error of the file system, if it is one: which file, and what to do."""
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" for {error.filename}" if error.filename else ""
+        return (
+            f"no space left on the disk{where}; what was complete is unharmed. Free some, then go "
+            f"on: {_again()}"
+        )
+    if error.filename is None or isinstance(error.filename, int):
+        return None
+    reason = " ".join((error.strerror or str(error)).split())[:200]
+    return (
+        f"{os.fsdecode(error.filename)}: {reason}; what was complete is unharmed. Correct the path "
+        f"or its permissions, then go on: {_again()}"
+    )
 
 
 class _Stop:

@@ -83,7 +83,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_parquet(path: Path, frame: "pl.DataFrame") -> None:
     """`write_file` of a table."""
-    write_file(path, lambda temporary: frame.write_parquet(temporary, compression="zstd"))
+    write_file(path, lambda temporary: fill_parquet(temporary, frame))
+
+
+def fill_parquet(path: Path, frame: "pl.DataFrame") -> None:
+    """Write a table into a file that is put in its place later. Raises OSError."""
+    from polars.exceptions import PolarsError
+
+    try:
+        frame.write_parquet(path, compression="zstd")
+    except PolarsError as error:  # polars' own, for a full disk
+        raise OSError(" ".join(str(error).split())[:200]) from error
 
 
 def write_folder(
@@ -108,7 +118,10 @@ def write_folder(
             for path in [*building.rglob("*"), building]:
                 _force_to_disk(path)
         _force_to_disk(target.parent)
-    except expected as error:
+    except Exception as error:
+        # Libraries in Rust raise a plain Exception, with the system's number in its text.
+        if not isinstance(error, expected) and "(os error " not in str(error):
+            raise
         raise _unwritten(target, error, remedy) from error
 
 

@@ -279,10 +279,11 @@ def _follow(folder: Path, warned: bool) -> int:
         os.dup2(log.fileno(), 2)
     mirror = Mirror(folder)
     sys.stderr = _Redacted(sys.stderr, os.environ.get(store.URI_VARIABLE, ""))
-    ended = False
+    ended, hopeless = False, warned
     while True:
         try:
             mirror.end() if ended else mirror.sync()
+            hopeless = False
         except Exception as error:
             traceback.print_exc()
             if not warned:
@@ -293,6 +294,8 @@ def _follow(folder: Path, warned: bool) -> int:
                 # The store was deleted, or lost what it had. MLflow keeps what it has opened for
                 # as long as a process lives: another one opens the store anew.
                 ended = ended or _wait(parent)
+                if ended and hopeless:
+                    return 1  # opened anew, and it failed from the first: so would the next one
                 _start_again(folder, terminal.fileno(), ended)
             if ended:
                 return 1

@@ -30,7 +30,17 @@ from sdar.progress import Progress
 from sdar.skills.library import SkillLibrary
 
 Libraries = Callable[[Knowledge | None], SkillLibrary]
-_COLUMNS = ("episode", "turn", "task_type", "hinted", "system", "user", "response")
+_COLUMNS = pl.Schema(
+    {
+        "episode": pl.Int64,
+        "turn": pl.Int64,
+        "task_type": pl.String,
+        "hinted": pl.Boolean,
+        "system": pl.String,
+        "user": pl.String,
+        "response": pl.String,
+    }
+)
 
 
 @dataclass(frozen=True)

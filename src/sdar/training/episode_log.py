@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from sdar.files.whole import write_parquet
+from sdar.files.whole import fill_parquet, write_parquet
 from sdar.records.tables import TRAINING_EPISODES, episode_row
 from sdar.rollout.episode import Episode
 
@@ -31,7 +31,7 @@ class EpisodeLog:
 
     def keep(self, folder: Path) -> None:
         """Write a copy into a new checkpoint."""
-        self._frame().write_parquet(folder / self.path.name, compression="zstd")
+        fill_parquet(folder / self.path.name, self._frame())
 
     def _frame(self) -> pl.DataFrame:
         return pl.DataFrame(self.rows, schema=TRAINING_EPISODES, orient="row")

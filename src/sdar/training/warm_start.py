@@ -183,8 +183,11 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{name} is missing")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever the libraries make of a damaged file
         reason = " ".join(str(error).split())[:200]
         raise SdarError(
             f"{folder} cannot be read ({reason}): make it with `sdar demonstrations`"
