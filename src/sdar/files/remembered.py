@@ -32,8 +32,11 @@ def content_digest(paths: Iterable[Path]) -> str:
 
     Raises `SdarError` for a file that cannot be read.
     """
-    store = user_cache() / "digests.json"
-    known, parts, new = read_json(store), [], {}
+    try:
+        store = user_cache() / "digests.json"
+    except RuntimeError:  # a user without a home folder, as in some containers
+        store = None
+    known, parts, new = {} if store is None else read_json(store), [], {}
     for name, path in _files(paths):
         try:
             status = path.stat()
@@ -51,7 +54,7 @@ def content_digest(paths: Iterable[Path]) -> str:
                 f"{path} cannot be read ({error.strerror}): make it readable, or remove it"
             ) from None
         parts += [name.encode(errors="surrogateescape"), b"\0", digest.encode(), b"\n"]
-    if new:
+    if new and store is not None:
         kept = list((known | new).items())[-MOST_REMEMBERED:]
         # Without a cache the files are read again next time.
         with suppress(SdarError):

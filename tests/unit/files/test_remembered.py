@@ -70,7 +70,9 @@ def test_a_file_written_just_now_is_not_remembered(tmp_path: Path) -> None:
     assert not (tmp_path / "cache" / "sdar" / "digests.json").exists()
 
 
-def test_a_damaged_or_unwritable_cache_costs_time_alone(tmp_path: Path) -> None:
+def test_a_damaged_or_unwritable_cache_costs_time_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = write(tmp_path / "x", "one")
     first = content_digest([file])
     (tmp_path / "cache" / "sdar" / "digests.json").write_text("{")
@@ -81,6 +83,13 @@ def test_a_damaged_or_unwritable_cache_costs_time_alone(tmp_path: Path) -> None:
         path.unlink()
     (tmp_path / "cache" / "sdar").rmdir()
     (tmp_path / "cache" / "sdar").write_text("a file")
+    assert content_digest([file]) == first
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
     assert content_digest([file]) == first
 
 
