@@ -17,7 +17,8 @@ _PATTERNS = (
     re.compile(r"(?P<before>\bhttps?://)(?P<secret>[^\s:/@?#]+)@", re.I),
     # ?token=..., also among other parameters
     re.compile(
-        r"(?P<before>[?&;][^\s=&;#]*(?:pass|pwd|secret|token|key|auth|sig|cred)[^\s=&;#]*=)"
+        r"(?P<before>[?&;][^\s=&;#]*?"
+        r"(?:(?:pass|pwd|secret|token|credential)[^\s=&;#]*|key|auth|sig|signature)=)"
         r"(?P<secret>[^\s&;#'\"]+)",
         re.I,
     ),

@@ -73,6 +73,15 @@ def sdar(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedPr
         (f"tracking: {{uri: 'http://me:{SECRET}@host'}}", 0),
         (f"tracking: {{uri: ['http://me:{SECRET}@host']}}", 2),
         (f"tracking: {{uri: 'http://me:{SECRET}@host' oops}}", 2),
+        (
+            f"tracking: {{uri: 'http://me:{SECRET}@a-very-long-name.of-a.host.example/' , , oops}}",
+            2,
+        ),
+        (f"tracking: {{uri: 'http://me:x{'y' * 50}{SECRET}@host' oops}}", 2),
+        (f"tracking: {{uri: &a !x 'http://me:{SECRET}@host'}}", 2),
+        (f"http://me:{SECRET}@host: 3", 2),
+        (f"tracking: http://me:{SECRET}@{'h' * 100}", 2),
+        (f"experiment: {{a: [{{b: 'http://me:{SECRET}@{'h' * 100}'}}]}}", 2),
         (f"tracking: {{url: 'http://me:{SECRET}@host'}}", 2),
         (f"rollout: {{engine: vllm, vllm: {{servers: ['http://me:{SECRET}@host']}}}}", 2),
         (

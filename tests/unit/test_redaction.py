@@ -29,6 +29,7 @@ SECRET = "hunter2"
             "postgresql://host/db?user=me&password=***",
         ),
         ("https://host/x?se=1&sig=hunter2", "https://host/x?se=1&sig=***"),
+        ("https://host/x?X-Amz-Signature=hunter2", "https://host/x?X-Amz-Signature=***"),
         ("s3://b?AWS_SECRET_ACCESS_KEY=hunter2", "s3://b?AWS_SECRET_ACCESS_KEY=***"),
     ],
 )
@@ -47,6 +48,7 @@ def test_a_secret_is_hidden_and_the_rest_shown(uri: str, shown: str) -> None:
         "http://host:5000/api/2.0?page=2",
         "postgresql://me@host/db",
         "databricks",
+        "http://host/retrieve?keyspace=wiki&author=x",
         "",
     ],
 )

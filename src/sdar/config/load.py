@@ -39,7 +39,7 @@ def read_values(path: Path | str, above: tuple[Path, ...] = ()) -> Any:
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SdarError(f"{path}: not valid YAML: {redact(' '.join(str(error).split()))}") from None
+        raise SdarError(f"{path}: not valid YAML: {_what_is_wrong(error)}") from None
     if not isinstance(values, Mapping) or "base" not in values:
         return {} if values is None else values
     above, base = (*above, path.resolve()), values["base"]
@@ -57,6 +57,13 @@ def read_values(path: Path | str, above: tuple[Path, ...] = ()) -> Any:
             f"{path.parent / base}: expected keys and values, found {type(below).__name__}"
         )
     return merge_values(below, {key: values[key] for key in values if key != "base"})
+
+
+def _what_is_wrong(error: yaml.YAMLError) -> str:
+    """Place and problem, without the line itself: half of a password may stand in it."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not readable"
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else str(problem)
 
 
 def parse_config(values: Mapping[str, Any], source: str = "configuration") -> ExperimentConfig:

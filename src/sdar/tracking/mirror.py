@@ -99,7 +99,7 @@ class Mirror:
         if self.state.get("run_id") != run.info.run_id:
             self.state = {"outbox": 0}
         self.state |= {
-            "uri": self.where["uri"],
+            "uri": redact(self.where["uri"]),
             "experiment_id": experiment,
             "parent_run_id": parent,
             "run_id": run.info.run_id,

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from sdar.config import ExperimentConfig, Layout
 from sdar.errors import SdarError
 from sdar.redaction import has_secret, redact
 from sdar.tracking import store
+from sdar.web.client import opener
 
 START_SECONDS = 90.0
 
@@ -98,7 +98,7 @@ def _await_answer(address: str, server: "subprocess.Popen[bytes]") -> bool:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
         try:
-            urllib.request.urlopen(f"{address}/health", timeout=2).close()
+            opener(address).open(f"{address}/health", timeout=2).close()
         except OSError:
             time.sleep(0.5)
         else:
