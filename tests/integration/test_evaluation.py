@@ -41,8 +41,13 @@ class CountingPool(scripted.ScriptedPool):
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("policy")
-    scripted.policy(spread=0.3).save_pretrained(folder)
+    return save_policy(tmp_path_factory.mktemp("policy"))
+
+
+def save_policy(folder: Path, seed: int = 0) -> Path:
+    model = scripted.policy(seed=seed, spread=0.3)
+    model.config.max_position_embeddings = 4096  # the teacher's prompts are long
+    model.save_pretrained(folder)
     scripted.tokenizer().save_pretrained(folder)
     return folder
 
@@ -155,9 +160,7 @@ def test_chunks_of_another_policy_are_not_reused(tmp_path, monkeypatch, policy):
     monkeypatch.setattr("sdar.environments.alfworld.engine.pool.make_pool", lambda config: pool)
     with pytest.raises(KeyboardInterrupt):
         evaluate(config, layout, "grpo", 3)
-    other = tmp_path / "other"
-    scripted.policy(seed=1, spread=0.3).save_pretrained(other)
-    scripted.tokenizer().save_pretrained(other)
+    other = save_policy(tmp_path / "other", seed=1)
     (layout.run("grpo", 3) / "policy").unlink()
     (layout.run("grpo", 3) / "policy").symlink_to(other)
     assert run(monkeypatch, config, layout).plays.total() == 24
