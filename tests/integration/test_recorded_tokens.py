@@ -207,9 +207,7 @@ def test_steps_that_are_run_again_lose_their_files_and_pages(tmp_path):
 def test_an_evaluation_sends_its_tokens_and_their_page(tmp_path, monkeypatch):
     import test_evaluation
 
-    policy = tmp_path / "policy"
-    scripted.policy(spread=0.3).save_pretrained(policy)
-    scripted.tokenizer().save_pretrained(policy)
+    policy = test_evaluation.save_policy(tmp_path / "policy")
     config, layout = test_evaluation.experiment(tmp_path / "root", policy)
     sent = []
     monkeypatch.setattr(
