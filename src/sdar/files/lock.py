@@ -67,37 +67,45 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 def _acquire(lease: SoftFileLease, folder: Path) -> None:
     began, looks, before = time.monotonic(), 0, None
+    blank = _last_beat(lease)
+    # Starts on one host take turns, so none removes what another has just put there.
+    digest = hashlib.sha256(os.fsencode(lease.lock_file)).hexdigest()[:16]
+    turn = FileLock(
+        Path(tempfile.gettempdir()) / f"sdar-{os.getuid()}-{digest}.lock", timeout=SILENCE
+    )
     while True:
-        try:
-            lease.acquire(timeout=0)
-            return
-        except Timeout:
-            owner, beat = lease.owner, _last_beat(lease)
-        except LeaseSettingsMismatch as error:
-            raise SdarError(
-                f"{folder} is locked by another version of sdar ({error}): end that process, or "
-                f"remove {lease.lock_file}"
-            ) from None
-        looks = looks + 1 if before is not None and owner == before[0] else 1
         silent = time.monotonic() - began
-        if owner is not None and owner.hostname == _this_host():
-            if _is_left_over(lease):
-                _break(lease)
-            elif looks >= _LOOKS and (since := _alive_since(owner.pid)) is not None:
-                _refuse(folder, owner, f"since {since:%Y-%m-%d %H:%M:%S} UTC")
+        with turn:
+            try:
+                lease.acquire(timeout=0)
+                return
+            except Timeout:
+                owner, beat = lease.owner, _last_beat(lease)
+            except LeaseSettingsMismatch as error:
+                raise SdarError(
+                    f"{folder} is locked by another version of sdar ({error}): end that process, "
+                    f"or remove {lease.lock_file}"
+                ) from None
+            here = owner if owner is not None and owner.hostname == _this_host() else None
+            if (here and _is_unreaped(here)) or (silent > SILENCE and _is_blank(lease, blank)):
+                lease.force_break()
+                continue
+        looks = looks + 1 if before is not None and owner == before[0] else 1
+        if here:
+            if looks >= _LOOKS and (since := _alive_since(here.pid)) is not None:
+                _refuse(folder, here, f"since {since:%Y-%m-%d %H:%M:%S} UTC")
         elif before is not None and owner == before[0] and beat != before[1]:
-            _refuse(folder, owner, "and is alive")
-        elif silent > SILENCE + _BEAT:
-            raise SdarError(
-                f"{lease.lock_file}: locked, and cannot be taken over: remove it if no process "
-                f"writes {folder}, then run again"
-            )
-        elif owner is None and silent > SILENCE and _is_left_over(lease):
-            _break(lease)
+            if owner is not None:
+                _refuse(folder, owner, "and is alive")
         elif before is None and owner is not None:
             log.warning(
                 "%s is locked by process %d on %s: waiting %d seconds at most for a sign of life",
                 *(folder, owner.pid, _plain(owner.hostname), SILENCE),
+            )
+        if silent > SILENCE + _BEAT:
+            raise SdarError(
+                f"{lease.lock_file}: locked, and cannot be taken over: remove it if no process "
+                f"writes {folder}, then run again"
             )
         before = owner, beat
         time.sleep(_POLL)
@@ -117,27 +125,19 @@ def _alive_since(process: int) -> datetime | None:
         return None
 
 
-def _is_left_over(lease: SoftFileLease) -> bool:
-    """Whether the marker is of no living process, in ways that filelock takes for one: it is empty,
-    as after a power failure, or its process has ended and its parent has not noticed."""
-    owner = lease.owner
-    if owner is None:
-        path = Path(lease.lock_file)
-        return path.is_file() and path.stat().st_size == 0
+def _is_unreaped(owner: Any) -> bool:
+    """Whether a holder has ended and its parent has not noticed: filelock takes it for alive."""
     try:
         return psutil.Process(owner.pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def _break(lease: SoftFileLease) -> None:
-    """Remove a marker that is left over. Those who would are on this host, so a lock of its own
-    keeps them from removing each other's marker."""
-    digest = hashlib.sha256(os.fsencode(lease.lock_file)).hexdigest()[:16]
-    guard = Path(tempfile.gettempdir()) / f"sdar-{os.getuid()}-{digest}.lock"
-    with FileLock(guard):
-        if _is_left_over(lease):
-            lease.force_break()
+def _is_blank(lease: SoftFileLease, beat: int | None) -> bool:
+    """Whether the marker is empty, as after a power failure, and the one of `beat`: a fresh one is
+    empty for a moment too."""
+    path = Path(lease.lock_file)
+    return path.is_file() and path.stat().st_size == 0 and _last_beat(lease) == beat
 
 
 def _last_beat(lease: SoftFileLease) -> int | None:
