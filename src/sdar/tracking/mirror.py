@@ -32,6 +32,7 @@ from sdar.tracking import describe, store
 SYNC_SECONDS = 15.0
 LARGEST_BATCH = 1000  # MLflow's limit of metrics in one call
 LARGEST_COPY = 64 * 2**20
+LONGEST_KEY = 250  # MLflow's limit
 LOCK = ".mlflow.lock"
 _FORBIDDEN = re.compile(r"[^\w./ :-]")
 
@@ -52,7 +53,7 @@ class Mirror:
 
     def sync(self) -> None:
         """Send everything MLflow does not have yet."""
-        if self.client is not None and store.identity(self.where) != self.opened:
+        if self.is_lost():
             raise FileNotFoundError("the store was deleted or replaced")
         self._open()
         self._send_metrics()
@@ -77,6 +78,15 @@ class Mirror:
         """When the run's records were last written, in seconds."""
         names = ("metrics.jsonl", "timings.jsonl", "outbox.jsonl", "tracking.json")
         return max(p.stat().st_mtime for name in names if (p := self.folder / name).exists())
+
+    def is_lost(self) -> bool:
+        """Whether the database that was opened is no more the one in its place."""
+        return self.client is not None and store.identity(self.where) != self.opened
+
+    def forget(self) -> None:
+        """Ask the store anew what it has: it may have lost something."""
+        self.client = None
+        self.sent.clear()
 
     @property
     def run_id(self) -> str:
@@ -172,7 +182,7 @@ class Mirror:
                 for key, value in row.items():
                     if key in ("step", "at") or not isinstance(value, int | float):
                         continue
-                    key = _FORBIDDEN.sub("_", key if "/" in key else prefix + key)
+                    key = _FORBIDDEN.sub("_", key if "/" in key else prefix + key)[:LONGEST_KEY]
                     if (key, step) not in self.sent:
                         batch.append(Metric(key, float(value), moment, step))
         for start in range(0, len(batch), LARGEST_BATCH):
@@ -290,13 +300,14 @@ def _follow(folder: Path, warned: bool) -> int:
                 warning = f"warning: {store.unreachable(mirror.where, error, folder)}"
                 print(warning, file=terminal, flush=True)
             warned = True
-            if mirror.client is not None:
-                # The store was deleted, or lost what it had. MLflow keeps what it has opened for
-                # as long as a process lives: another one opens the store anew.
+            if mirror.is_lost():
+                # MLflow keeps a database open for as long as a process lives, deleted or not:
+                # another process opens the new one.
                 ended = ended or _wait(parent)
                 if ended and hopeless:
                     return 1  # opened anew, and it failed from the first: so would the next one
                 _start_again(folder, terminal.fileno(), ended)
+            mirror.forget()
             if ended:
                 return 1
         if ended:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sdar.escaping import short
 from sdar.rollout.episode import Episode
 
 
@@ -58,7 +59,7 @@ def log_episode(
     if step is not None:
         tags["step"] = str(step)
     if "task_type" in episode:
-        tags["task_type"] = str(episode["task_type"])
+        tags["task_type"] = short(str(episode["task_type"]))
     shown = ("turns", "instruction")
     clock = int(1e9 * message["at"])
     root = client.start_trace(
