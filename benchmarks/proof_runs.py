@@ -57,7 +57,10 @@ def experiment_of(tree: Path, name: str) -> str:
 
 def git(*arguments: str) -> str:
     done = subprocess.run(
-        ["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=False
+        ["git", "-C", str(REPOSITORY), *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     if done.returncode:
         raise ProofError(f"git {shlex.join(arguments)}: {done.stderr.strip()}")
@@ -94,7 +97,8 @@ def own_program(tree: Tree) -> Path:
     # Processes that it spawns import it again, and must not start it.
     program.write_text(
         f"#!{sys.executable}\nimport sys\nfrom {module} import {function}\n"
-        f'if __name__ == "__main__":\n    sys.exit({function}())\n'
+        f'if __name__ == "__main__":\n    sys.exit({function}())\n',
+        encoding="utf-8",
     )
     program.chmod(0o755)
     return folder
@@ -170,7 +174,7 @@ def run_experiment(tree: Tree, name: str, cores: str, lock: int) -> None:
 @contextmanager
 def locked(tree: Tree) -> Iterator[int]:
     """One user at a time in a worktree: a descriptor, locked until all who have it end."""
-    with tree.beside(".lock").open("w") as file:
+    with tree.beside(".lock").open("w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

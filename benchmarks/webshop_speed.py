@@ -197,7 +197,7 @@ def main() -> None:
     print(table(rows))
     print(json.dumps(result, indent=1))
     if arguments.output is not None:
-        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+        arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

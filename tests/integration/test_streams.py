@@ -126,7 +126,7 @@ def _of_text(call: ast.Call) -> bool:
     words = {word.arg: word.value for word in call.keywords}
     if isinstance(call.func, ast.Attribute) and call.func.attr in ("read_text", "write_text"):
         return len(call.args) < (1 if call.func.attr == "read_text" else 2)
-    if "text" in words or "universal_newlines" in words:
+    if getattr(words.get("text"), "value", None) is True:
         return True
     name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
     if isinstance(call.func, ast.Name) and call.func.id == "open":

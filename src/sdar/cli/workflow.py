@@ -162,7 +162,8 @@ def run(words: Sequence[str], *, quiet: bool = False) -> str:
         done = subprocess.run(
             [program, *words[1:]],
             check=False,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             capture_output=quiet,
             stdin=subprocess.DEVNULL,
         )
