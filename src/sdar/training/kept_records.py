@@ -26,15 +26,15 @@ def keep_records(
     recorder: RunRecorder,
     episodes: EpisodeLog | None = None,
     step: int | None = None,
-    timings: Mapping[str, Any] | None = None,
+    timings: Callable[[], Mapping[str, Any]] = dict,
 ) -> Callable[[Path], None]:
-    """What writes a run's records into a checkpoint; `step` and `timings` as in
-    `RunRecorder.keep`."""
+    """What writes a run's records into a checkpoint, on the rank that writes; `step` and what
+    `timings` gives as in `RunRecorder.keep`."""
 
     def fill(checkpoint: Path) -> None:
         kept = checkpoint / RECORDS
         kept.mkdir()
-        recorder.keep(kept, step, timings)
+        recorder.keep(kept, step, timings())
         if episodes is not None:
             episodes.keep(kept)
         if (recorder.folder / _PROVENANCE).is_file():

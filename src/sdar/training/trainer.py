@@ -165,7 +165,7 @@ def train_with(
                         optimizer=learner.optimizer,
                         state=identity.state(spans) | learner.state() | {"tokens": token_files},
                         keep=training.keep_checkpoints,
-                        extra=keep_records(recorder, episode_log, step, done.timings()),
+                        extra=keep_records(recorder, episode_log, step, done.timings),
                         writes=ranks.first,
                     )
                     if ranks.first:
