@@ -1,4 +1,4 @@
-"""Every stage against damaged files: what fails must fail in one sentence, what passes must be right.
+"""Every stage against damaged files: what fails says so in one sentence, what passes is right.
 
     python benchmarks/bad_files.py [--config FILE] [--folder DIR] [--stage NAME ...] [--part 2/5]
 
@@ -9,9 +9,9 @@ damage, the stage again. Right is either
 - exit code 2 and one line below 1 kB on stderr that names the file or its folder, or
 - exit code 0 and the same results as without the damage: the file is not read, or made again.
 
-Anything else is a fault: a traceback, another code, a hang, a result that differs in silence. A file
-that a stage does as well without, and with junk in its place, is not read: no other damage is tried.
-Prints each fault and a table, writes JSON with --json; the exit code is 1 where there is a fault.
+Anything else is a fault: a traceback, another code, a hang, a result that differs in silence. A
+file that a stage does as well without, and with junk in its place, is not read: no other damage is
+tried. Prints each fault and a table, writes JSON with --json; exit code 1 where there is a fault.
 """
 
 import argparse
