@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sdar.environments.base import Task
+from sdar.environments.base import Knowledge, Task
 from sdar.environments.packages import environment_package
 from sdar.environments.section import EnvironmentSection
 from sdar.errors import SdarError
@@ -71,3 +71,13 @@ def _stored(task: Task, layout: Layout) -> Task:
         return task
     inside = os.path.relpath(location.relative_to(root), layout.tasks.relative_to(layout.root))
     return replace(task, location=inside)
+
+
+def read_knowledge(environment: EnvironmentSection, layout: Layout) -> Knowledge | None:
+    """What can be told of the world that the tasks are set in; None for real data."""
+    package = environment_package(environment.name)
+    if environment.data is None and package.world_file is not None:
+        path = layout.tasks / package.world_file
+        if not path.is_file():
+            raise SdarError(f"{path} is missing: run `sdar tasks` to make it")
+    return package.knowledge(layout.tasks)

@@ -65,8 +65,7 @@ def evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -
 
 
 def _evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -> None:
-    from sdar.environments.packages import environment_package
-    from sdar.environments.tasks import read_tasks
+    from sdar.environments.tasks import read_knowledge, read_tasks
     from sdar.records.page import run_page
     from sdar.skills import open_skills
     from sdar.tracking.provenance import write_provenance
@@ -75,8 +74,7 @@ def _evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) 
     subject = subject_of(config, layout, method, seed)
     panels = {panel: read_tasks(layout, panel) for panel in config.evaluation.panels}
     chunks = plan_chunks(panels, config.evaluation.seeds, prompts=subject.prompts)
-    package = environment_package(config.environment.name)
-    skills = open_skills(config, package.knowledge(layout.tasks))
+    skills = open_skills(config, read_knowledge(config.environment, layout))
     played = [task for tasks in panels.values() for task in tasks]
     skills.check(sorted({task.task_type for task in played}))
     digests = skills.digests(played)

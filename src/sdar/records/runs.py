@@ -9,6 +9,7 @@ import polars as pl
 from sdar.config import ExperimentConfig, Layout
 from sdar.errors import SdarError
 from sdar.files import lines
+from sdar.files.tables import read_table
 from sdar.methods.roles import trained_among, untrained_beside
 from sdar.records.tables import EPISODES
 
@@ -58,24 +59,21 @@ def read_episodes(config: ExperimentConfig, layout: Layout) -> pl.DataFrame:
         remedy = f"make it with `sdar evaluate --method {method} --seed {seed}`"
         if not path.is_file():
             raise SdarError(f"{path}: no such evaluation; {remedy}")
-        frame = pl.read_parquet(path)
-        if frame.columns != list(EPISODES):
-            raise SdarError(
-                f"{path}: its columns are not {', '.join(EPISODES)}; it was written by another "
-                f"version of sdar: {remedy}"
-            )
-        frames.append(frame)
+        frames.append(read_table(path, EPISODES, remedy))
     return pl.concat(frames)
 
 
 def read_run(layout: Layout, method: str, seed: int) -> Run:
     """The records of one training run; raises SdarError when it has none."""
     folder = layout.run(method, seed)
-    metrics = lines.read(folder / "metrics.jsonl")
+    metrics, timings = _steps(folder / "metrics.jsonl"), _steps(folder / "timings.jsonl")
+    remedy = f"train the run with `sdar train --method {method} --seed {seed}`"
     if not metrics:
+        raise SdarError(f"{folder / 'metrics.jsonl'}: missing or empty; {remedy}")
+    if len(timings) != len(metrics):
         raise SdarError(
-            f"{folder / 'metrics.jsonl'}: missing or empty; train the run with `sdar train "
-            f"--method {method} --seed {seed}`"
+            f"{folder / 'timings.jsonl'}: {len(timings)} steps, where metrics.jsonl beside it has "
+            f"{len(metrics)}; {remedy}"
         )
     series: dict[str, list[tuple[int, float]]] = {}
     for name, key in SERIES.items():
@@ -86,8 +84,18 @@ def read_run(layout: Layout, method: str, seed: int) -> Run:
     if all(key in record for record in metrics for key in counts):
         product = [(r["step"], r[counts[0]] * r[counts[1]]) for r in metrics]
         series["response_tokens"] = product
-    timings = lines.read(folder / "timings.jsonl")
     return Run(method, seed, folder, series, seconds_by_phase(timings), len(metrics), timings)
+
+
+def _steps(path: Path) -> list[dict[str, Any]]:
+    """The records of steps 0, 1, 2, ... of a file."""
+    records = lines.read(path)
+    if [record["step"] for record in records] != list(range(len(records))):
+        raise SdarError(
+            f"{path}: its steps are not 0, 1, 2, ..., each once; restore the file, or remove the "
+            "run's folder and train again"
+        )
+    return records
 
 
 def read_runs(config: ExperimentConfig, layout: Layout) -> list[Run]:

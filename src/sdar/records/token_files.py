@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from sdar.config import ExperimentConfig, Layout
-from sdar.errors import SdarError
+from sdar.files.tables import read_table
 from sdar.methods.roles import trained_among
 from sdar.records.runs import evaluations
 from sdar.records.tables import TOKENS
@@ -15,19 +15,8 @@ _TEXTS = ("observation", "next_observation", "student_prompt", "teacher_prompt",
 
 
 def read_token_file(path: Path) -> pl.DataFrame:
-    """One token file with its own columns. Raises SdarError for a file without them."""
-    try:
-        frame = pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise SdarError(
-            f"{path}: not a readable token file ({' '.join(str(error).split())[:120]}); make it "
-            "again with the stage that writes it"
-        ) from None
-    missing = [name for name in TOKENS if name not in frame.columns]
-    if missing:
-        remedy = "make it again with the stage that writes it"
-        raise SdarError(f"{path}: columns {', '.join(missing)} are missing; {remedy}")
-    return frame
+    """One file of recorded tokens. Raises SdarError for a file without them."""
+    return read_table(path, TOKENS, "make it again with the stage that writes it")
 
 
 def training_files(folder: Path) -> list[tuple[int, Path]]:

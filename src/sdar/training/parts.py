@@ -41,7 +41,7 @@ def open_parts(config: ExperimentConfig, layout: Layout, device: torch.device) -
     Raises `SdarError` for whatever is missing, before any compute is spent.
     """
     from sdar.environments.packages import environment_package
-    from sdar.environments.tasks import read_tasks
+    from sdar.environments.tasks import read_knowledge, read_tasks
     from sdar.skills import open_skills
 
     package = environment_package(config.environment.name)
@@ -50,7 +50,7 @@ def open_parts(config: ExperimentConfig, layout: Layout, device: torch.device) -
         raise SdarError(
             f"{layout.tasks}: no training tasks; run `sdar tasks` with this configuration"
         )
-    skills = open_skills(config, package.knowledge(layout.tasks))
+    skills = open_skills(config, read_knowledge(config.environment, layout))
     digests = skills.digests(tasks)
     start = layout.warm_start / "policy" if config.warm_start.enabled else config.policy.model
     model, tokenizer = load_policy(

@@ -18,13 +18,23 @@ from sdar.config.variants import (
 from sdar.errors import SdarError
 from sdar.escaping import markdown
 from sdar.evaluation.statistics import Rate, rate_over_tasks
+from sdar.files.tables import read_table
 from sdar.files.whole import write_json, write_text
 from sdar.methods.roles import label
+from sdar.records.tables import EPISODES
 from sdar.report.comparison import CONFIDENCE, RESAMPLES, Outcomes, outcome_table, paired_difference
 from sdar.report.formatting import difference_text, markdown_table, p_text, points, rate_text
 from sdar.report.style import save
 from sdar.report.sweep.data import SweepComparison, SweepResult, difference_of, setting
 from sdar.report.sweep.heatmap import heatmap
+
+_READ = pl.Schema(
+    {
+        name: EPISODES[name]
+        for name in ("panel", "with_skill", "task_id", "seed", "evaluation_seed", "success")
+    }
+)
+"""What the comparison reads of an evaluation's episodes."""
 
 
 def compare_sweep(config: ExperimentConfig, layout: Layout) -> None:
@@ -121,14 +131,12 @@ def _episodes(
                 f"{path}: no such evaluation; make it with `sdar evaluate --variant "
                 f"{variant.name} --seed {seed}`, or all with the Snakemake target `sweep`"
             )
-        frame = pl.read_parquet(path)
+        remedy = f"evaluate it again with `sdar evaluate --variant {variant.name} --seed {seed}`"
+        frame = read_table(path, _READ, remedy)
         frame = frame.filter(pl.col("panel").is_in(panels), ~pl.col("with_skill"))
         absent = sorted(set(panels) - set(frame["panel"].unique()))
         if absent:
-            raise SdarError(
-                f"{path}: nothing of panel {', '.join(absent)}; evaluate it again with `sdar "
-                f"evaluate --variant {variant.name} --seed {seed}`"
-            )
+            raise SdarError(f"{path}: nothing of panel {', '.join(absent)}; {remedy}")
         frames.append(frame)
     return pl.concat(frames)
 
