@@ -340,7 +340,7 @@ def test_page_says_what_it_leaves_out(made, monkeypatch):
 def test_unreadable_tokens_name_the_file(tmp_path):
     path = tmp_path / "tokens.parquet"
     path.write_bytes(b"PAR1 cut")
-    with pytest.raises(SdarError, match=r"tokens\.parquet: cannot be read"):
+    with pytest.raises(SdarError, match=r"tokens\.parquet cannot be read"):
         read_tokens(path, source="x")
 
 
