@@ -62,6 +62,8 @@ VariantOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of the run.")]
 
+LONGEST = 900
+"""Characters of a sentence. What a library says of junk may quote all of it."""
 CONFIG, ROOT = Path("config/config.yaml"), Path()
 """Defaults of the two."""
 
@@ -129,7 +131,7 @@ def friendly(command: Command) -> Command:
             finally:
                 stop.armed = False
         except SdarError as error:
-            _end(2, f"{_who()}: {printable(redact(str(error)))}")
+            _end(2, f"{_who()}: {_short(printable(redact(str(error))))}")
         except interruption.Stopped:
             if rank():
                 # The first rank, which may still be writing, says it for all: a failure here would
@@ -151,6 +153,14 @@ def friendly(command: Command) -> Command:
         return result
 
     return wrapped  # type: ignore[return-value]
+
+
+def _short(message: str) -> str:
+    """Each line within `LONGEST`, cut in its middle: file and remedy stand at its ends."""
+    return "\n".join(
+        line if len(line) <= LONGEST else f"{line[: LONGEST - 300]} [...] {line[-250:]}"
+        for line in message.split("\n")
+    )
 
 
 def _of_files(error: BaseException) -> str | None:

@@ -9,6 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from sdar.cli.app import app
+from sdar.errors import SdarError
 
 pytestmark = pytest.mark.slow  # starts a process a test
 
@@ -271,3 +275,19 @@ def test_doctor_names_what_is_wrong(repository: Path, tmp_path: Path) -> None:
     assert "policy.model: nowhere is neither" in done.stdout
     for subject in ("python", "packages", "cores", "memory", "disk", "accelerator", "tasks"):
         assert any(line.split()[1:2] == [subject] for line in done.stdout.splitlines()), subject
+
+
+def test_a_sentence_that_quotes_junk_is_short(tmp_path, monkeypatch):
+    """An error of decoding holds all that it could not decode, as its text does."""
+    file = tmp_path / "config.yaml"
+    file.write_text("experiment: short\n", encoding="utf-8")
+
+    def junk(*_):
+        raise SdarError(f"{file} cannot be read ({b'x' * 4000!r}): make it again")
+
+    monkeypatch.setattr("sdar.cli.app.prepare", junk)
+    done = CliRunner().invoke(app, ["tasks", "--config", str(file)])
+    assert done.exit_code == 2
+    assert len(done.stderr) < 1000
+    assert done.stderr.startswith(f"sdar: {file} cannot be read")
+    assert done.stderr.endswith("make it again\n")
