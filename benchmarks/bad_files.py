@@ -187,7 +187,9 @@ def judge(case: Case, root: Path, whole: Path, experiment: str, code: int | None
             return "not one sentence"
         names = (case.file, *map(str, Path(case.file).parents[:-1]), Path(case.file).name)
         return "refused" if any(name in last[0] for name in names) else "names no file"
-    if not case.file.startswith(OWN[case.stage].format(experiment=experiment)):
+    own = case.file.startswith(OWN[case.stage].format(experiment=experiment))
+    # An older checkpoint is read only where the newest is damaged.
+    if not own or "/checkpoints/" in case.file:
         _remove(root / case.file)
         shutil.copyfile(whole / case.file, root / case.file)
     try:
@@ -288,7 +290,9 @@ def main() -> int:
                 sys.stdout.flush()
     _table(outcomes)
     if chosen.json:
-        chosen.json.write_text(json.dumps([asdict(one) for one in outcomes], indent=1))
+        chosen.json.write_text(
+            json.dumps([asdict(one) for one in outcomes], indent=1), encoding="utf-8"
+        )
     return int(any(outcome.fault for outcome in outcomes))
 
 

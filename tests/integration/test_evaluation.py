@@ -9,6 +9,8 @@ import pytest
 import scripted
 
 from sdar.config import ExperimentConfig, Layout, parse_config
+from sdar.environments.alfworld.tasks import HOME_FILE
+from sdar.environments.alfworld.world.home import Home
 from sdar.environments.base import Task
 from sdar.errors import SdarError
 from sdar.evaluation.evaluate import evaluate
@@ -80,6 +82,7 @@ def experiment(root: Path, policy: Path, **evaluation) -> tuple[ExperimentConfig
     layout.tasks.mkdir(parents=True)
     lines = "".join(json.dumps(task.as_dict()) + "\n" for task in tasks)
     (layout.tasks / "tasks.jsonl").write_text(lines, "utf-8")
+    Home.draw(0).write(layout.tasks / HOME_FILE)
     for folder in (layout.warm_start, layout.run("grpo", 3), layout.run("skill_grpo", 3)):
         folder.mkdir(parents=True)
         (folder / "policy").symlink_to(policy)

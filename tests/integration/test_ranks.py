@@ -215,12 +215,15 @@ def test_lora_is_exported_whole_and_loads_without_peft(one, two):
 def test_a_rank_killed_in_mid_step_ends_the_job_and_the_job_goes_on(two, tmp_path):
     job = {"name": "killed", "training": {"checkpoint_every": 1}}
     began = time.monotonic()
-    died = start(tmp_path, [{**job, "kill": [1, 5]}])
+    died = start(tmp_path, [{**job, "kill": [1, 8]}])
     assert died.returncode != 0
     assert time.monotonic() - began < 60
     assert f"exitcode  : {-signal.SIGKILL}" in died.stderr
     folder = run_folder(tmp_path, job)
-    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00001"]
+    # In the third step. A rank that saves nothing does not wait for the one that is saving.
+    complete = [path.name for path in (folder / "checkpoints").glob("step-*")]
+    assert complete
+    assert set(complete) <= {"step-00001", "step-00002"}
     again = start(tmp_path, [job])
     assert again.returncode == 0, again.stderr
     expected = run_folder(two, {"name": "sdar"})
