@@ -56,8 +56,8 @@ OWN = {
     "evaluate-start": "runs/{experiment}/warm_start/seed-0/evaluation/",
     "evaluate-skill": "runs/{experiment}/skill_prompt/seed-0/evaluation/",
     "evaluate": "runs/{experiment}/sdar/seed-0/evaluation/",
-    "compare": "results/{experiment}/comparison",
-    "report": "results/{experiment}/",
+    "compare": "results/{experiment}/",
+    "report": "results/{experiment}/answers",
 }
 """What a stage writes: a damaged file there is sound again where the stage ends with 0."""
 FORKS = multiprocessing.get_context("forkserver")
@@ -187,7 +187,9 @@ def judge(case: Case, root: Path, whole: Path, experiment: str, code: int | None
             return "not one sentence"
         names = (case.file, *map(str, Path(case.file).parents[:-1]), Path(case.file).name)
         return "refused" if any(name in last[0] for name in names) else "names no file"
-    own = case.file.startswith(OWN[case.stage].format(experiment=experiment))
+    folders = {stage: folder.format(experiment=experiment) for stage, folder in OWN.items()}
+    owners = [stage for stage, folder in folders.items() if case.file.startswith(folder)]
+    own = case.stage == max(owners, key=lambda stage: len(folders[stage]), default=None)
     # An older checkpoint is read only where the newest is damaged.
     if not own or "/checkpoints/" in case.file:
         _remove(root / case.file)
@@ -222,7 +224,7 @@ def try_case(case: Case, config: Path, whole: Path, folder: Path, experiment: st
 def could_read(stage: str, file: str) -> bool:
     """Whether the file is there when the stage first runs, or is its own."""
     place = list(STAGES).index(stage)
-    first = {"data": "tasks", "runs": "warm-start", "results": "report"}[file.split("/")[0]]
+    first = {"data": "tasks", "runs": "warm-start", "results": "compare"}[file.split("/")[0]]
     return place >= list(STAGES).index(first)
 
 

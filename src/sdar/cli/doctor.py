@@ -215,7 +215,7 @@ def _data(config: ExperimentConfig, root: Path) -> list[Finding]:
     if config.environment.data is None:
         tasks = layout.tasks / "tasks.jsonl"
         if tasks.is_file():
-            count = len(tasks.read_text(encoding="utf-8").splitlines())
+            count = len(tasks.read_bytes().splitlines())
             findings.append(Finding("good", "tasks", f"{count} generated, in {layout.tasks}"))
         else:
             state = f"none yet in {layout.tasks}"

@@ -93,7 +93,7 @@ def generated_files(repository: Path) -> dict[Path, str]:
 
 def write_if_changed(path: Path, text: str) -> bool:
     """Write atomically, and only when the text differs: an equal file keeps its time stamp."""
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
+    if path.is_file() and path.read_bytes() == text.encode():
         return False
     write_text(path, text)
     return True

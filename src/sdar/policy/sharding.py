@@ -37,7 +37,7 @@ def wants_sharding(config: ExperimentConfig, accelerator: Any) -> bool:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
         return str(settings["distributed_type"]) == "FSDP"
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
         raise SdarError(
             f"execution.accelerate: {path} is no launch configuration with distributed_type "
             f"({' '.join(str(error).split())[:120]}); take one of config/accelerate, or null"

@@ -6,6 +6,7 @@ Functions of what they read: equal inputs, equal bytes. Both write under `layout
 from dataclasses import replace
 
 from sdar.config import ExperimentConfig, Layout
+from sdar.errors import SdarError
 from sdar.files.whole import write_json, write_parquet, write_text
 from sdar.records.episodes import read_all
 from sdar.records.page import render_page
@@ -34,11 +35,13 @@ def compare(config: ExperimentConfig, layout: Layout) -> None:
 
 def make_report(config: ExperimentConfig, layout: Layout) -> None:
     """The report stage: figures, tables, answers and sample episodes, into `layout.results`."""
+    path = layout.results / "comparison.md"
+    try:
+        table = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SdarError(f"{path} cannot be read ({error}); make it with `sdar compare`") from error
     draw_figures(config, layout)
-    write_text(
-        layout.results / "comparison.html",
-        table_page((layout.results / "comparison.md").read_text("utf-8"), config.experiment),
-    )
+    write_text(layout.results / "comparison.html", table_page(table, config.experiment))
     write_answers(config, layout)
     episode_pages(config, layout)
 

@@ -11,6 +11,7 @@ from sdar.errors import SdarError
 from sdar.files import lines
 from sdar.records.runs import read_episodes, read_run
 from sdar.records.tables import EPISODES
+from sdar.report.results import make_report
 
 CONFIG = ExperimentConfig.model_validate({"experiment": "small", "methods": ["grpo"], "seeds": [0]})
 
@@ -81,3 +82,15 @@ def test_a_generated_world_that_is_gone_is_named(tmp_path, name):
     layout.tasks.mkdir(parents=True)
     with pytest.raises(SdarError, match=r"data/small/tasks/\w+\.json is missing: run `sdar tasks`"):
         read_knowledge(config.environment, layout)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe|", b"\xca\x00"])
+def test_a_table_that_the_report_cannot_read_is_named(tmp_path, content):
+    layout = Layout(tmp_path, "small")
+    path = layout.results / "comparison.md"
+    path.parent.mkdir(parents=True)
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SdarError, match=r"comparison\.md cannot be read .*sdar compare"):
+        make_report(CONFIG, layout)
+    assert not (layout.results / "figures").exists()

@@ -6,6 +6,7 @@ from pathlib import Path
 from sdar.environments.base import Task
 from sdar.environments.textworld_express.config import TextworldExpressConfig
 from sdar.environments.textworld_express.engine import ExpressEnvironment
+from sdar.errors import SdarError
 from sdar.files.digest import text_digest
 
 PARAMETERS = "parameters.json"
@@ -33,5 +34,8 @@ def read_parameters(location: str) -> dict[str, str]:
     file = Path(location).parent.parent.parent / PARAMETERS
     if not file.is_file():
         return {}
-    parameters: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        parameters: dict[str, str] = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise SdarError(f"{file} cannot be read ({error}): run `sdar tasks` to make it") from error
     return parameters
