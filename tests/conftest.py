@@ -37,6 +37,18 @@ def signals_as_before() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.fixture(autouse=True)
+def store_as_before() -> Iterator[None]:
+    """A run recorded in this process hands its store's URI down to what it starts, by a variable:
+    what later tests start has not got it."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    yield
+    if before is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    else:
+        os.environ["MLFLOW_TRACKING_URI"] = before
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return REPOSITORY
