@@ -6,14 +6,16 @@ than keys and values. Expected values come from the plain forward, one sequence 
 
 import copy
 import re
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
+import plain_forward
 import pytest
 import scripted
 import torch
 from model_families import DOCUMENT, END, FAMILIES, START, make_model
+from plain_forward import gradients
 
 from sdar.config.execution import LoraConfig
 from sdar.errors import SdarError
@@ -45,31 +47,13 @@ KINDS = {
 RANDOM = np.random.Generator(np.random.Philox(3))
 PROMPTS = [RANDOM.integers(3, 150, size=n).tolist() for n in (5, 17, 40, 17, 1, 11)]
 RESPONSES = [RANDOM.integers(3, 150, size=n).tolist() for n in (4, 1, 7, 3, 2, 7)]
-WEIGHTS = torch.linspace(-1.0, 2.0, 6 * 7).view(6, 7)
+naive = partial(plain_forward.scores, PROMPTS, RESPONSES)
+"""[S, R] log-probs and entropies by the model's own forward."""
 
 
 @cache
 def kept(family: str) -> Any:
     return make_model(family, seed=5)
-
-
-def naive(model, temperature=1.0):
-    """[S, R] log-probs and entropies from full logits."""
-    log_probs, entropies = torch.zeros(6, 7), torch.zeros(6, 7)
-    for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
-        ids = torch.tensor([prompt + response])
-        logits = model(input_ids=ids, use_cache=False).logits[0] / temperature
-        every = logits[len(prompt) - 1 : -1].log_softmax(-1)
-        count = len(response)
-        log_probs[row, :count] = every[torch.arange(count), torch.tensor(response)]
-        entropies[row, :count] = -(every.exp() * every).sum(-1)
-    return log_probs, entropies
-
-
-def gradients(model, log_probs, entropies):
-    model.zero_grad()
-    (WEIGHTS * log_probs + 0.3 * WEIGHTS.flip(0) * entropies).sum().backward()
-    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
 def close(found, wanted):

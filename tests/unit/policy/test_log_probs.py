@@ -1,11 +1,14 @@
 """The chunked kernel equals the naive one: full logits, one sample at a time, autograd."""
 
 import copy
+from functools import partial
 
 import numpy as np
+import plain_forward
 import pytest
 import scripted
 import torch
+from plain_forward import gradients
 
 from sdar.policy.log_probs import (
     PolicyScorer,
@@ -19,25 +22,8 @@ RANDOM = np.random.Generator(np.random.Philox(1))
 PROMPTS = [RANDOM.integers(3, 360, size=n).tolist() for n in (5, 17, 40, 17, 1, 29)]
 RESPONSES = [RANDOM.integers(3, 360, size=n).tolist() for n in (4, 1, 7, 3, 2, 7)]
 WEIGHTS = torch.linspace(-1.0, 2.0, 6 * 7).view(6, 7)
-
-
-def naive(model, temperature=1.0):
-    """[S, R] log-probs and entropies from full logits."""
-    log_probs, entropies = torch.zeros(6, 7), torch.zeros(6, 7)
-    for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
-        ids = torch.tensor([prompt + response])
-        logits = model(input_ids=ids, use_cache=False).logits[0] / temperature
-        every = logits[len(prompt) - 1 : -1].log_softmax(-1)
-        count = len(response)
-        log_probs[row, :count] = every[torch.arange(count), torch.tensor(response)]
-        entropies[row, :count] = -(every.exp() * every).sum(-1)
-    return log_probs, entropies
-
-
-def gradients(model, log_probs, entropies):
-    model.zero_grad()
-    (WEIGHTS * log_probs + 0.3 * WEIGHTS.flip(0) * entropies).sum().backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters()}
+naive = partial(plain_forward.scores, PROMPTS, RESPONSES)
+"""[S, R] log-probs and entropies by the model's own forward."""
 
 
 @pytest.mark.parametrize(
@@ -48,11 +34,14 @@ def test_values_and_gradients_equal_the_naive_ones(layers, chunk_logits):
     model = scripted.policy(layers=layers)
     expected = naive(model)
     expected_gradients = gradients(model, *expected)
+    assert expected_gradients.keys() == dict(model.named_parameters()).keys()
     scorer = PolicyScorer(model, chunk_logits=chunk_logits)
     scores = scorer(pad_batch(PROMPTS, RESPONSES), entropy=True)
     torch.testing.assert_close(scores.log_probs, expected[0], atol=2e-5, rtol=1e-5)
     torch.testing.assert_close(scores.entropy, expected[1], atol=2e-5, rtol=1e-5)
-    for name, gradient in gradients(model, scores.log_probs, scores.entropy).items():
+    found = gradients(model, scores.log_probs, scores.entropy)
+    assert found.keys() == expected_gradients.keys()
+    for name, gradient in found.items():
         torch.testing.assert_close(
             gradient, expected_gradients[name], atol=2e-4, rtol=1e-4, msg=lambda m, n=name: n + m
         )
