@@ -37,3 +37,14 @@ def test_jobs_mean_the_password_that_no_file_holds(project: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert report.is_file()
     assert SECRET not in report.read_text("utf-8") + done.stdout
+
+
+@pytest.mark.slow
+def test_a_password_on_the_command_line_is_refused(project: Path) -> None:
+    """Snakemake itself records that line, whatever the workflow does."""
+    given = f"tracking={{uri: 'http://me:{SECRET}@127.0.0.1:9'}}"
+    done = snakemake(project, "--dry-run", "--config", given, "--", "all")
+    assert done.returncode != 0
+    assert "--config: tracking.uri has a password" in done.stdout
+    assert "--configfile" in done.stdout
+    assert not (project / "runs").exists()

@@ -27,6 +27,14 @@ from sdar.methods.roles import trained_among, untrained_beside
 from sdar.redaction import has_secret
 from sdar.tracking.store import hand_down
 
+given = workflow.config_settings.config.get("tracking")
+if isinstance(given, dict) and has_secret(str(given.get("uri", ""))):
+    raise WorkflowError(
+        "--config: tracking.uri has a password, and Snakemake writes its command line into "
+        ".snakemake/log: give it in a file of your own (--configfile), and delete the newest log "
+        "there"
+    )
+
 try:
     # Not left to Snakemake, which does not know `base`, and would leave the default environment's
     # keys in the section of another one.
