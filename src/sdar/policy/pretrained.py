@@ -66,7 +66,14 @@ def read_model(name: str, dtype: torch.dtype, trust_remote_code: bool = False) -
 
 
 def read_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
-    """The tokenizer in a folder or on the hub. Raises `SdarError` when it cannot be read."""
+    """The tokenizer in a folder or on the hub. Raises `SdarError` when it cannot be read, or when
+    what it does with texts would be guessed."""
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "tokenizer_config.json").is_file():
+        raise SdarError(
+            f"{name}: tokenizer_config.json is missing, without which texts become other tokens: "
+            "get the whole model, or correct policy.model"
+        )
     return _or_refuse(
         name, lambda: AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     )

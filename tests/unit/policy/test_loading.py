@@ -94,6 +94,12 @@ def test_weights_that_are_missing(folder: Path) -> None:
     assert "model.layers.1.mlp.up_proj.weight" in said
 
 
+def test_a_tokenizer_without_its_configuration(folder: Path) -> None:
+    """It would be read as some tokenizer, and every text would be other tokens."""
+    (folder / "tokenizer_config.json").unlink()
+    assert "tokenizer_config.json is missing" in refusal(folder)
+
+
 def test_an_adapter(folder: Path) -> None:
     (folder / "adapter_config.json").write_text("{}")
     assert "holds an adapter" in refusal(folder)
