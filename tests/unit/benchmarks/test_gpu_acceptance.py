@@ -1,0 +1,113 @@
+"""The acceptance script's sections: what is found stays, limits hold, and the exit code counts."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import gpu_acceptance
+import pytest
+from acceptance_record import FILE, read_findings
+
+WRITE = "from acceptance_record import Record; r = Record(Path({out!r}), {name!r}); "
+BEGIN = "import os, sys, time; from pathlib import Path; sys.path.insert(0, {bench!r}); "
+
+
+def run(out: Path, bodies: dict[str, str], budget: float = 60, patience: float = 1) -> dict:
+    """Sections that run these pieces of Python in place of their own."""
+    options = argparse.Namespace(
+        sections=list(bodies), out=out, budget=budget, patience=patience, small=True
+    )
+    bench = str(Path(gpu_acceptance.__file__).parent)
+
+    def command(name: str) -> list[str]:
+        code = (BEGIN + WRITE).format(bench=bench, out=str(out), name=name) + bodies[name]
+        return [sys.executable, "-c", code]
+
+    return gpu_acceptance.run_all(options, command)
+
+
+def test_a_section_passes_where_its_checks_do(tmp_path: Path) -> None:
+    outcomes = run(
+        tmp_path,
+        {
+            "probe": "r.note('n', 1); r.at_most('a', 0.5, 1.0)",
+            "bf16": "r.at_most('a', float('nan'), 1.0); r.equal('b', 2, 2)",
+            "speed": "raise SystemExit(3)",
+        },
+    )
+    assert outcomes == {"probe": "passed", "bf16": "failed", "speed": "failed: exit code 3"}
+    summary = json.loads((tmp_path / "acceptance.json").read_text())
+    assert summary["sections"] == outcomes
+    passed = [(f["section"], f["name"], f["passed"]) for f in summary["findings"]]
+    assert passed == [
+        ("probe", "n", None),
+        ("probe", "a", True),
+        ("bf16", "a", False),
+        ("bf16", "b", True),
+    ]
+    shown = gpu_acceptance.table(read_findings(tmp_path), outcomes)
+    assert "FAILED bf16: a: nan, wanted <= 1" in shown
+
+
+def test_nothing_is_run_after_a_failure_to_agree(tmp_path: Path) -> None:
+    bodies = {"agree": "r.equal('tokens', 1, 2)", "speed": "r.note('ran', 1)"}
+    assert run(tmp_path, bodies) == {"agree": "failed", "speed": "not run"}
+    assert [finding.section for finding in read_findings(tmp_path)] == ["agree"]
+
+
+def test_a_section_that_hangs_is_cut_off_with_all_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(gpu_acceptance.LIMITS, "probe", 2)
+    child = "import os,time; open({path!r},'w').write(str(os.getpid())); time.sleep(60)"
+    pid_file = tmp_path / "pid"
+    code = child.format(path=str(pid_file))
+    bodies = {
+        "probe": "r.note('n', 1); import subprocess; "
+        f"subprocess.run([sys.executable, '-c', {code!r}])",
+        "bf16": "r.note('n', 2)",
+    }
+    start = time.monotonic()
+    assert run(tmp_path, bodies) == {"probe": "cut off", "bf16": "passed"}
+    assert time.monotonic() - start < 50
+    assert [finding.value for finding in read_findings(tmp_path)] == [1, 2]
+    gone = Path(f"/proc/{pid_file.read_text()}/stat")
+    assert not gone.exists() or gone.read_text().split()[2] == "Z"
+
+
+def test_no_section_begins_when_the_budget_is_spent(tmp_path: Path) -> None:
+    bodies = {"probe": "time.sleep(1)", "bf16": "r.note('n', 2)"}
+    outcomes = run(tmp_path, bodies, budget=gpu_acceptance.LEAST + 0.5)
+    assert outcomes == {"probe": "passed", "bf16": "not run"}
+
+
+def test_a_line_that_was_cut_short_is_left_out(tmp_path: Path) -> None:
+    run(tmp_path, {"probe": "r.note('n', 1)"})
+    with (tmp_path / FILE).open("a") as file:
+        file.write('{"section": "probe", "na')
+    assert [finding.name for finding in read_findings(tmp_path)] == ["n"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["agre", "--out", "x"], "no section agre"),
+        (["--out", "x", "--model", "nowhere"], "no Hugging Face folder"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["gpu_acceptance.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        gpu_acceptance.main()
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
