@@ -10,7 +10,7 @@ import numpy as np
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.files.whole import write_parquet
-from sdar.records.tables import episodes_frame, tokens_frame
+from sdar.records.tables import episodes_table, tokens_table
 from sdar.records.token_classes import token_classes
 
 TYPES = (
@@ -79,8 +79,8 @@ def _evaluation(
             if index < 6:
                 tokens += _tokens(task, rng)
     folder = layout.evaluation(method, seed)
-    write_parquet(folder / "episodes.parquet", episodes_frame(rows))
-    write_parquet(folder / "tokens.parquet", tokens_frame(tokens))
+    write_parquet(folder / "episodes.parquet", episodes_table(rows))
+    write_parquet(folder / "tokens.parquet", tokens_table(tokens))
 
 
 def _tokens(task: dict[str, object], rng: np.random.Generator) -> list[dict[str, object]]:

@@ -256,10 +256,10 @@ def test_unwritable_results_leave_the_old_ones(tmp_path, monkeypatch, policy):
     run(monkeypatch, config, layout)
     before = contents(layout.evaluation("grpo", 3))
 
-    def no_space(self, *args, **kwargs):
+    def no_space(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pl.DataFrame, "write_parquet", no_space)
+    monkeypatch.setattr("pyarrow.parquet.write_table", no_space)
     with pytest.raises(SdarError, match="No space left"):
         run(monkeypatch, config, layout)
     assert contents(layout.evaluation("grpo", 3)) == before

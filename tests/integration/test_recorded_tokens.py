@@ -16,7 +16,7 @@ from sdar.evaluation.scoring import score_episode
 from sdar.evaluation.second_opinions import expert_actions, greedy_actions
 from sdar.evaluation.token_rows import token_rows
 from sdar.policy.chat import token_pieces
-from sdar.records.tables import TOKENS, tokens_frame
+from sdar.records.tables import TOKENS, tokens_table
 from sdar.rollout.collector import collect
 from sdar.rollout.engines.base import Generation
 from sdar.rollout.engines.transformers import TransformersEngine
@@ -129,7 +129,7 @@ def greedy_rows():
     scored = score_episode(model, tokenizer, episode, SkillLibrary(), config, engine=engine)
     identity = {"method": "grpo", "seed": 0, "with_skill": False, "panel": "valid_seen"}
     rows = token_rows(episode, scored, identity | {"evaluation_seed": 0, "episode": "e"})
-    return episode, tokens_frame(rows)
+    return episode, pl.DataFrame(tokens_table(rows))
 
 
 def test_a_greedy_student_agrees_with_itself(greedy_rows):
@@ -142,7 +142,7 @@ def test_a_greedy_student_agrees_with_itself(greedy_rows):
 
 def test_rows_name_token_ids_sampling_log_probs_and_skill(greedy_rows):
     episode, rows = greedy_rows
-    assert rows.columns == list(TOKENS)
+    assert rows.columns == TOKENS.names
     ids = [token_id for turn in episode.turns for token_id in turn.response_ids]
     assert rows["token_id"].to_list() == ids
     sampled = [value for turn in episode.turns for value in turn.log_probs]
@@ -174,7 +174,7 @@ def test_training_records_every_number_and_sends_files_and_pages(tmp_path, monke
     assert ("step-00000.parquet", "tokens", True) in sent
     assert ("step-00000.html", "pages", True) in sent
     rows = pl.read_parquet(folder / "tokens" / "step-00000.parquet")
-    assert set(TOKENS) <= set(rows.columns)
+    assert set(TOKENS.names) <= set(rows.columns)
     measured = ("student", "teacher", "reference", "old")
     for name in (*(f"{who}_log_prob" for who in measured), "gap", "gate", "advantage"):
         assert rows[name].null_count() == 0, name

@@ -136,11 +136,12 @@ def test_an_evaluation_keeps_the_chunk_it_was_stopped_in(tmp_path):
         told = {"method": "m", "seed": 0, "with_skill": False, "panel": chunk.panel}
         told |= {"evaluation_seed": 0, "success": True}
         episodes = pl.DataFrame([told | {"task_id": task.id} for task in chunk.tasks])
-        return Played(episodes, episodes.with_columns(episode=pl.lit("e"), turn=0, position=0))
+        tokens = episodes.with_columns(episode=pl.lit("e"), turn=0, position=0)
+        return Played(episodes.to_arrow(), tokens.to_arrow())
 
     with pytest.raises(Stopped):
         play_all(chunks, play, partial, "evaluation", 1)
     assert played == [0, 1]
     episodes, _ = play_all(chunks, play, partial, "evaluation", 1)
     assert played == [0, 1, 2]
-    assert episodes["task_id"].to_list() == [task.id for task in tasks(6)]
+    assert episodes["task_id"].to_pylist() == [task.id for task in tasks(6)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import polars as pl
+import pyarrow as pa
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.config.stages import computed_with
@@ -23,6 +23,7 @@ from sdar.evaluation.subject import Subject, evaluation_key, subject_of
 from sdar.evaluation.summary import flat_metrics, summarise
 from sdar.evaluation.token_rows import token_rows
 from sdar.files.lock import only_writer
+from sdar.files.tables import rows_of, sorted_by
 from sdar.files.whole import write_json, write_parquet
 from sdar.interruption import Stopped, between_steps, stop_requested
 from sdar.progress import Progress
@@ -31,8 +32,8 @@ from sdar.records.tables import (
     EPISODES_ORDER,
     TOKENS_ORDER,
     episode_row,
-    episodes_frame,
-    tokens_frame,
+    episodes_table,
+    tokens_table,
 )
 from sdar.rollout.collector import collect
 from sdar.rollout.episode import Episode
@@ -43,8 +44,8 @@ from sdar.rollout.settings import RolloutProgress, RolloutSettings, longest_sequ
 class Played(NamedTuple):
     """Rows of one chunk."""
 
-    episodes: pl.DataFrame
-    tokens: pl.DataFrame
+    episodes: pa.Table
+    tokens: pa.Table
 
 
 Play = Callable[[Chunk, Sequence[Task], Callable[[RolloutProgress], None]], Played]
@@ -128,8 +129,8 @@ def _evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) 
         write_json(folder / "summary.json", summary)
         recorder.artifact(folder / "summary.json")
         recorder.artifact(folder / "tokens.parquet", "tokens")
-        rows = tokens.iter_rows(named=True)
-        recorder.artifact(run_page(folder / "episodes.html", rows, config, name), "pages")
+        page = run_page(folder / "episodes.html", rows_of(tokens), config, name)
+        recorder.artifact(page, "pages")
         partial.remove()
 
 
@@ -151,7 +152,7 @@ def play_all(
     for chunk in chunks:
         if partial.has(chunk.name):
             done += len(chunk.tasks)
-            solved += int(partial.read(chunk.name)[0]["success"].sum())
+            solved += _solved(partial.read(chunk.name)[0])
     if done:
         print(f"evaluate {name}: {done} of {total} episodes are kept from before", file=sys.stderr)
     with (
@@ -170,15 +171,19 @@ def play_all(
             played = play(chunk, following, report)
             partial.write(chunk.name, played.episodes, played.tokens)
             done += len(chunk.tasks)
-            solved += int(played.episodes["success"].sum())
+            solved += _solved(played.episodes)
             bar.update(done - bar.n)
             if stop_requested() and position + 1 < len(left):
                 raise Stopped
-    frames = [partial.read(chunk.name) for chunk in chunks]
+    tables = [partial.read(chunk.name) for chunk in chunks]
     return Played(
-        pl.concat([episodes for episodes, _ in frames]).sort(EPISODES_ORDER),
-        pl.concat([tokens for _, tokens in frames]).sort(TOKENS_ORDER),
+        sorted_by(pa.concat_tables([episodes for episodes, _ in tables]), EPISODES_ORDER),
+        sorted_by(pa.concat_tables([tokens for _, tokens in tables]), TOKENS_ORDER),
     )
+
+
+def _solved(episodes: pa.Table) -> int:
+    return sum(episodes["success"].to_pylist())
 
 
 @dataclass
@@ -249,7 +254,7 @@ class ChunkPlayer:
         identity = self._identity(chunk)
         rows = [episode_row(EPISODES, episode, **identity) for episode in episodes]
         tokens = [row for episode in episodes for row in self._token_rows(episode, chunk)]
-        return Played(episodes_frame(rows), tokens_frame(tokens))
+        return Played(episodes_table(rows), tokens_table(tokens))
 
     def close(self) -> None:
         """End environment and engine, if they were started."""

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import polars as pl
+import pyarrow as pa
 
 from sdar.files.digest import file_digest
+from sdar.files.tables import load_table
 from sdar.files.whole import read_json, write_json, write_parquet, write_text
 
 log = logging.getLogger("sdar.evaluation")
@@ -64,14 +65,14 @@ class Partial:
             return False
         return True
 
-    def write(self, name: str, episodes: pl.DataFrame, tokens: pl.DataFrame) -> None:
+    def write(self, name: str, episodes: pa.Table, tokens: pa.Table) -> None:
         write_parquet(self._tokens(name), tokens)
         write_parquet(self._episodes(name), episodes)
         paths = self._tokens(name), self._episodes(name)
         write_json(self._done(name), {path.name: file_digest(path) for path in paths})
 
-    def read(self, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-        return pl.read_parquet(self._episodes(name)), pl.read_parquet(self._tokens(name))
+    def read(self, name: str) -> tuple[pa.Table, pa.Table]:
+        return load_table(self._episodes(name)), load_table(self._tokens(name))
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)

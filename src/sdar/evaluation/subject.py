@@ -78,6 +78,6 @@ def evaluation_key(
         "skills": skills,
         "tasks": json_digest(ids),
         "settings": {key: value for key, value in settings.items() if key not in named},
-        "columns": list(TOKENS),
+        "columns": TOKENS.names,
         **played_data(config, list(panels)),
     }

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import polars as pl
+import pyarrow as pa
 
 from sdar.evaluation.datasets import dataset_rates
 from sdar.evaluation.statistics import rate_by
@@ -12,23 +12,25 @@ from sdar.evaluation.statistics import rate_by
 MEANS = ("return", "turns", "invalid_share", "inadmissible_share", "response_tokens")
 
 
-def summarise(episodes: pl.DataFrame, about: Mapping[str, Any]) -> dict[str, Any]:
+def summarise(episodes: pa.Table, about: Mapping[str, Any]) -> dict[str, Any]:
     """Rates (0..1, Wilson intervals over tasks) by panel and prompt, and means over episodes.
 
     Where a panel is made of data sets, the rate is example-weighted: `by_data_set` has each, and
     `mean_of_data_sets` the mean of their rates. `score` (0-1, WebShop's reward) is there where the
     environment has one. `about` is put in front: what was evaluated, and how.
     """
+    played: dict[tuple[bool, str], list[dict[str, Any]]] = {}
+    for row in episodes.to_pylist():
+        played.setdefault((row["with_skill"], row["panel"]), []).append(row)
     panels = []
-    for (with_skill, panel), frame in episodes.group_by("with_skill", "panel", maintain_order=True):
-        rows = frame.to_dicts()
+    for (with_skill, panel), rows in played.items():
         extra: dict[str, Any] = {}
         if any(row["data_set"] for row in rows):
             rates = dataset_rates(rows)
             extra["by_data_set"] = {name: asdict(rate) for name, rate in rates.by_set.items()}
             extra["mean_of_data_sets"] = asdict(rates.mean_of_sets)
-        if frame["score"].is_not_null().any():
-            extra["score"] = float(sum(frame["score"].fill_null(0.0).to_list()) / len(rows))
+        if any(row["score"] is not None for row in rows):
+            extra["score"] = float(sum(row["score"] or 0.0 for row in rows) / len(rows))
         panels.append(
             {
                 "panel": panel,
@@ -36,7 +38,7 @@ def summarise(episodes: pl.DataFrame, about: Mapping[str, Any]) -> dict[str, Any
                 "success": asdict(rate_by(rows, ["panel"])[(panel,)]),
                 "by_type": {k[0]: asdict(r) for k, r in rate_by(rows, ["task_type"]).items()},
                 **extra,
-                **{name: float(sum(frame[name].to_list()) / len(rows)) for name in MEANS},
+                **{name: float(sum(row[name] for row in rows) / len(rows)) for name in MEANS},
             }
         )
     return {**about, "panels": panels}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sdar.errors import SdarError
 
 if TYPE_CHECKING:
-    import polars as pl  # takes half a second, and a table can write itself
+    import pyarrow as pa  # takes a while, and few of those who write files write tables
 
 REMEDY = (
     "free some space or fix the folder's permissions, then run the same command again: what is "
@@ -81,19 +81,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def write_parquet(path: Path, frame: "pl.DataFrame") -> None:
+def write_parquet(path: Path, table: "pa.Table") -> None:
     """`write_file` of a table."""
-    write_file(path, lambda temporary: fill_parquet(temporary, frame))
+    write_file(path, lambda temporary: fill_parquet(temporary, table))
 
 
-def fill_parquet(path: Path, frame: "pl.DataFrame") -> None:
+def fill_parquet(path: Path, table: "pa.Table") -> None:
     """Write a table into a file that is put in its place later. Raises OSError."""
-    from polars.exceptions import PolarsError
+    import pyarrow.parquet as pq
 
-    try:
-        frame.write_parquet(path, compression="zstd")
-    except PolarsError as error:  # polars' own, for a full disk
-        raise OSError(" ".join(str(error).split())[:200]) from error
+    # Least and greatest of whole prompts would be half the file, and nothing reads them.
+    pq.write_table(table, path, compression="zstd", write_statistics=False)
 
 
 def write_folder(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sdar.config import ExperimentConfig, Layout
+from sdar.files.tables import rows_of, sorted_by
 from sdar.methods.roles import label, trained_among
 from sdar.records.runs import evaluations
 from sdar.records.token_files import read_token_file, training_files
@@ -81,8 +82,8 @@ def read_all(config: ExperimentConfig, layout: Layout) -> list[TokenEpisode]:
 def read_tokens(path: Path, *, source: str) -> list[TokenEpisode]:
     """Episodes of one token file, by panel, id and turn. Raises SdarError for a file without
     them."""
-    frame = read_token_file(path).sort("panel", "episode", "turn", "position")
-    return episodes_of_rows(frame.iter_rows(named=True), source=source)
+    table = sorted_by(read_token_file(path), ["panel", "episode", "turn", "position"])
+    return episodes_of_rows(rows_of(table), source=source)
 
 
 def episodes_of_rows(rows: Iterable[Mapping[str, Any]], *, source: str) -> list[TokenEpisode]:

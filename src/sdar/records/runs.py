@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import polars as pl
+import pyarrow as pa
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.errors import SdarError
@@ -51,16 +51,16 @@ def evaluations(config: ExperimentConfig, layout: Layout) -> list[tuple[str, int
     return listed + [(m, seed) for m in trained_among(config.methods) for seed in config.seeds]
 
 
-def read_episodes(config: ExperimentConfig, layout: Layout) -> pl.DataFrame:
+def read_episodes(config: ExperimentConfig, layout: Layout) -> pa.Table:
     """Episode rows of all evaluations. Raises SdarError naming the first that is missing."""
-    frames = []
+    tables = []
     for method, seed in evaluations(config, layout):
         path = layout.evaluation(method, seed) / "episodes.parquet"
         remedy = f"make it with `sdar evaluate --method {method} --seed {seed}`"
         if not path.is_file():
             raise SdarError(f"{path}: no such evaluation; {remedy}")
-        frames.append(read_table(path, EPISODES, remedy))
-    return pl.concat(frames)
+        tables.append(read_table(path, EPISODES, remedy))
+    return pa.concat_tables(tables)
 
 
 def read_run(layout: Layout, method: str, seed: int) -> Run:

@@ -3,7 +3,7 @@ computed from."""
 
 from pathlib import Path
 
-import polars as pl
+import pyarrow as pa
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.files.tables import read_table
@@ -14,7 +14,7 @@ from sdar.records.tables import TOKENS
 _TEXTS = ("observation", "next_observation", "student_prompt", "teacher_prompt", "skill_text")
 
 
-def read_token_file(path: Path) -> pl.DataFrame:
+def read_token_file(path: Path) -> pa.Table:
     """One file of recorded tokens. Raises SdarError for a file without them."""
     return read_table(path, TOKENS, "make it again with the stage that writes it")
 
@@ -25,7 +25,7 @@ def training_files(folder: Path) -> list[tuple[int, Path]]:
     return [(int(path.stem.removeprefix("step-")), path) for path in paths]
 
 
-def recorded_tokens(config: ExperimentConfig, layout: Layout) -> pl.DataFrame:
+def recorded_tokens(config: ExperimentConfig, layout: Layout) -> pa.Table:
     """All recorded tokens of the experiment, without the long texts; `stage` is `evaluation` or
     `training`."""
     files = [
@@ -36,10 +36,9 @@ def recorded_tokens(config: ExperimentConfig, layout: Layout) -> pl.DataFrame:
         for seed in config.seeds:
             folder = layout.run(method, seed)
             files += [("training", path) for _, path in training_files(folder)]
-    frames = [
-        read_token_file(path)
-        .select(name for name in TOKENS if name not in _TEXTS)
-        .with_columns(pl.lit(stage).alias("stage"))
-        for stage, path in files
-    ]
-    return pl.concat(frames)
+    tables = []
+    for stage, path in files:
+        table = read_token_file(path).drop_columns(list(_TEXTS))
+        stages = pa.array([stage] * table.num_rows, pa.large_string())
+        tables.append(table.append_column("stage", stages))
+    return pa.concat_tables(tables)

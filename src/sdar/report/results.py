@@ -5,8 +5,11 @@ Functions of what they read: equal inputs, equal bytes. Both write under `layout
 
 from dataclasses import replace
 
+import polars as pl
+
 from sdar.config import ExperimentConfig, Layout
 from sdar.errors import SdarError
+from sdar.files.tables import sorted_by
 from sdar.files.whole import write_json, write_parquet, write_text
 from sdar.records.episodes import read_all
 from sdar.records.page import render_page
@@ -26,9 +29,9 @@ def compare(config: ExperimentConfig, layout: Layout) -> None:
 
     Raises SdarError naming what is missing.
     """
-    episodes = read_episodes(config, layout)
+    episodes = sorted_by(read_episodes(config, layout), EPISODES_ORDER)
     comparison = read_comparison(config, layout)
-    write_parquet(layout.results / "episodes.parquet", episodes.sort(EPISODES_ORDER))
+    write_parquet(layout.results / "episodes.parquet", episodes)
     write_json(layout.results / "comparison.json", comparison.as_dict())
     write_text(layout.results / "comparison.md", comparison_markdown(comparison))
 
@@ -73,7 +76,7 @@ def read_comparison(config: ExperimentConfig, layout: Layout) -> Comparison:
     for key, values in rounding_differences(played).items():
         rounding[f"{key} (evaluation)"] = values
     comparison = build_comparison(
-        read_episodes(config, layout),
+        pl.DataFrame(read_episodes(config, layout)),
         runs,
         experiment=config.experiment,
         temperature=config.evaluation.temperature,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
+import pyarrow as pa
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.environments.base import (
@@ -30,15 +30,15 @@ from sdar.progress import Progress
 from sdar.skills.library import SkillLibrary
 
 Libraries = Callable[[Knowledge | None], SkillLibrary]
-_COLUMNS = pl.Schema(
+_COLUMNS = pa.schema(
     {
-        "episode": pl.Int64,
-        "turn": pl.Int64,
-        "task_type": pl.String,
-        "hinted": pl.Boolean,
-        "system": pl.String,
-        "user": pl.String,
-        "response": pl.String,
+        "episode": pa.int64(),
+        "turn": pa.int64(),
+        "task_type": pa.large_string(),
+        "hinted": pa.bool_(),
+        "system": pa.large_string(),
+        "user": pa.large_string(),
+        "response": pa.large_string(),
     }
 )
 
@@ -167,20 +167,19 @@ def write_demonstrations(path: Path, turns: list[Demonstration]) -> None:
     rows: list[dict[str, Any]] = []
     for turn in turns:
         roles = {message["role"]: message["content"] for message in turn.messages}
-        values = vars(turn) | {"system": roles.get("system"), "user": roles["user"]}
-        rows.append({name: values[name] for name in _COLUMNS})
-    write_parquet(path, pl.DataFrame(rows, infer_schema_length=None))
+        rows.append(vars(turn) | {"system": roles.get("system"), "user": roles["user"]})
+    write_parquet(path, pa.Table.from_pylist(rows, schema=_COLUMNS))
 
 
 def read_demonstrations(
     path: Path, remedy: str = "make it with `sdar demonstrations`"
 ) -> list[Demonstration]:
     """What `write_demonstrations` wrote. Raises `SdarError` when the file is missing or broken."""
-    frame = read_table(path, _COLUMNS, remedy)
-    if frame.is_empty() or any(frame[name].null_count() for name in _COLUMNS if name != "system"):
+    table = read_table(path, _COLUMNS, remedy)
+    full = (name for name in _COLUMNS.names if name != "system")
+    if not table.num_rows or any(table[name].null_count for name in full):
         raise SdarError(f"{path} cannot be read (it has no rows, or rows with gaps): {remedy}")
-    rows = frame.to_dicts()
     return [
         Demonstration(messages=tuple(chat(row.pop("user"), row.pop("system"))), **row)
-        for row in rows
+        for row in table.to_pylist()
     ]

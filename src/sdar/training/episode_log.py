@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
+import pyarrow as pa
 
+from sdar.files.tables import load_table
 from sdar.files.whole import fill_parquet, write_parquet
 from sdar.records.tables import TRAINING_EPISODES, episode_row
 from sdar.rollout.episode import Episode
@@ -21,17 +22,17 @@ class EpisodeLog:
         self.path = path
         self.rows: list[dict[str, Any]] = []
         if checkpoint is not None:
-            self.rows = pl.read_parquet(checkpoint / path.name).to_dicts()
+            self.rows = load_table(checkpoint / path.name).to_pylist()
 
     def add(self, step: int, episodes: Sequence[Episode]) -> None:
         self.rows += [episode_row(TRAINING_EPISODES, episode, step=step) for episode in episodes]
 
     def write(self) -> None:
-        write_parquet(self.path, self._frame())
+        write_parquet(self.path, self._table())
 
     def keep(self, folder: Path) -> None:
         """Write a copy into a new checkpoint."""
-        fill_parquet(folder / self.path.name, self._frame())
+        fill_parquet(folder / self.path.name, self._table())
 
-    def _frame(self) -> pl.DataFrame:
-        return pl.DataFrame(self.rows, schema=TRAINING_EPISODES, orient="row")
+    def _table(self) -> pa.Table:
+        return pa.Table.from_pylist(self.rows, schema=TRAINING_EPISODES)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -51,7 +51,7 @@ class Skips:
         if self.folder is not None:
             path = self.folder / "skipped" / f"{name.replace(', ', '-').replace(' ', '-')}.parquet"
             if self.writes:
-                write_parquet(path, pl.DataFrame(list(rows), infer_schema_length=None))
+                write_parquet(path, pa.Table.from_pylist(list(rows)))
             kept = f"; its samples are in {path}"
         raise SdarError(
             f"{name}: {wrong} is not finite, and this is optimizer step {self.in_a_row} in a row "

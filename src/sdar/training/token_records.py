@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sdar.files.tables import rows_of
 from sdar.files.whole import write_parquet
 from sdar.policy.chat import token_pieces
 from sdar.records.page import run_page
@@ -39,12 +40,12 @@ def record_tokens(recorder: RunRecorder, folder: Path, done: StepResult, learner
         for record in _token_rows(done, learner, sample)
     ]
     path = folder / f"step-{done.step:05d}.parquet"
-    frame = token_table(rows, TRAINING_TOKENS)
-    write_parquet(path, frame)
+    table = token_table(rows, TRAINING_TOKENS)
+    write_parquet(path, table)
     recorder.artifact(path, "tokens")
     name = f"{learner.method.name}/seed-{learner.seed}, step {done.step}"
     page = path.with_suffix(".html")
-    recorder.artifact(run_page(page, frame.iter_rows(named=True), learner.config, name), "pages")
+    recorder.artifact(run_page(page, rows_of(table), learner.config, name), "pages")
     recorder.episodes(
         [
             episode_record(

@@ -186,7 +186,7 @@ def test_a_stopped_stage_says_how_to_go_on(
 
 
 def test_an_interrupt_noticed_by_a_library_first_is_clean_too(scratch: Path) -> None:
-    """polars raises KeyboardInterrupt itself and leaves Python's handler to run a little later."""
+    """It raises KeyboardInterrupt itself and leaves Python's handler to run a little later."""
     code = SLOW_STAGE.replace(
         "time.sleep(60)",
         "import ctypes\n"

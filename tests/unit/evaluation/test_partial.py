@@ -2,13 +2,13 @@
 
 import os
 
-import polars as pl
+import pyarrow as pa
 import pytest
 
 from sdar.evaluation.partial import Partial
 
-EPISODES = pl.DataFrame({"task_id": ["a", "b"], "success": [True, False]})
-TOKENS = pl.DataFrame({"token": ["x"], "gap": [0.5]})
+EPISODES = pa.table({"task_id": ["a", "b"], "success": [True, False]})
+TOKENS = pa.table({"token": ["x"], "gap": [0.5]})
 KEY = {"policy": "p"}
 
 

@@ -3,6 +3,7 @@
 import json
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from sdar.evaluation.summary import flat_metrics, summarise
@@ -12,7 +13,7 @@ from sdar.report.markdown import comparison_markdown
 
 
 def row(task: int, success: bool, data_set: str = "", score: float | None = None) -> dict:
-    values: dict = dict.fromkeys(EPISODES)
+    values: dict = dict.fromkeys(EPISODES.names)
     return values | {
         "method": "grpo",
         "seed": 0,
@@ -32,14 +33,14 @@ def row(task: int, success: bool, data_set: str = "", score: float | None = None
     }
 
 
-def frame(rows: list[dict]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=EPISODES, orient="row")
+def table(rows: list[dict]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=EPISODES)
 
 
 def test_data_sets_of_unequal_size_are_weighted_by_example_and_once_each() -> None:
     rows = [row(i, i < 2, "bamboogle") for i in range(4)]
     rows += [row(100 + i, i < 90, "nq") for i in range(100)]
-    summary = summarise(frame(rows), {"method": "grpo"})
+    summary = summarise(table(rows), {"method": "grpo"})
     (panel,) = summary["panels"]
     assert panel["success"]["rate"] == pytest.approx(92 / 104)
     assert panel["by_data_set"]["bamboogle"]["rate"] == 0.5
@@ -52,13 +53,13 @@ def test_data_sets_of_unequal_size_are_weighted_by_example_and_once_each() -> No
 
 def test_an_episode_without_a_purchase_scores_nothing() -> None:
     rows = [row(0, True, score=1.0), row(1, False, score=0.5), row(2, False)]
-    (panel,) = summarise(frame(rows), {})["panels"]
+    (panel,) = summarise(table(rows), {})["panels"]
     assert panel["score"] == 0.5
     assert flat_metrics({"panels": [panel]})["test/score"] == 0.5
 
 
 def test_neither_is_there_where_the_environment_has_none() -> None:
-    (panel,) = summarise(frame([row(0, True)]), {})["panels"]
+    (panel,) = summarise(table([row(0, True)]), {})["panels"]
     assert not {"score", "by_data_set", "mean_of_data_sets"} & panel.keys()
 
 
@@ -68,7 +69,7 @@ def test_the_comparison_shows_scores_and_data_sets() -> None:
         for i in range(40):
             plain = row(i, i % 4 < rate, "nq" if i < 30 else "bamboogle", (i % 4 < rate) * 1.0)
             rows.append(plain | {"method": method, "with_skill": with_skill})
-    comparison = build_comparison(frame(rows), [], experiment="x", temperature=0.4)
+    comparison = build_comparison(pl.DataFrame(table(rows)), [], experiment="x", temperature=0.4)
     first = comparison.results[0]
     assert first.score is not None
     assert first.score.mean == first.rate.rate == 0.5

@@ -6,7 +6,8 @@ import os
 import stat
 from pathlib import Path
 
-import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sdar.errors import SdarError
@@ -31,12 +32,12 @@ def test_content_and_mode(tmp_path: Path) -> None:
     write_bytes(folder / "bytes", b"\x00\r\n")
     write_text(folder / "text", "é\r\n\n")
     write_json(folder / "json", {"b": "é", "a": [1]})
-    frame = pl.DataFrame({"a": [1, 2]})
-    write_parquet(folder / "parquet", frame)
+    table = pa.table({"a": [1, 2]})
+    write_parquet(folder / "parquet", table)
     assert (folder / "bytes").read_bytes() == b"\x00\r\n"
     assert (folder / "text").read_bytes() == "é\r\n\n".encode()
     assert (folder / "json").read_text("utf-8") == '{\n "b": "é",\n "a": [\n  1\n ]\n}\n'
-    assert pl.read_parquet(folder / "parquet").equals(frame)
+    assert pq.read_table(folder / "parquet").equals(table)
     assert names(folder) == ["bytes", "json", "parquet", "text"]
     (tmp_path / "usual").write_text("")
     usual = stat.S_IMODE((tmp_path / "usual").stat().st_mode)

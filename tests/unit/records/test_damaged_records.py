@@ -58,7 +58,7 @@ def test_an_evaluation_that_is_none_is_named(tmp_path):
     said = r"warm_start/seed-0/evaluation/episodes.parquet.*sdar evaluate --method warm_start"
     tables = (
         pl.DataFrame({"other": [1]}),
-        pl.DataFrame({name: ["text"] for name in EPISODES}),
+        pl.DataFrame({name: ["text"] for name in EPISODES.names}),
     )
     contents = [b"", b"PAR1", b"\x00" * 64, b"[]\n"]
     for table in tables:

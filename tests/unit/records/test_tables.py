@@ -1,48 +1,48 @@
 """The columns of the tables are the contract with runs that are on disk: names, types, order."""
 
-import polars as pl
+import pyarrow as pa
 
 from sdar.records.tables import EPISODES, TRAINING_EPISODES, TRAINING_TOKENS, token_table
 
 
 def test_the_two_episode_tables_have_the_columns_they_always_had() -> None:
-    assert list(EPISODES.items()) == [
-        ("method", pl.String),
-        ("seed", pl.Int64),
-        ("with_skill", pl.Boolean),
-        ("panel", pl.String),
-        ("evaluation_seed", pl.Int64),
-        ("task_id", pl.String),
-        ("task_type", pl.String),
-        ("data_set", pl.String),
-        ("success", pl.Boolean),
-        ("score", pl.Float64),
-        ("return", pl.Float64),
-        ("turns", pl.Int64),
-        ("invalid_share", pl.Float64),
-        ("inadmissible_share", pl.Float64),
-        ("response_tokens", pl.Int64),
-        ("skill_digest", pl.String),
+    assert [(field.name, field.type) for field in EPISODES] == [
+        ("method", pa.large_string()),
+        ("seed", pa.int64()),
+        ("with_skill", pa.bool_()),
+        ("panel", pa.large_string()),
+        ("evaluation_seed", pa.int64()),
+        ("task_id", pa.large_string()),
+        ("task_type", pa.large_string()),
+        ("data_set", pa.large_string()),
+        ("success", pa.bool_()),
+        ("score", pa.float64()),
+        ("return", pa.float64()),
+        ("turns", pa.int64()),
+        ("invalid_share", pa.float64()),
+        ("inadmissible_share", pa.float64()),
+        ("response_tokens", pa.int64()),
+        ("skill_digest", pa.large_string()),
     ]
-    assert list(TRAINING_EPISODES.items()) == [
-        ("step", pl.Int64),
-        ("slot", pl.Int64),
-        ("group", pl.Int64),
-        ("task_id", pl.String),
-        ("task_type", pl.String),
-        ("success", pl.Boolean),
-        ("return", pl.Float64),
-        ("turns", pl.Int64),
-        ("invalid_share", pl.Float64),
-        ("inadmissible_share", pl.Float64),
-        ("prompt_tokens", pl.Int64),
-        ("response_tokens", pl.Int64),
-        ("skill_digest", pl.String),
+    assert [(field.name, field.type) for field in TRAINING_EPISODES] == [
+        ("step", pa.int64()),
+        ("slot", pa.int64()),
+        ("group", pa.int64()),
+        ("task_id", pa.large_string()),
+        ("task_type", pa.large_string()),
+        ("success", pa.bool_()),
+        ("return", pa.float64()),
+        ("turns", pa.int64()),
+        ("invalid_share", pa.float64()),
+        ("inadmissible_share", pa.float64()),
+        ("prompt_tokens", pa.int64()),
+        ("response_tokens", pa.int64()),
+        ("skill_digest", pa.large_string()),
     ]
 
 
 def test_what_a_token_row_lacks_is_null() -> None:
     table = token_table([{"token": "a", "return": 1.0, "unknown": 2}], TRAINING_TOKENS)
     assert table.schema == TRAINING_TOKENS
-    row = {name: value for name, value in table.row(0, named=True).items() if value is not None}
+    row = {name: value for name, value in table.to_pylist()[0].items() if value is not None}
     assert row == {"token": "a", "return": 1.0}

@@ -442,5 +442,6 @@ def test_an_experiment_without_gate_teacher_or_expert_is_answered_too(made):
     assert "No method trained with a gate" in text
     assert "No method scored a teacher while training" in text
     assert "No method of this experiment has a teacher's pass" in text
-    blind = recorded_tokens(plain, layout).with_columns(expert_action=pl.lit(None, pl.String))
+    tokens = pl.DataFrame(recorded_tokens(plain, layout))
+    blind = tokens.with_columns(expert_action=pl.lit(None, pl.String))
     assert "No recorded turn" in agreement_text(agreements(turn_table(blind)))[0]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
@@ -227,7 +228,7 @@ def write_evaluations(config: ExperimentConfig, layout: Layout, skip: str = "") 
                 for index in range(TASKS)
             ]
             folder = layout.of_variant(variant.name).evaluation(variant.method, seed)
-            write_parquet(folder / "episodes.parquet", pl.DataFrame(rows))
+            write_parquet(folder / "episodes.parquet", pa.Table.from_pylist(rows))
 
 
 @pytest.fixture(scope="module")
@@ -338,13 +339,13 @@ def test_missing_and_unlike_evaluations_are_named(tmp_path: Path) -> None:
     for seed in config.seeds:
         path = layout.of_variant("none-lambda0.1").evaluation("sdar", seed) / "episodes.parquet"
         frame = pl.read_parquet(path)
-        write_parquet(path, frame.filter(pl.col("task_id") != "valid_seen-000"))
+        write_parquet(path, frame.filter(pl.col("task_id") != "valid_seen-000").to_arrow())
     with pytest.raises(SdarError, match=r"none-lambda0\.1 and grpo were evaluated on different"):
         read_sweep(config, layout)
-    write_parquet(path, frame)
+    write_parquet(path, frame.to_arrow())
     with pytest.raises(SdarError, match="did not all play the same tasks"):
         read_sweep(config, layout)
-    write_parquet(path, frame.filter(pl.col("panel") != "valid_seen"))
+    write_parquet(path, frame.filter(pl.col("panel") != "valid_seen").to_arrow())
     with pytest.raises(SdarError, match=r"seed-4.*nothing of panel valid_seen; .*--seed 4"):
         read_sweep(config, layout)
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import polars as pl
 from matplotlib.figure import Figure
 
 from sdar.config import ExperimentConfig, Layout
@@ -51,7 +52,7 @@ class Answers:
 def build_answers(config: ExperimentConfig, layout: Layout, runs: Sequence[Run]) -> Answers:
     """All numbers, from recorded tokens, metrics and timings. Raises SdarError for a missing or
     unreadable record."""
-    tokens = recorded_tokens(config, layout)
+    tokens = pl.DataFrame(recorded_tokens(config, layout))
     distillation = config.training.distillation
     return Answers(
         experiment=config.experiment,

@@ -5,6 +5,7 @@ function of the evaluations it reads: equal inputs, equal bytes.
 """
 
 import polars as pl
+import pyarrow as pa
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.config.variants import (
@@ -28,11 +29,9 @@ from sdar.report.style import save
 from sdar.report.sweep.data import SweepComparison, SweepResult, difference_of, setting
 from sdar.report.sweep.heatmap import heatmap
 
-_READ = pl.Schema(
-    {
-        name: EPISODES[name]
-        for name in ("panel", "with_skill", "task_id", "seed", "evaluation_seed", "success")
-    }
+_READ = pa.schema(
+    EPISODES.field(name)
+    for name in ("panel", "with_skill", "task_id", "seed", "evaluation_seed", "success")
 )
 """What the comparison reads of an evaluation's episodes."""
 
@@ -132,8 +131,9 @@ def _episodes(
                 f"{variant.name} --seed {seed}`, or all with the Snakemake target `sweep`"
             )
         remedy = f"evaluate it again with `sdar evaluate --variant {variant.name} --seed {seed}`"
-        frame = read_table(path, _READ, remedy)
-        frame = frame.filter(pl.col("panel").is_in(panels), ~pl.col("with_skill"))
+        frame = pl.DataFrame(read_table(path, _READ, remedy)).filter(
+            pl.col("panel").is_in(panels), ~pl.col("with_skill")
+        )
         absent = sorted(set(panels) - set(frame["panel"].unique()))
         if absent:
             raise SdarError(f"{path}: nothing of panel {', '.join(absent)}; {remedy}")
