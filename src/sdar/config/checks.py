@@ -16,6 +16,8 @@ from sdar.files.paths import model_folder
 log = logging.getLogger("sdar.config")
 GENERAL_SKILL = "general"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+FETCHED = "models/smollm2-135m-instruct"
+"""The folder that `make smollm2` makes."""
 
 
 def check_files(config: ExperimentConfig) -> None:
@@ -65,6 +67,8 @@ def _model(config: ExperimentConfig) -> list[str]:
         return [
             f"policy.model: {model} has no config.json; give a model saved in Hugging Face format"
         ]
+    if model.endswith(FETCHED):
+        return [f"policy.model: {model} is not there yet; make it with `make smollm2`"]
     if folder is None and HUB_NAME.fullmatch(model):
         return []
     return [

@@ -317,13 +317,20 @@ def test_skill_library_that_is_no_folder_is_refused(tmp_path: Path) -> None:
         check_files(config)
 
 
-def test_model_is_tiny_a_folder_or_a_hub_name(tmp_path: Path) -> None:
+def test_model_is_tiny_a_folder_or_a_hub_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
     def check(model: str) -> None:
         check_files(parse_config({"policy": {"model": model}, "warm_start": {"enabled": False}}))
 
     check("Qwen/Qwen3-1.7B")
     for model in ("qwen", "./models/mine", "/no/such/model", "a/b/c"):
         with pytest.raises(SdarError, match=r"^policy\.model: .*neither `tiny`, nor a folder"):
+            check(model)
+    for model in ("./models/smollm2-135m-instruct", str(tmp_path / "models/smollm2-135m-instruct")):
+        with pytest.raises(SdarError, match=r"^policy\.model: .*make it with `make smollm2`"):
             check(model)
     with pytest.raises(SdarError, match=r"has no config\.json"):
         check(str(tmp_path))
