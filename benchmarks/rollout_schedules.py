@@ -27,6 +27,7 @@ from sdar.environments.alfworld.world.generator import Request, make_game
 from sdar.environments.alfworld.world.home import Home
 from sdar.environments.base import EnvironmentPool, Observation, Task
 from sdar.environments.pools import in_thread
+from sdar.environments.practices import WorldPractices
 from sdar.policy.tiny import make_tiny_policy
 from sdar.policy.tokenizer import train_tokenizer
 from sdar.rollout.collector import collect
@@ -162,7 +163,8 @@ def works(config: ExperimentConfig, folder: Path) -> Iterator[tuple[list[Work], 
 def measure(repeats: int) -> Iterator[dict[str, object]]:
     """A line for each work and schedule, as soon as it is known."""
     config = parse_config({})
-    turns = [t for i in range(30) for t in expert_episode(config, i, library_of(config))]
+    practices = WorldPractices(config)
+    turns = [t for i in range(30) for t in expert_episode(config, practices, i, library_of(config))]
     tiny = config.policy.tiny
     tokenizer = train_tokenizer(list(map(as_text, turns)), tiny.vocabulary, tiny.context)
     model = make_tiny_policy(tiny, tokenizer, seed=0).eval()

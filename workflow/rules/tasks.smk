@@ -1,4 +1,4 @@
-# Tasks, and the expert's episodes in other worlds.
+# Tasks, and the expert's episodes: in other worlds or, of real data, on the training tasks.
 rule tasks:
     output:
         directory(LAYOUT.tasks),
@@ -17,8 +17,10 @@ rule tasks:
         "sdar tasks --config {params.config} --root . 2>&1 | tee -i {log}"
 
 
-# Set in other worlds: it needs no task of this experiment's.
+# Set in other worlds: it needs no task of this experiment's, unless these are real.
 rule demonstrations:
+    input:
+        LAYOUT.tasks if CONFIG.environment.plays_data else [],
     output:
         directory(LAYOUT.demonstrations),
     log:

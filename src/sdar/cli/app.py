@@ -83,6 +83,8 @@ def demonstrations(config: ConfigOption = CONFIG, root: RootOption = ROOT) -> No
     """(2) Make the expert's episodes and the tokenizer the tiny policy learns from.
 
     Reads `warm_start.demonstrations`: the episodes are set in worlds other than the experiment's.
+    With real data (environment.data) the expert plays the training tasks that `sdar tasks` has
+    listed, and no panel's; those that it does not solve are left out, and the log says how many.
     Writes data/EXPERIMENT/demonstrations: demonstrations.parquet and tokenizer/.
 
     Example: sdar demonstrations

@@ -114,7 +114,7 @@ def dvc_stages(config: ExperimentConfig) -> dict[str, Any]:
     else:
         made = {
             "data": stage(
-                "Tasks, and the expert's episodes in other worlds",
+                "Tasks, and the expert's episodes",
                 "tasks demonstrations",
                 [tasks, demonstrations],
                 ["tasks", "demonstrations"],

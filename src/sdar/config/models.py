@@ -116,15 +116,20 @@ class PolicyConfig(Section):
 
 
 class DemonstrationsConfig(Section):
-    """Expert episodes from many worlds, each with its own habits, for the warm start."""
+    """Expert episodes for the warm start: from many worlds, each with its own habits, or with real
+    data from the training tasks."""
 
     worlds: PositiveInt = 1000
-    """What a world is depends on the environment: a home, a shop, an archive of facts."""
+    """What a world is depends on the environment: a home, a shop, an archive of facts. Real data
+    have none."""
     episodes: PositiveInt = 2500
+    """Of real data: on as many training tasks, or on more where the expert does not solve some;
+    each is played once before any is played again."""
     hinted: Fraction = 0.5
     """Share of episodes whose prompt contains the skill (with that world's habits)."""
     openings: Annotated[int, Field(ge=0)] = 5000
-    """First turns, with the hint followed, of further tasks, each in a world of its own."""
+    """First turns, with the hint followed, of further tasks, each in a world of its own, or of real
+    training tasks."""
     mistakes: Fraction = 0.05
     """Share of turns at which a random action is carried out, so that recovery is shown too."""
     seed: int = 1000

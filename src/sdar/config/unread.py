@@ -33,6 +33,8 @@ def _reasons(config: ExperimentConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
             f"warm_start.{k}" for k in type(config.warm_start).model_fields if k != "enabled"
         )
         yield "warm_start.enabled is false", own
+    elif config.environment.plays_data:
+        yield "environment.data is given", ("warm_start.demonstrations.worlds",)
     if config.rollout.engine != "vllm":
         yield f"rollout.engine is {config.rollout.engine}", ("rollout.vllm",)
     if config.rollout.chosen_schedule != "continuous":

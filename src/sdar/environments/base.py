@@ -4,7 +4,7 @@ A `Task` is one thing to do (a game, a goal, a question); a `TextEnvironment` pl
 of it at a time. Both are plain data and plain text: no model, no tokens.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -149,12 +149,26 @@ class Expert(Protocol):
         ...
 
 
+class TaskExpert(Expert, Protocol):
+    """An expert beside a real training task."""
+
+    @property
+    def stuck(self) -> bool:
+        """It knows of nothing here that could still succeed: what it says is not to be imitated."""
+        ...
+
+
+MakeExpert = Callable[[Task, Observation, int], TaskExpert]
+"""An expert at the start of a task, from the task, its first observation, and a seed of the choices
+that nothing else decides."""
+
 FIRST_OPENING = 100_000_000
 """Openings are numbered from here, after all episodes of practice."""
 
 
 class Practice(Protocol):
-    """One episode of the warm start, set in a world of its own, with the expert beside it.
+    """One episode of the warm start, with the expert beside it: set in a world of its own, or of a
+    real training task.
 
     A function of (configuration, index) alone. `hinted`: the prompt holds the skill as told with
     `knowledge`, and the expert knows it too.
@@ -174,6 +188,11 @@ class Practice(Protocol):
         """What the environment said last; after construction, its first words."""
         ...
 
+    @property
+    def stuck(self) -> bool:
+        """The expert's turn here is not to be imitated (see `TaskExpert`)."""
+        ...
+
     def expert_turn(self) -> tuple[str, str]:
         """(thought, action) of the expert here."""
         ...
@@ -184,6 +203,20 @@ class Practice(Protocol):
 
     def step(self, action: str) -> Observation:
         """Act; `observation` is then the answer."""
+        ...
+
+
+class Practices(Protocol):
+    """The warm start's episodes of one configuration (see `practices.open_practices`)."""
+
+    @property
+    def tasks(self) -> int | None:
+        """How many real training tasks they are; None: each is set in a generated world."""
+        ...
+
+    def episode(self, index: int, *, opening: bool = False, slot: int = 0) -> Practice:
+        """Episode number `index`, at its start; `opening`: hinted, of a task that no other episode
+        plays as long as there are such. The next episode of the same slot ends this one."""
         ...
 
 
@@ -248,12 +281,22 @@ class EnvironmentPackage(Protocol):
         """The expert at the start of `task`; with `knowledge` it is told the habits."""
         ...
 
+    def experts(self, environment: Any, folder: Path) -> MakeExpert:
+        """The experts beside real training tasks, for the warm start. They may know the solution,
+        and say only what can be told from the episode."""
+        ...
+
+    def mistake(self, task: Task, observation: Observation, draw: Any) -> str:
+        """A possible action that nobody asked for, where the episode is; `draw` is a
+        `random.Random`."""
+        ...
+
     def names(self) -> Collection[str]:
         """Words (in lower case) that a tiny policy has to copy: each stands alone in its
         vocabulary. Numbered names ("drawer 3") do so anyway."""
         ...
 
     def practice(self, config: Any, index: int, *, opening: bool = False) -> Practice:
-        """The warm start's episode number `index`; `opening`: hinted, in a world that no other
-        episode is set in."""
+        """The warm start's episode number `index` in a generated world; `opening`: hinted, in a
+        world that no other episode is set in."""
         ...

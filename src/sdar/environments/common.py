@@ -5,7 +5,14 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdar.environments.base import Expert, Knowledge, Moment, Observation, Task
+from sdar.environments.base import (
+    Expert,
+    Knowledge,
+    MakeExpert,
+    Moment,
+    Observation,
+    Task,
+)
 from sdar.environments.chat import Message, chat
 from sdar.environments.parsing import ParsedAction, parse_action_block
 from sdar.environments.recorded import RecordedFormat
@@ -38,6 +45,14 @@ class ActionListPackage:
     def parse(self, response: str) -> ParsedAction:
         return parse_action_block(response, self.fallback_characters)
 
+    def experts(self, environment: Any, folder: Path) -> MakeExpert:
+        """None: there is no real data."""
+        raise NotImplementedError
+
+    def mistake(self, task: Task, observation: Observation, draw: random.Random) -> str:
+        """Any admissible action."""
+        return draw.choice(observation.admissible_actions)
+
     def names(self) -> Collection[str]:
         """None: what is copied is numbered, or copied as a whole action."""
         return ()
@@ -54,6 +69,7 @@ class ActionListPractice:
 
     task: Task
     hinted: bool
+    stuck = False
     observation: Observation
     _environment: Any
     _expert: Expert

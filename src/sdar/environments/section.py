@@ -40,6 +40,11 @@ class EnvironmentSection(Section):
             """What skills are looked up by."""
 
     @property
+    def plays_data(self) -> bool:
+        """The tasks are those of `data`."""
+        return self.data is not None
+
+    @property
     def known_panels(self) -> tuple[str, ...]:
         """What evaluation.panels may name; empty where the data decide."""
         return self.usual_panels

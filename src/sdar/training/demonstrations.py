@@ -1,9 +1,12 @@
 """Expert episodes for the warm start: many worlds, each with its own habits, with and without hint.
 
 Here the policy learns the form of a response, how to act, and to *follow* a hint; the habits of the
-one world it is later trained in are left for reinforcement learning to find.
+one world it is later trained in are left for reinforcement learning to find. With real data the
+expert plays the training tasks: they have no habits that a plain episode could give away, and what
+is left to find is how to act in states that the expert never comes to.
 """
 
+import logging
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,15 +23,21 @@ from sdar.environments.base import (
     Moment,
     PastTurn,
     Practice,
+    Practices,
 )
 from sdar.environments.chat import Message, chat
 from sdar.environments.packages import environment_package
+from sdar.environments.practices import open_practices
 from sdar.errors import SdarError
 from sdar.files.tables import read_table
 from sdar.files.whole import write_folder, write_parquet
 from sdar.progress import Progress
 from sdar.skills.library import SkillLibrary
 
+log = logging.getLogger("sdar.training")
+LEAST_SOLVED = 0.1
+"""Of the real tasks that the expert plays. Of fewer, what is wrong with them should be known first:
+what is left to imitate would be their easiest."""
 Libraries = Callable[[Knowledge | None], SkillLibrary]
 _COLUMNS = pa.schema(
     {
@@ -59,12 +68,20 @@ class Player:
     """Plays one practice episode and knows, at every turn, what the expert would do."""
 
     def __init__(
-        self, config: ExperimentConfig, index: int, libraries: Libraries, *, opening: bool = False
+        self,
+        config: ExperimentConfig,
+        practices: Practices,
+        index: int,
+        libraries: Libraries,
+        *,
+        opening: bool = False,
+        slot: int = 0,
     ) -> None:
+        """See `Practices.episode`."""
         self.package: EnvironmentPackage = environment_package(config.environment.name)
         self.episode = FIRST_OPENING + index if opening else index
         self.window = config.environment.history
-        self.practice: Practice = self.package.practice(config, index, opening=opening)
+        self.practice: Practice = practices.episode(index, opening=opening, slot=slot)
         task_type = self.practice.task.task_type
         self.skill: str | None = None
         if self.practice.hinted:
@@ -98,19 +115,45 @@ class Player:
 
 
 def expert_episode(
-    config: ExperimentConfig, index: int, libraries: Libraries
+    config: ExperimentConfig, practices: Practices, index: int, libraries: Libraries
 ) -> Iterator[Demonstration]:
     """One episode by the expert, with mistakes put in, so that recovery is imitated too.
 
     A mistake is a possible action carried out in place of the expert's, at turns drawn with
     probability `demonstrations.mistakes`; the label is always the expert's own.
     """
-    player = Player(config, index, libraries)
-    rng = random.Random(f"mistakes/{config.warm_start.demonstrations.seed}/{index}")
-    for _ in range(config.environment.max_turns + 2):
+    player = Player(config, practices, index, libraries)
+    yield from _play(config, player, config.environment.max_turns + 2)
+
+
+def solved_episode(
+    config: ExperimentConfig,
+    practices: Practices,
+    index: int,
+    libraries: Libraries,
+    *,
+    opening: bool = False,
+) -> list[Demonstration]:
+    """`expert_episode`, or nothing where the expert does not succeed within the turns there are: a
+    failure is not to be imitated. Of an opening, the first turn."""
+    player = Player(config, practices, index, libraries, opening=opening)
+    turns = list(_play(config, player, config.environment.max_turns, mistaken=not opening))
+    if not player.practice.observation.won:
+        return []
+    return turns[:1] if opening else turns
+
+
+def _play(
+    config: ExperimentConfig, player: Player, most_turns: int, mistaken: bool = True
+) -> Iterator[Demonstration]:
+    settings = config.warm_start.demonstrations
+    rng = random.Random(f"mistakes/{settings.seed}/{player.episode}")
+    for _ in range(most_turns):
+        if player.practice.stuck:
+            return
         turn, action = player.demonstrate()
         yield turn
-        if rng.random() < config.warm_start.demonstrations.mistakes:
+        if mistaken and rng.random() < settings.mistakes:
             action = player.practice.mistake(rng)
         if player.step(action):
             return
@@ -133,16 +176,9 @@ def make_demonstrations(config: ExperimentConfig, layout: Layout) -> None:
     """Write `demonstrations.parquet` and the tokenizer trained on it."""
     from sdar.policy.tokenizer import train_tokenizer
 
-    libraries = library_of(config)
-    count = config.warm_start.demonstrations.episodes
-    turns: list[Demonstration] = []
-    for index in Progress(range(count), desc="demonstrations", unit="episode"):
-        turns.extend(expert_episode(config, index, libraries))
-    openings = range(config.warm_start.demonstrations.openings)
-    for number in Progress(openings, desc="openings", unit="task"):
-        # A world that nothing else is set in: its library is not worth keeping.
-        player = Player(config, number, library_of(config), opening=True)
-        turns.append(player.demonstrate()[0])
+    with open_practices(config, layout) as practices:
+        show = in_worlds if practices.tasks is None else on_tasks
+        turns = show(config, practices)
     tiny = config.policy.tiny
     names = environment_package(config.environment.name).names()
     corpus = [as_text(turn) for turn in turns]
@@ -154,6 +190,64 @@ def make_demonstrations(config: ExperimentConfig, layout: Layout) -> None:
 
     layout.demonstrations.parent.mkdir(parents=True, exist_ok=True)
     write_folder(layout.demonstrations, fill)
+
+
+def in_worlds(config: ExperimentConfig, practices: Practices) -> list[Demonstration]:
+    """The demonstrations in generated worlds."""
+    libraries = library_of(config)
+    settings = config.warm_start.demonstrations
+    turns: list[Demonstration] = []
+    for index in Progress(range(settings.episodes), desc="demonstrations", unit="episode"):
+        turns.extend(expert_episode(config, practices, index, libraries))
+    for number in Progress(range(settings.openings), desc="openings", unit="task"):
+        # A world that nothing else is set in: its library is not worth keeping.
+        player = Player(config, practices, number, library_of(config), opening=True)
+        turns.append(player.demonstrate()[0])
+    return turns
+
+
+def on_tasks(config: ExperimentConfig, practices: Practices) -> list[Demonstration]:
+    """The demonstrations on real training tasks that the expert solves.
+
+    For one that it does not solve another is played, until each has had its turn. Raises
+    `SdarError` where it solves hardly any.
+    """
+    libraries = library_of(config)
+    settings = config.warm_start.demonstrations
+    turns: list[Demonstration] = []
+    solved = played = 0
+    with Progress(total=settings.episodes, desc="demonstrations", unit="episode") as bar:
+        for index in range(max(settings.episodes, practices.tasks or 0)):
+            if solved == settings.episodes:
+                break
+            shown = solved_episode(config, practices, index, libraries)
+            played += 1
+            solved += bool(shown)
+            turns += shown
+            bar.update(bool(shown))
+    _check_solved(config, solved, played)
+    for number in Progress(range(settings.openings), desc="openings", unit="task"):
+        turns += solved_episode(config, practices, number, libraries, opening=True)
+    return turns
+
+
+def _check_solved(config: ExperimentConfig, solved: int, played: int) -> None:
+    """Say how many tasks were left out; refuse where hardly any are left."""
+    environment = config.environment
+    if not solved or solved < LEAST_SOLVED * played:
+        raise SdarError(
+            f"environment.data: the expert solves {solved} of the first {played} training tasks of "
+            f"{environment.data} within environment.max_turns ({environment.max_turns}), too few "
+            "to imitate: raise environment.max_turns, give data (and, where tasks are questions, "
+            "passages) that the tasks can be solved from, or set warm_start.enabled to false"
+        )
+    if solved < played:
+        log.warning(
+            "demonstrations: the expert did not solve %d of the %d training tasks that it played "
+            "within environment.max_turns (%d); they are left out, and %d episodes of %d are shown",
+            *(played - solved, played, environment.max_turns, solved),
+            config.warm_start.demonstrations.episodes,
+        )
 
 
 def as_text(turn: Demonstration) -> str:

@@ -19,6 +19,7 @@ import torch
 from sdar.config import ExperimentConfig, Layout
 from sdar.config.stages import content_digests
 from sdar.environments.packages import environment_package
+from sdar.environments.practices import open_practices
 from sdar.errors import SdarError
 from sdar.files.digest import file_digest, json_digest
 from sdar.files.lock import only_writer
@@ -156,7 +157,7 @@ def _warm_start(config: ExperimentConfig, layout: Layout) -> None:
 
         for phase in plan:
             if phase.round:
-                own = own_episodes(config, folder, phase, model, tokenizer, libraries, done, played)
+                own = own_episodes(config, layout, phase, model, tokenizer, libraries, done, played)
                 relabelled += [as_sample(tokenizer, turn) for turn in own]
             if done >= phase.first_update + phase.schedule.updates:
                 continue
@@ -243,7 +244,7 @@ def as_sample(tokenizer: Any, turn: Demonstration) -> Sample:
 
 def own_episodes(
     config: ExperimentConfig,
-    folder: Path,
+    layout: Layout,
     phase: Phase,
     model: torch.nn.Module,
     tokenizer: Any,
@@ -257,6 +258,7 @@ def own_episodes(
     from the file they were written to. `played` has the digests of these files; a new one's is
     added.
     """
+    folder = layout.warm_start
     path = folder / "relabelled" / f"round-{phase.round}.parquet"
     if done > phase.first_update:
         checkpoints = folder / "checkpoints"
@@ -267,8 +269,12 @@ def own_episodes(
         return turns
     dagger = config.warm_start.dagger
     first = FIRST_OWN_EPISODE + (phase.round - 1) * dagger.episodes
-    players = [Player(config, first + number, libraries) for number in range(dagger.episodes)]
-    turns = play_and_relabel(config, players, model, tokenizer, step=-phase.round)
+    with open_practices(config, layout) as practices:
+        players = [
+            Player(config, practices, first + number, libraries, slot=number)
+            for number in range(dagger.episodes)
+        ]
+        turns = play_and_relabel(config, players, model, tokenizer, step=-phase.round)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_demonstrations(path, turns)
     played[path.name] = file_digest(path)
@@ -289,7 +295,8 @@ def play_and_relabel(
     turns: list[Demonstration] = []
     live = list(range(len(players)))
     for index in range(config.environment.max_turns):
-        turns += [players[slot].demonstrate()[0] for slot in live]
+        at = [players[slot] for slot in live]
+        turns += [player.demonstrate()[0] for player in at if not player.practice.stuck]
         still = []
         for start in range(0, len(live), config.rollout.batch):
             slots = live[start : start + config.rollout.batch]

@@ -11,6 +11,7 @@ import pytest
 from sdar.config import Layout, parse_config
 from sdar.environments.alfworld.practice import practice
 from sdar.environments.base import FIRST_OPENING
+from sdar.environments.practices import WorldPractices
 from sdar.errors import SdarError
 from sdar.training.demonstrations import (
     Player,
@@ -41,12 +42,18 @@ def configuration(**demonstrations):
 
 CONFIG = configuration()
 SKILLS = library_of(CONFIG)
-EPISODES = {index: list(expert_episode(CONFIG, index, SKILLS)) for index in range(60)}
+
+
+def shown(config, index):
+    return list(expert_episode(config, WorldPractices(config), index, library_of(config)))
+
+
+EPISODES = {index: shown(CONFIG, index) for index in range(60)}
 
 
 def played(config, index):
     """The labels of an episode played again by hand, with what was admissible at each turn."""
-    player = Player(config, index, SKILLS)
+    player = Player(config, WorldPractices(config), index, SKILLS)
     rng = random.Random(f"mistakes/{config.warm_start.demonstrations.seed}/{index}")
     while True:
         turn, action = player.demonstrate()
@@ -77,11 +84,11 @@ def test_episodes_count_their_turns_and_end():
 
 def test_without_mistakes_every_label_is_carried_out():
     config = configuration(mistakes=0.0)
-    turns = list(expert_episode(config, 3, SKILLS))
+    turns = shown(config, 3)
     for before, after in pairwise(turns):
         action = before.response.split("<action>")[1].removesuffix("</action>")
         assert f"You did: {action}" in after.messages[-1]["content"]
-    always = list(expert_episode(configuration(mistakes=1.0), 3, SKILLS))
+    always = shown(configuration(mistakes=1.0), 3)
     assert [t.response for t in always] != [t.response for t in turns]
 
 
@@ -133,9 +140,9 @@ def test_homes_are_not_those_one_trains_in():
 
 
 def test_episodes_are_functions_of_configuration_and_number():
-    again = list(expert_episode(CONFIG, 7, library_of(CONFIG)))
+    again = shown(CONFIG, 7)
     assert again == EPISODES[7]
-    other = list(expert_episode(configuration(seed=7), 7, SKILLS))
+    other = shown(configuration(seed=7), 7)
     assert other != EPISODES[7]
 
 
@@ -158,9 +165,9 @@ def test_stage_writes_the_same_files_twice(tmp_path):
     for name in files:
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
     turns = read_demonstrations(folders[0] / "demonstrations.parquet")
-    shown = [t for index in range(12) for t in expert_episode(config, index, SKILLS)]
-    assert turns[: len(shown)] == shown
-    assert len(turns) == len(shown) + 9
+    first = [turn for index in range(12) for turn in shown(config, index)]
+    assert turns[: len(first)] == first
+    assert len(turns) == len(first) + 9
 
 
 def test_openings_are_hinted_first_turns_in_homes_of_their_own():
@@ -171,7 +178,8 @@ def test_openings_are_hinted_first_turns_in_homes_of_their_own():
     assert len({case.task.id for case in cases}) == 30
     assert len({case.game.task_type for case in cases}) == 6
     for number in range(30):
-        turn, action = Player(CONFIG, number, SKILLS, opening=True).demonstrate()
+        player = Player(CONFIG, WorldPractices(CONFIG), number, SKILLS, opening=True)
+        turn, action = player.demonstrate()
         assert turn.episode == FIRST_OPENING + number
         assert (turn.turn, turn.hinted, turn.messages[0]["role"]) == (0, True, "system")
         assert f"'{action}'" in turn.messages[-1]["content"]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from sdar.environments.alfworld.practice import GameExpert, practice
+from sdar.environments.alfworld.practice import GameExpert, experts, practice
 from sdar.environments.alfworld.prompt import build_messages
 from sdar.environments.alfworld.replay import FORMATS
 from sdar.environments.alfworld.tasks import HOME_FILE, make_tasks, read_home
@@ -24,6 +24,7 @@ class AlfworldPackage(ActionListPackage):
     build_messages = staticmethod(build_messages)
     expert = staticmethod(GameExpert)
     practice = staticmethod(practice)
+    experts = staticmethod(experts)
 
     def open_pool(self, environment: Any, folder: Path) -> EnvironmentPool:
         from sdar.environments.alfworld.engine.pool import make_pool

@@ -4,6 +4,7 @@ Played in the text-equal simulator; training and evaluation use the engine.
 """
 
 import random
+from pathlib import Path
 from typing import Any
 
 from sdar.environments.alfworld.expert import ExplorerExpert
@@ -12,8 +13,16 @@ from sdar.environments.alfworld.world.abstract import Game
 from sdar.environments.alfworld.world.generator import abstract_game
 from sdar.environments.alfworld.world.home import Home
 from sdar.environments.alfworld.world.simulator import SimulatedEnvironment
-from sdar.environments.base import FIRST_OPENING, Knowledge, Observation, Task
+from sdar.environments.base import (
+    FIRST_OPENING,
+    Knowledge,
+    MakeExpert,
+    Observation,
+    Task,
+    TaskExpert,
+)
 from sdar.environments.common import ActionListPractice
+from sdar.errors import SdarError
 
 # Homes of demonstrations are numbered from here, far from any home one would train in.
 FIRST_HOME = 1_000_000
@@ -21,6 +30,9 @@ FIRST_HOME = 1_000_000
 
 class GameExpert:
     """The explorer beside one game; `home` where it is told the habits."""
+
+    stuck = False
+    """There is always a place to look into, and if all are known, again."""
 
     def __init__(
         self, task: Task, first: Observation, knowledge: Knowledge | None, seed: int = 0
@@ -34,6 +46,33 @@ class GameExpert:
 
     def observe(self, action: str, observation: Observation) -> None:
         self._seen.update(action, observation)
+
+
+class Bystander:
+    """Beside a game whose task is in people's own words: nobody says what to do there."""
+
+    stuck = True
+
+    def __init__(self, first: Observation) -> None:
+        self._offered = first.admissible_actions
+
+    def act(self) -> tuple[str, str]:
+        return "nothing to say", self._offered[0]
+
+    def observe(self, action: str, observation: Observation) -> None:
+        self._offered = observation.admissible_actions
+
+
+def experts(environment: Any, folder: Path) -> MakeExpert:
+    """See `base.EnvironmentPackage`."""
+
+    def make(task: Task, first: Observation, seed: int) -> TaskExpert:
+        try:
+            return GameExpert(task, first, None, seed)
+        except SdarError:  # `sdar tasks` has said how many there are
+            return Bystander(first)
+
+    return make
 
 
 class GamePractice(ActionListPractice):

@@ -4,12 +4,17 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sdar.environments.base import EnvironmentPackage, EnvironmentPool
+from sdar.environments.base import (
+    EnvironmentPackage,
+    EnvironmentPool,
+    MakeExpert,
+)
 from sdar.environments.searchqa import prompt
 from sdar.environments.searchqa.engine import environment as engine
+from sdar.environments.searchqa.evidence_expert import EvidenceExpert
 from sdar.environments.searchqa.expert import ArchiveExpert
 from sdar.environments.searchqa.parsing import parse_action
-from sdar.environments.searchqa.practice import practice
+from sdar.environments.searchqa.practice import mistake, practice
 from sdar.environments.searchqa.replay import FORMATS
 from sdar.environments.searchqa.tasks import (
     ARCHIVE_FILE,
@@ -38,6 +43,7 @@ class SearchqaPackage:
     expert = staticmethod(ArchiveExpert)
     names = staticmethod(small_names)
     practice = staticmethod(practice)
+    mistake = staticmethod(mistake)
 
     def open_pool(self, environment: Any, folder: Path) -> EnvironmentPool:
         from sdar.environments.searchqa.engine.data import by_id
@@ -50,6 +56,10 @@ class SearchqaPackage:
             environment.retriever.top_k,
             aside=environment.retriever.kind == "http",
         )
+
+    def experts(self, environment: Any, folder: Path) -> MakeExpert:
+        targets = {question.id: question.targets for question in stored_questions(folder)}
+        return lambda task, first, seed: EvidenceExpert(task, first, targets[task.id])
 
     def response(self, thought: str, action: str) -> str:
         """With a space after the opening tag: a word is then the token it is in a passage, and

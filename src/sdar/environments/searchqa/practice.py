@@ -5,6 +5,7 @@ training and evaluation hold the real ones.
 """
 
 import random
+import re
 from collections.abc import Iterable
 from functools import cache, lru_cache
 from typing import Any
@@ -36,6 +37,8 @@ Candidate = tuple[Asked, Fact]
 
 class QuestionPractice:
     """One generated question with the expert beside it. See `base.Practice`."""
+
+    stuck = False
 
     def __init__(
         self, index: int, asked: Asked, answer: Fact, archive: Archive, settings: Any, hinted: bool
@@ -74,6 +77,14 @@ class QuestionPractice:
         self.observation = begun
         self._expert.observe(action, begun)
         return begun
+
+
+def mistake(task: Task, observation: Observation, draw: random.Random) -> str:
+    """For a real question: a search for some of its words, where one is left."""
+    if len(observation.admissible_actions) < 2:
+        return f"<answer>{UNKNOWN}</answer>"
+    asked = re.sub(r"[<>]", " ", task.instruction).split()
+    return f"<search>{' '.join(draw.sample(asked, min(2, len(asked))))}</search>"
 
 
 def practice(config: Any, index: int, *, opening: bool = False) -> QuestionPractice:

@@ -44,6 +44,11 @@ class TextworldExpressConfig(EnvironmentSection):
     """Nothing to give: the engine makes its games from seeds."""
 
     @property
+    def plays_data(self) -> bool:
+        """There is no data to play."""
+        return False
+
+    @property
     def task_types(self) -> tuple[str, ...]:
         """What skills are looked up by."""
         return self.games

@@ -4,12 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sdar.environments.base import EnvironmentPackage, EnvironmentPool, Task
+from sdar.environments.base import (
+    EnvironmentPackage,
+    EnvironmentPool,
+    MakeExpert,
+    Observation,
+    Task,
+)
 from sdar.environments.common import ActionListPackage
 from sdar.environments.pools import InProcessPool
 from sdar.environments.webshop.engine.environment import WebshopEnvironment
 from sdar.environments.webshop.expert import make_expert
-from sdar.environments.webshop.practice import practice
+from sdar.environments.webshop.goal_expert import GoalExpert
+from sdar.environments.webshop.practice import mistake, practice
 from sdar.environments.webshop.prompt import build_messages
 from sdar.environments.webshop.replay import FORMATS
 from sdar.environments.webshop.tasks import SHOP_FILE, make_tasks, open_catalogue, read_shop
@@ -30,6 +37,7 @@ class WebshopPackage(ActionListPackage):
     expert = staticmethod(make_expert)
     names = staticmethod(shop_words)
     practice = staticmethod(practice)
+    mistake = staticmethod(mistake)
 
     def make_tasks(
         self, environment: Any, panels: Sequence[str], folder: Path
@@ -40,6 +48,15 @@ class WebshopPackage(ActionListPackage):
         """All episodes on one catalogue, in this process."""
         catalogue = open_catalogue(environment, folder)
         return InProcessPool(lambda: WebshopEnvironment(catalogue, environment.observation))
+
+    def experts(self, environment: Any, folder: Path) -> MakeExpert:
+        catalogue = open_catalogue(environment, folder)
+
+        def make(task: Task, first: Observation, seed: int) -> GoalExpert:
+            goal = catalogue.goal(task.id.rpartition("/")[2])
+            return GoalExpert(task, first, goal, catalogue.by_asin(goal.asin).options)
+
+        return make
 
     def is_admissible(self, action: str, admissible_actions: Sequence[str]) -> bool:
         """As listed; where a search is offered, with any words."""

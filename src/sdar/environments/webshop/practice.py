@@ -8,7 +8,7 @@ import random
 from functools import lru_cache
 from typing import Any
 
-from sdar.environments.base import FIRST_OPENING, Task
+from sdar.environments.base import FIRST_OPENING, Observation, Task
 from sdar.environments.common import ActionListPractice
 from sdar.environments.webshop.engine.catalogue import Catalogue
 from sdar.environments.webshop.engine.environment import WebshopEnvironment
@@ -35,17 +35,21 @@ class ShopPractice(ActionListPractice):
         self._expert = make_expert(task, self.observation, shop if hinted else None, index)
 
     def mistake(self, draw: random.Random) -> str:
-        """Any click but the one that ends the episode, or a search in the customer's words."""
-        clicks = [
-            action
-            for action in self.observation.admissible_actions
-            if action.startswith("click[") and action != "click[buy now]"
-        ]
-        if clicks:
-            return draw.choice(clicks)
-        words = self.task.instruction.replace(",", "").split()[2:5]
-        draw.shuffle(words)
-        return f"search[{' '.join(words)}]"
+        return mistake(self.task, self.observation, draw)
+
+
+def mistake(task: Task, observation: Observation, draw: random.Random) -> str:
+    """Any click but the one that ends the episode, or a search in the customer's words."""
+    clicks = [
+        action
+        for action in observation.admissible_actions
+        if action.startswith("click[") and action != "click[buy now]"
+    ]
+    if clicks:
+        return draw.choice(clicks)
+    words = task.instruction.replace(",", "").split()[2:5]
+    draw.shuffle(words)
+    return f"search[{' '.join(words)}]"
 
 
 def practice(config: Any, index: int, *, opening: bool = False) -> ShopPractice:
