@@ -23,7 +23,7 @@ from sdar.memory import estimate as estimating
 from sdar.memory.estimate import MemoryEstimate, estimate
 from sdar.methods.declarations import get_method
 from sdar.policy.log_probs import PolicyScorer
-from sdar.policy.micro_batches import pad_batch
+from sdar.policy.micro_batches import pad_batch, prefill_tokens
 from sdar.policy.recomputation import recompute_layers
 from sdar.policy.shape import ModelShape, shape_of_config
 from sdar.rollout.engines.transformers import TransformersEngine
@@ -212,7 +212,7 @@ def test_cache_of_the_rollout_to_the_byte(family: str, dtype: str) -> None:
     tokens = SAMPLES * (PROMPT + RESPONSE)
     each = cache_of_token(shape(family), as_precision(dtype, sharded=False))
     assert engine.cached == tokens * each
-    assert engine.prefill_tokens == estimating.PREFILL_TOKENS
+    assert engine.prefill_tokens == prefill_tokens("cpu")
 
 
 def test_checkpointing() -> None:

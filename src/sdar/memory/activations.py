@@ -81,9 +81,8 @@ def head_gradient(shape: ModelShape, precision: Precision) -> int:
 
 
 def cache_of_token(shape: ModelShape, precision: Precision) -> int:
-    """Bytes per token in the engine's cache, over all layers. Under autocast, rotated keys have the
-    stream's type; values come straight from a linear layer."""
-    return shape.layers * shape.keys * (precision.stream + precision.compute)
+    """Bytes per token in the engine's cache, over all layers, in the type attention computes in."""
+    return shape.layers * shape.keys * 2 * precision.compute
 
 
 def chunk_logits(shape: ModelShape, response_tokens: int, most: int) -> int:

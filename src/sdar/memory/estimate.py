@@ -21,13 +21,11 @@ from sdar.memory import activations
 from sdar.memory.activations import FLOAT32, Precision
 from sdar.methods.declarations import Method
 from sdar.policy.log_probs import CHUNK_LOGITS
-from sdar.policy.micro_batches import CPU_TOKENS
+from sdar.policy.micro_batches import CPU_TOKENS, prefill_tokens
 from sdar.policy.shape import ModelShape
 from sdar.policy.sharding import wants_sharding
 
 GIB = 2**30
-PREFILL_TOKENS = 4096
-"""Padded tokens the transformers engine prefills at once."""
 GATHERED_LAYERS = 2
 """FSDP2 gathers the next layer while one computes."""
 CUDA_BYTES = GIB
@@ -179,21 +177,22 @@ class _Job:
         rows = min(rollout.batch, episodes)
         prompt = self.prompt_tokens
         tokens = rows * (prompt + self.config.policy.max_response_tokens)
+        block = prefill_tokens("cuda" if self.on_gpu else "cpu")
         cache = tokens * activations.cache_of_token(shape, precision)
         parts = {
             # A layer's buffers exist twice while finished rows leave.
             "cache": cache + cache // shape.layers,
             # Prompts are read, then tokens are drawn.
             "activations": max(
-                min(max(PREFILL_TOKENS, prompt), rows * prompt)
-                * activations.passing(shape, precision),
+                min(max(block, prompt), rows * prompt) * activations.passing(shape, precision),
                 rows * shape.vocabulary * activations.LOGIT_SAMPLING,
             ),
         }
         if self.sharded:
             parts["engine"] = precision.compute * shape.parameters
         elif precision.casts:
-            parts["computing copies"] = precision.compute * shape.head_parameters
+            # Converted at the first token and kept. (Frozen weights are, token after token.)
+            parts["computing copies"] = self.casted
         return parts
 
     def scoring(self) -> Parts:

@@ -13,6 +13,13 @@ from torch import Tensor
 
 CPU_TOKENS = 4096
 """Padded tokens of a pass on a CPU: what stays in its caches."""
+GPU_PREFILL_TOKENS = 32_768
+"""Padded tokens of prompts that an engine reads at once on a GPU: enough to fill it."""
+
+
+def prefill_tokens(device: str) -> int:
+    """Padded tokens of prompts that an engine reads at once on this type of device."""
+    return CPU_TOKENS if device == "cpu" else GPU_PREFILL_TOKENS
 
 
 @dataclass(frozen=True)

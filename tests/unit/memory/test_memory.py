@@ -64,7 +64,7 @@ def test_ranks_share_weights_gradients_moments_and_reference() -> None:
         assert parts(eight, "update")[name] == -(-parts(one, "update")[name] // 8)
     # Each rank plays an eighth of the 64 episodes.
     caches = [parts(each, "rollout")["cache"] for each in (one, eight)]
-    assert caches[1] < caches[0] / 4
+    assert caches[1] == pytest.approx(caches[0] / 4)
     # The engine is a whole copy in bfloat16.
     assert parts(eight, "rollout")["engine"] == 2 * SEVEN
     assert "engine" not in parts(one, "rollout")

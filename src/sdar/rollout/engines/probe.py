@@ -75,7 +75,7 @@ def _difference(engine_class: Any, model: Any, path: SamplingPath, samples: Samp
     prompts, ends = samples.prompts, frozenset(range(0, vocabulary_of(model), 8))
     engine = engine_class(model, None, ends=ends, path=path)
     keys = [(0, 0, slot, 0) for slot in range(len(prompts))]
-    with torch.inference_mode():
+    with torch.no_grad():
         found = engine.generate(prompts, keys, max_new_tokens=NEW_TOKENS, temperature=1.0)
     pairs = list(zip(prompts, found, strict=True))
     if hasattr(engine, "submit"):

@@ -1,7 +1,7 @@
 """Sampling with a Hugging Face model: a decode loop on a key-value cache of its own.
 
 Faster than `generate` for many short responses: identical prompts are prefilled once; prompts are
-prefilled in order of length in blocks small enough for the CPU's caches, padded on the right and so
+prefilled in order of length in blocks that suit the device, padded on the right and so
 without a mask; the last layer computes one position per prompt; rows of the cache have their own
 lengths, so that nothing is padded on the left; rows leave when finished; sampling is one cumulative
 sum and one binary search.
@@ -21,6 +21,9 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from sdar.policy.chat import end_token_ids
+from sdar.policy.log_probs import computing_dtype
+from sdar.policy.micro_batches import prefill_tokens
+from sdar.policy.paths import takes
 from sdar.policy.trunk import hidden_states_at
 from sdar.rollout.engines.base import Generation, Key, uniforms
 from sdar.rollout.engines.own_cache import OwnCaches
@@ -30,9 +33,10 @@ from sdar.rollout.engines.probe import SamplingPath, sampling_path
 class TransformersEngine:
     """Implements `RolloutEngine` on the trainer's own model: new weights need no transfer.
 
-    `prefill_tokens` bounds one prefill block. A token of `ends` ends a response; None: the model's
-    own end-of-response tokens. `longest` is the most tokens of a prompt with its response, where
-    it is known; `path` how the model is decoded; None: what is tried first finds out.
+    `prefill_tokens` bounds one prefill block; None: what suits the device. A token of `ends` ends a
+    response; None: the model's own end-of-response tokens. `longest` is the most tokens of a prompt
+    with its response, where it is known; `path` how the model is decoded; None: what is tried first
+    finds out.
     """
 
     def __init__(
@@ -40,7 +44,7 @@ class TransformersEngine:
         model: Any,
         tokenizer: Any,
         *,
-        prefill_tokens: int = 4096,
+        prefill_tokens: int | None = None,
         ends: frozenset[int] | None = None,
         longest: int | None = None,
         path: SamplingPath | None = None,
@@ -48,10 +52,10 @@ class TransformersEngine:
         self.model = model
         self.longest = longest
         self.path: SamplingPath = path or sampling_path(type(self), model, longest)
-        self.prefill_tokens = prefill_tokens
+        self.prefill_tokens = prefill_tokens or self._suitable_block()
         self.ends = end_token_ids(model, tokenizer) if ends is None else ends
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: there autocast converts every weight at every token
     def generate(
         self,
         prompt_ids: list[list[int]],
@@ -98,6 +102,12 @@ class TransformersEngine:
                 rows, running, chosen = rows[kept], running[kept], chosen[kept]
             hidden = self._decode(chosen, cache)
         return [Generation(t, p) for t, p in zip(tokens, log_probs, strict=True)]
+
+    def _suitable_block(self) -> int:
+        """Padded tokens of a prefill block."""
+        last_logits_only = self.path == "fast" or takes(self.model, "logits_to_keep")
+        # Where a forward gives the logits of all tokens, a larger block has no room.
+        return prefill_tokens(self.model.device.type if last_logits_only else "cpu")
 
     def _own_caches(self) -> OwnCaches | None:
         if self.path == "fast":
@@ -186,7 +196,8 @@ def _blocks(sorted_lengths: list[int], token_limit: int) -> list[slice]:
 
 
 class RowCache(DynamicCache):
-    """Keys and values in one buffer per layer, `[B, key-value heads, T, head size]`.
+    """Keys and values in one buffer per layer, `[B, key-value heads, T, head size]`, in the type
+    that attention computes in: under autocast, rotated keys come in another.
 
     A new token is written behind its row's last one. `fill` routes the next prefill block to its
     rows; `advance` starts a decode step.
@@ -230,16 +241,19 @@ class RowCache(DynamicCache):
         if layer == len(self.buffers):
             shape = (len(self.lengths), key.shape[1], self.capacity, key.shape[3])
             # Zeros: what is masked out must still be finite.
-            self.buffers.append((key.new_zeros(shape), value.new_zeros(shape)))
+            dtype = computing_dtype(key)
+            self.buffers.append(
+                (key.new_zeros(shape, dtype=dtype), value.new_zeros(shape, dtype=dtype))
+            )
         keys, values = self.buffers[layer]
         if self._target is not None:
             rows, lines = self._target
-            keys[rows, :, : key.shape[2]] = key[lines]
-            values[rows, :, : value.shape[2]] = value[lines]
+            keys[rows, :, : key.shape[2]] = key[lines].to(keys.dtype)
+            values[rows, :, : value.shape[2]] = value[lines].to(values.dtype)
             return key, value
         every = torch.arange(len(self._positions), device=key.device)
-        keys[every, :, self._positions] = key[:, :, 0]
-        values[every, :, self._positions] = value[:, :, 0]
+        keys[every, :, self._positions] = key[:, :, 0].to(keys.dtype)
+        values[every, :, self._positions] = value[:, :, 0].to(values.dtype)
         count = len(every)  # a buffer may have more rows
         return keys[:count, :, : self._width], values[:count, :, : self._width]
 

@@ -71,7 +71,7 @@ class ContinuousTransformersEngine(TransformersEngine):
         self._asked.append(_Row(name, self._number, prompt_ids, draws, temperature))
         self._number += 1
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def advance(self) -> list[tuple[int, Generation]]:
         """See `ContinuousEngine.advance`."""
         if not (self._live or self._asked):
