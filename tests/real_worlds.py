@@ -1,8 +1,12 @@
 """Data in the form of the real ones, made here: small games, a shop, questions with passages."""
 
 import json
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from pretrained_world import save_model
 
 from sdar.config import ExperimentConfig, Layout, parse_config
 from sdar.environments.alfworld.config import ALFWORLD_TASK_TYPES
@@ -19,7 +23,16 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "webshop": {"goals": {"train": 60, "test": 20}},
     "searchqa": {},
 }
+LIMITS = {"max_prompt_tokens": 20000, "max_teacher_prompt_tokens": 30000}
 PANELS = {"alfworld": "valid_seen", "webshop": "test", "searchqa": "test"}
+
+
+@cache
+def a_model() -> "tempfile.TemporaryDirectory[str]":
+    """The folder of a model, of which demonstrations take the tokenizer."""
+    folder = tempfile.TemporaryDirectory()
+    save_model(Path(folder.name), max_position_embeddings=2**16)
+    return folder
 
 
 def data_of(name: str, folder: Path) -> dict[str, Any]:
@@ -38,7 +51,7 @@ def configured(
             "experiment": "real",
             "environment": {"name": name, **SECTIONS[name], **keys},
             "evaluation": {"panels": [panel or PANELS[name]]},
-            "policy": {"model": "some/model"},
+            "policy": {"model": a_model().name, **LIMITS},
             "warm_start": {"enabled": False, "demonstrations": counts},
         }
     )

@@ -13,7 +13,7 @@ import pytest
 from sdar.config import Layout, parse_config
 from sdar.errors import SdarError
 from sdar.training.demonstrations import make_demonstrations, read_demonstrations
-from sdar.training.warm_start import load_tokenizer
+from sdar.training.warm_tokenizer import load_own_tokenizer
 
 # Runs cases of PLACE KIND in one process, each in a folder of its own, and says how they end.
 SCRIPT = """
@@ -134,7 +134,7 @@ def test_a_tokenizer_that_is_none(name, damage, demonstrated, tmp_path):
     if damage != "deleted":
         (folder / name).write_bytes(BYTES[damage])
     with pytest.raises(SdarError, match=r"tokenizer cannot be read .*`sdar demonstrations`"):
-        load_tokenizer(folder)
+        load_own_tokenizer(folder)
 
 
 def test_no_space_for_demonstrations(demonstrated, tmp_path, file_size_limit):

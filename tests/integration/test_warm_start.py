@@ -22,6 +22,7 @@ from sdar.policy.loading import load_policy
 from sdar.rollout.engines.transformers import TransformersEngine
 from sdar.training import warm_start as stage
 from sdar.training.demonstrations import make_demonstrations, read_demonstrations
+from sdar.training.relabelling import FIRST_OWN_EPISODE
 
 # Not importorskip: importing alfworld creates a data folder in the user's home.
 if find_spec("alfworld") is None:
@@ -160,7 +161,7 @@ def test_own_episodes_are_labelled_turn_by_turn_with_and_without_the_hint(finish
     for number in (1, 2):
         turns = read_demonstrations(finished / "relabelled" / f"round-{number}.parquet")
         episodes = {turn.episode for turn in turns}
-        first = stage.FIRST_OWN_EPISODE + (number - 1) * 4
+        first = FIRST_OWN_EPISODE + (number - 1) * 4
         assert episodes == set(range(first, first + 4))
         for episode in episodes:
             own = [turn for turn in turns if turn.episode == episode]

@@ -80,12 +80,13 @@ def tasks(config: ConfigOption = CONFIG, root: RootOption = ROOT) -> None:
 @app.command()
 @friendly
 def demonstrations(config: ConfigOption = CONFIG, root: RootOption = ROOT) -> None:
-    """(2) Make the expert's episodes and the tokenizer the tiny policy learns from.
+    """(2) Make the expert's episodes that the policy learns from.
 
     Reads `warm_start.demonstrations`: the episodes are set in worlds other than the experiment's.
     With real data (environment.data) the expert plays the training tasks that `sdar tasks` has
     listed, and no panel's; those that it does not solve are left out, and the log says how many.
-    Writes data/EXPERIMENT/demonstrations: demonstrations.parquet and tokenizer/.
+    Writes data/EXPERIMENT/demonstrations: demonstrations.parquet and, for the tiny policy, the
+    tokenizer trained on it. Prompts beyond a pretrained model's limits are cut as in rollouts.
 
     Example: sdar demonstrations
     """
@@ -100,7 +101,10 @@ def demonstrations(config: ConfigOption = CONFIG, root: RootOption = ROOT) -> No
 @app.command(name="warm-start")
 @friendly
 def warm_start(config: ConfigOption = CONFIG, root: RootOption = ROOT) -> None:
-    """(3) Train the tiny policy on demonstrations, then on its own relabelled episodes.
+    """(3) Fine-tune the policy on demonstrations, then on its own relabelled episodes.
+
+    What is tuned is `policy.model`: the tiny policy, made here with random weights, or any model
+    in Hugging Face format, all of it or with LoRA adapters. Resumes from the newest checkpoint.
 
     Reads data/EXPERIMENT/demonstrations and `warm_start`. Writes
     runs/EXPERIMENT/warm_start/policy, the model that every method starts from.

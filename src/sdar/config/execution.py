@@ -20,7 +20,7 @@ class LoraConfig(Section):
     def _possible(self) -> "LoraConfig":
         if "lm_head" in self.targets or "embed_tokens" in self.targets:
             raise ValueError(
-                "training.lora.targets: embedding and head get no adapters (they may be one "
+                "targets: embedding and head get no adapters (they may be one "
                 "weight): remove embed_tokens and lm_head"
             )
         return self

@@ -23,6 +23,7 @@ from sdar.config.cluster import ClusterConfig
 from sdar.config.execution import ExecutionConfig, LoraConfig
 from sdar.config.rollout import RolloutConfig
 from sdar.config.sweep import RetrievalKind, SweepConfig
+from sdar.config.warm_start import Chosen, WarmStartConfig, chosen
 from sdar.environments.packages import DEFAULT, environment_sections
 from sdar.environments.section import EnvironmentSection
 from sdar.files.paths import GivenModel, GivenPath, expand_store
@@ -94,7 +95,7 @@ class TinyPolicyConfig(Section):
 
 
 class PolicyConfig(Section):
-    """The policy: a Hugging Face model by name or path, or `tiny`, made here and warm-started."""
+    """The policy: a Hugging Face model by name or path, or `tiny`, made here."""
 
     model: GivenModel = "tiny"
     """`tiny`, a folder, or a name on the hub. What begins with `/`, `.` or `~` is a folder; any
@@ -113,67 +114,6 @@ class PolicyConfig(Section):
     max_response_tokens: PositiveInt = 32
     max_teacher_prompt_tokens: PositiveInt = 704
     """The teacher's own limit: its prompt holds the skill as well."""
-
-
-class DemonstrationsConfig(Section):
-    """Expert episodes for the warm start: from many worlds, each with its own habits, or with real
-    data from the training tasks."""
-
-    worlds: PositiveInt = 1000
-    """What a world is depends on the environment: a home, a shop, an archive of facts. Real data
-    have none."""
-    episodes: PositiveInt = 2500
-    """Of real data: on as many training tasks, or on more where the expert does not solve some;
-    each is played once before any is played again."""
-    hinted: Fraction = 0.5
-    """Share of episodes whose prompt contains the skill (with that world's habits)."""
-    openings: Annotated[int, Field(ge=0)] = 5000
-    """First turns, with the hint followed, of further tasks, each in a world of its own, or of real
-    training tasks."""
-    mistakes: Fraction = 0.05
-    """Share of turns at which a random action is carried out, so that recovery is shown too."""
-    seed: int = 1000
-
-    @model_validator(mode="before")
-    @classmethod
-    def _renamed(cls, values: Any) -> Any:
-        """`worlds` was called `homes`. Where both stand, a file with the old name was laid over the
-        defaults, so its value counts."""
-        if not isinstance(values, dict) or "homes" not in values:
-            return values
-        log.warning("warm_start.demonstrations.homes is called worlds now: rename it")
-        kept = {key: value for key, value in values.items() if key != "homes"}
-        return {**kept, "worlds": values["homes"]}
-
-
-class DaggerConfig(Section):
-    """Rounds in which the policy plays and the expert relabels every state it reached."""
-
-    rounds: Annotated[int, Field(ge=0)] = 4
-    episodes: PositiveInt = 300
-    updates: PositiveInt = 500
-    learning_rate_scale: PositiveFloat = 0.5
-    """Learning rates of the first round, relative to fine-tuning's."""
-    decay: PositiveFloat = 0.75
-    """Each later round has this share of the learning rates of the round before."""
-
-
-class WarmStartConfig(Section):
-    """Supervised fine-tuning of the tiny policy before reinforcement learning."""
-
-    enabled: bool = True
-    seed: int = 0
-    updates: PositiveInt = 1200
-    batch: PositiveInt = 16
-    learning_rate: PositiveFloat = 3e-3
-    """AdamW's, for embeddings and norms."""
-    matrix_learning_rate: PositiveFloat = 0.02
-    """Muon's, for the hidden matrices."""
-    weight_decay: NonNegative = 0.01
-    warmup: PositiveInt = 50
-    checkpoint_every: Annotated[PositiveInt, NOTHING] = 250
-    demonstrations: DemonstrationsConfig = DemonstrationsConfig()
-    dagger: DaggerConfig = DaggerConfig()
 
 
 class DistillationConfig(Section):
@@ -305,6 +245,12 @@ class ExperimentConfig(Section):
             return self.policy.context
         return self.policy.tiny.context if self.policy.model == "tiny" else None
 
+    @property
+    def chosen_warm_start(self) -> Chosen:
+        """The keys of the warm start that are null, as they are for this model."""
+        tiny = self.policy.model == "tiny"
+        return chosen(self.warm_start, None if tiny else self.training.micro_batch)
+
     @model_validator(mode="before")
     @classmethod
     def _usual_environment(cls, values: Any) -> Any:
@@ -358,12 +304,10 @@ class ExperimentConfig(Section):
             raise ValueError(
                 "policy.model 'tiny' starts from random weights: set warm_start.enabled to true"
             )
-        if self.policy.model != "tiny" and self.warm_start.enabled:
-            # The one place to change when the warm start can begin with any model.
+        if self.policy.model == "tiny" and self.warm_start.lora is not None:
             raise ValueError(
-                f"policy.model is {self.policy.model}, but warm_start.enabled makes and trains a "
-                "tiny policy in its place: set warm_start.enabled to false to train the model as "
-                "it is, or policy.model to tiny"
+                "warm_start.lora: policy.model 'tiny' starts from random weights, which adapters "
+                "would leave as they are: set warm_start.lora to null"
             )
         if self.environment.data is not None and self.policy.model == "tiny":
             raise ValueError(

@@ -33,11 +33,16 @@ STAGES: dict[Stage, tuple[str, ...]] = {
     # Of real data, only the splits that are played become tasks.
     "tasks": ("environment", "evaluation.panels"),
     # Demonstrations and the warm start go by type, whatever `skills.retrieval` says.
-    "demonstrations": ("environment", "skills.library", "policy.tiny", "warm_start.demonstrations"),
+    "demonstrations": (
+        *("environment", "skills.library", "policy.tiny", "warm_start.demonstrations"),
+        *("policy.model", "policy.trust_remote_code"),
+        *("policy.max_prompt_tokens", "policy.max_teacher_prompt_tokens"),
+    ),
     "warm_start": (
-        *("environment", "skills.library", "policy", "warm_start"),
-        *("rollout.temperature", "rollout.batch"),
-        *("execution.warm_start_threads", "execution.device"),
+        *("environment", "skills.library", "policy", "warm_start", "training.micro_batch"),
+        *("rollout.temperature", "rollout.batch", "rollout.engine", "rollout.vllm"),
+        *("execution.warm_start_threads", "execution.device", "execution.threads"),
+        *("execution.nodes", "execution.processes", "execution.accelerate"),
     ),
     "train": (
         *("environment", "skills", "policy", "warm_start.enabled", "rollout", "training"),
@@ -56,6 +61,8 @@ STAGES: dict[Stage, tuple[str, ...]] = {
     "report": ("methods", "seeds", "evaluation", "training.distillation"),
     "compare_sweep": ("sweep", "seeds", "training.steps", "evaluation"),
 }
+
+_PROMPT_LIMITS = ("policy.max_prompt_tokens", "policy.max_teacher_prompt_tokens")
 
 Content = Mapping[str, str]
 """Digests of what a key names, to stand for the name: an edited skill counts like a changed key, a
@@ -170,14 +177,30 @@ def _keys(config: ExperimentConfig, stage: Stage, kind: str) -> dict[str, Any]:
     unread = [] if config.policy.model == "tiny" else ["policy.tiny"]
     if stage == "tasks" and config.environment.data is None:
         unread.append("evaluation.panels")
+    if stage == "demonstrations" and config.policy.model == "tiny":
+        unread += ["policy.trust_remote_code", *_PROMPT_LIMITS]
+    chosen: dict[str, Any] = {}
     if stage == "warm_start":
-        # Nothing is cut there: they only refuse demonstrations that are too long.
-        unread += ["policy.max_prompt_tokens", "policy.max_teacher_prompt_tokens"]
+        unread += _unread_by_warm_start(config)
+        # What null stands for, so that a key that says the same changes nothing.
+        chosen = {f"warm_start.{key}": v for key, v in config.chosen_warm_start.keys().items()}
     return {
-        key: value
+        key: chosen.get(key, value)
         for key, value, changes in config.leaves()
         if changes == kind and _below(key, roots) and not _below(key, unread)
     }
+
+
+def _unread_by_warm_start(config: ExperimentConfig) -> list[str]:
+    """A tiny policy's is one process on a CPU, and its prompts are never cut; a pretrained model's
+    has the training's ranks, and plays only in rounds of relabelling."""
+    if config.policy.model == "tiny":
+        # The limits only refuse demonstrations that are too long.
+        trainer = ["rollout.engine", "rollout.vllm", "training.micro_batch"]
+        ranks = [f"execution.{name}" for name in ("threads", "nodes", "processes", "accelerate")]
+        return [*_PROMPT_LIMITS, *trainer, *ranks]
+    plays = config.chosen_warm_start.dagger_rounds > 0
+    return ["execution.warm_start_threads", *([] if plays else ["rollout", *_PROMPT_LIMITS])]
 
 
 def _below(key: str, roots: Iterable[str]) -> bool:

@@ -33,8 +33,8 @@ def _reasons(config: ExperimentConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
             f"warm_start.{k}" for k in type(config.warm_start).model_fields if k != "enabled"
         )
         yield "warm_start.enabled is false", own
-    elif config.environment.plays_data:
-        yield "environment.data is given", ("warm_start.demonstrations.worlds",)
+    else:
+        yield from _unread_by_warm_start(config)
     if config.rollout.engine != "vllm":
         yield f"rollout.engine is {config.rollout.engine}", ("rollout.vllm",)
     if config.rollout.chosen_schedule != "continuous":
@@ -54,3 +54,14 @@ def _reasons(config: ExperimentConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield "no method has a teacher", unread
     for because, roots in config.environment.unread():
         yield because, tuple(f"environment.{key}" for key in roots)
+
+
+def _unread_by_warm_start(config: ExperimentConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
+    chosen, dagger = config.chosen_warm_start, config.warm_start.dagger
+    if config.environment.plays_data:
+        yield "environment.data is given", ("warm_start.demonstrations.worlds",)
+    if chosen.optimizer != "muon":
+        yield "the warm start's optimizer is adamw", ("warm_start.matrix_learning_rate",)
+    if not chosen.dagger_rounds:
+        own = [key for key in type(dagger).model_fields if key != "rounds"]
+        yield "warm_start.dagger.rounds is 0", tuple(f"warm_start.dagger.{key}" for key in own)

@@ -14,7 +14,7 @@ from sdar.files.paths import model_folder
 from sdar.policy.chat import ChatFormat
 from sdar.policy.log_probs import PolicyScorer
 from sdar.policy.paths import scoring_path
-from sdar.policy.pretrained import read_model, read_tokenizer
+from sdar.policy.pretrained import read_config, read_model, read_tokenizer
 from sdar.policy.probe import find_scoring_path
 
 log = logging.getLogger("sdar.policy")
@@ -36,24 +36,12 @@ def load_policy(
     folder is missing or unreadable, its weights are not whole and finite, its chat template is of
     no use, sequences are beyond the model's context, or no path scores the model exactly.
     """
-    folder = path_or_name if isinstance(path_or_name, Path) else model_folder(path_or_name)
-    name = str(path_or_name if folder is None else folder)
-    if folder is not None and not (folder / "config.json").is_file():
-        raise SdarError(
-            f"{name}: no policy there (config.json is missing); run the stage that writes it "
-            "(sdar warm-start, or sdar train), or correct policy.model"
-        )
+    name = _name(path_or_name)
     torch_dtype = _DTYPES[dtype] if isinstance(dtype, str) else dtype
     model = read_model(name, torch_dtype, trust_remote_code)
     tokenizer = read_tokenizer(name, trust_remote_code)
     ChatFormat.of(tokenizer)
-    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    if longest is not None and context is not None and longest > context:
-        raise SdarError(
-            f"{name}: a prompt with its response may have {longest} tokens, beyond the model's "
-            f"context of {context} (max_position_embeddings): lower policy.max_prompt_tokens, "
-            "policy.max_teacher_prompt_tokens or policy.max_response_tokens"
-        )
+    _check_context(name, model.config, longest)
     model.eval().to(device)
     against = find_scoring_path(model, PolicyScorer, longest)
     if against:
@@ -61,3 +49,36 @@ def load_policy(
         family, path = model.config.model_type, scoring_path(model)
         log.info("policy: %s is scored on the %s path (fast: %s)", family, path, reason)
     return model, tokenizer
+
+
+def load_tokenizer(
+    path_or_name: str | Path, *, trust_remote_code: bool = False, longest: int | None = None
+) -> Any:
+    """The tokenizer alone, for what is done before weights are loaded; refuses what `load_policy`
+    would refuse of the tokenizer and the model's context."""
+    name = _name(path_or_name)
+    _check_context(name, read_config(name, trust_remote_code), longest)
+    tokenizer = read_tokenizer(name, trust_remote_code)
+    ChatFormat.of(tokenizer)
+    return tokenizer
+
+
+def _name(path_or_name: str | Path) -> str:
+    folder = path_or_name if isinstance(path_or_name, Path) else model_folder(path_or_name)
+    name = str(path_or_name if folder is None else folder)
+    if folder is not None and not (folder / "config.json").is_file():
+        raise SdarError(
+            f"{name}: no policy there (config.json is missing); run the stage that writes it "
+            "(sdar warm-start, or sdar train), or correct policy.model"
+        )
+    return name
+
+
+def _check_context(name: str, config: Any, longest: int | None) -> None:
+    context = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if longest is not None and context is not None and longest > context:
+        raise SdarError(
+            f"{name}: a prompt with its response may have {longest} tokens, beyond the model's "
+            f"context of {context} (max_position_embeddings): lower policy.max_prompt_tokens, "
+            "policy.max_teacher_prompt_tokens or policy.max_response_tokens"
+        )

@@ -21,15 +21,15 @@ _BASE = ".base_layer."
 _LORA = ".lora_"
 
 
-def add_adapters(model: Any, config: LoraConfig, seed: int) -> None:
+def add_adapters(model: Any, config: LoraConfig, seed: int, key: str = "training.lora") -> None:
     """Freeze the model and give it adapters, whose first values are a function of `seed`: A is
-    random and B is 0, so the policy is what it was. Raises `SdarError` without peft, or when
-    `config.targets` names no layer of the model."""
+    random and B is 0, so the policy is what it was. Raises `SdarError`, which names the `key` of
+    `config`, without peft, or when `config.targets` names no layer of the model."""
     try:
         import peft
     except ImportError as error:
         raise SdarError(
-            "training.lora needs peft: pip install 'sdar[lora]', or set training.lora to null"
+            f"{key} needs peft: pip install 'sdar[lora]', or set {key} to null"
         ) from error
     targets = config.targets if isinstance(config.targets, str) else list(config.targets)
     settings = peft.LoraConfig(
@@ -46,15 +46,15 @@ def add_adapters(model: Any, config: LoraConfig, seed: int) -> None:
         except ValueError as error:
             reason = " ".join(str(error).split())[:200]
             raise SdarError(
-                f"training.lora.targets: {reason}; name linear layers of the policy, such as "
+                f"{key}.targets: {reason}; name linear layers of the policy, such as "
                 "q_proj, or set it to all-linear"
             ) from error
-    _refuse_other_layers(model)
+    _refuse_other_layers(model, key)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(_LORA in name)
 
 
-def _refuse_other_layers(model: Any) -> None:
+def _refuse_other_layers(model: Any, key: str) -> None:
     """An embedding's or a convolution's adapter is no product of two matrices to be added."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -63,7 +63,7 @@ def _refuse_other_layers(model: Any) -> None:
             base = layer.get_base_layer()
             if not isinstance(base, nn.Linear | Conv1D):
                 raise SdarError(
-                    f"training.lora.targets: {name} is a {type(base).__name__}, no linear layer: "
+                    f"{key}.targets: {name} is a {type(base).__name__}, no linear layer: "
                     "name linear layers of the policy, such as q_proj, or set it to all-linear"
                 )
 

@@ -32,7 +32,9 @@ from sdar.errors import SdarError
 from sdar.files.tables import read_table
 from sdar.files.whole import write_folder, write_parquet
 from sdar.progress import Progress
+from sdar.rollout.turns import fit_prompt
 from sdar.skills.library import SkillLibrary
+from sdar.training.warm_tokenizer import pretrained_tokenizer, train_own_tokenizer
 
 log = logging.getLogger("sdar.training")
 LEAST_SOLVED = 0.1
@@ -76,8 +78,10 @@ class Player:
         *,
         opening: bool = False,
         slot: int = 0,
+        tokenizer: Any = None,
     ) -> None:
-        """See `Practices.episode`."""
+        """As in `Practices.episode`. `tokenizer`: a pretrained model's, within whose limits prompts
+        are cut as a rollout's are; None: they are whole."""
         self.package: EnvironmentPackage = environment_package(config.environment.name)
         self.episode = FIRST_OPENING + index if opening else index
         self.window = config.environment.history
@@ -87,11 +91,16 @@ class Player:
         if self.practice.hinted:
             self.skill = libraries(self.practice.knowledge).lookup(task_type).text
         self.past: list[PastTurn] = []
+        self._policy, self._tokenizer = config.policy, tokenizer
 
     def messages(self) -> list[Message]:
         practice = self.practice
         moment = Moment.after(self.past, practice.task, practice.observation, window=self.window)
-        return self.package.build_messages(moment, self.skill)
+        if self._tokenizer is None:
+            return self.package.build_messages(moment, self.skill)
+        policy = self._policy
+        limit = policy.max_prompt_tokens if self.skill is None else policy.max_teacher_prompt_tokens
+        return fit_prompt(self._tokenizer, self.package, moment, self.skill, limit).messages
 
     def demonstrate(self) -> tuple[Demonstration, str]:
         """The expert's turn here, and the action in it."""
@@ -115,14 +124,18 @@ class Player:
 
 
 def expert_episode(
-    config: ExperimentConfig, practices: Practices, index: int, libraries: Libraries
+    config: ExperimentConfig,
+    practices: Practices,
+    index: int,
+    libraries: Libraries,
+    tokenizer: Any = None,
 ) -> Iterator[Demonstration]:
     """One episode by the expert, with mistakes put in, so that recovery is imitated too.
 
     A mistake is a possible action carried out in place of the expert's, at turns drawn with
     probability `demonstrations.mistakes`; the label is always the expert's own.
     """
-    player = Player(config, practices, index, libraries)
+    player = Player(config, practices, index, libraries, tokenizer=tokenizer)
     yield from _play(config, player, config.environment.max_turns + 2)
 
 
@@ -131,12 +144,13 @@ def solved_episode(
     practices: Practices,
     index: int,
     libraries: Libraries,
+    tokenizer: Any = None,
     *,
     opening: bool = False,
 ) -> list[Demonstration]:
     """`expert_episode`, or nothing where the expert does not succeed within the turns there are: a
     failure is not to be imitated. Of an opening, the first turn."""
-    player = Player(config, practices, index, libraries, opening=opening)
+    player = Player(config, practices, index, libraries, opening=opening, tokenizer=tokenizer)
     turns = list(_play(config, player, config.environment.max_turns, mistaken=not opening))
     if not player.practice.observation.won:
         return []
@@ -173,40 +187,43 @@ def library_of(config: ExperimentConfig) -> Libraries:
 
 
 def make_demonstrations(config: ExperimentConfig, layout: Layout) -> None:
-    """Write `demonstrations.parquet` and the tokenizer trained on it."""
-    from sdar.policy.tokenizer import train_tokenizer
-
+    """Write `demonstrations.parquet`; for the tiny policy, the tokenizer trained on it as well."""
+    tokenizer = pretrained_tokenizer(config)
     with open_practices(config, layout) as practices:
         show = in_worlds if practices.tasks is None else on_tasks
-        turns = show(config, practices)
-    tiny = config.policy.tiny
-    names = environment_package(config.environment.name).names()
-    corpus = [as_text(turn) for turn in turns]
-    tokenizer = train_tokenizer(corpus, tiny.vocabulary, tiny.context, names)
+        turns = show(config, practices, tokenizer)
+    own = None if tokenizer is not None else train_own_tokenizer(config, map(as_text, turns))
 
     def fill(folder: Path) -> None:
-        tokenizer.save_pretrained(folder / "tokenizer")
+        if own is not None:
+            own.save_pretrained(folder / "tokenizer")
         write_demonstrations(folder / "demonstrations.parquet", turns)
 
     layout.demonstrations.parent.mkdir(parents=True, exist_ok=True)
     write_folder(layout.demonstrations, fill)
 
 
-def in_worlds(config: ExperimentConfig, practices: Practices) -> list[Demonstration]:
+def in_worlds(
+    config: ExperimentConfig, practices: Practices, tokenizer: Any = None
+) -> list[Demonstration]:
     """The demonstrations in generated worlds."""
     libraries = library_of(config)
     settings = config.warm_start.demonstrations
     turns: list[Demonstration] = []
     for index in Progress(range(settings.episodes), desc="demonstrations", unit="episode"):
-        turns.extend(expert_episode(config, practices, index, libraries))
+        turns.extend(expert_episode(config, practices, index, libraries, tokenizer))
     for number in Progress(range(settings.openings), desc="openings", unit="task"):
         # A world that nothing else is set in: its library is not worth keeping.
-        player = Player(config, practices, number, library_of(config), opening=True)
+        player = Player(
+            config, practices, number, library_of(config), opening=True, tokenizer=tokenizer
+        )
         turns.append(player.demonstrate()[0])
     return turns
 
 
-def on_tasks(config: ExperimentConfig, practices: Practices) -> list[Demonstration]:
+def on_tasks(
+    config: ExperimentConfig, practices: Practices, tokenizer: Any = None
+) -> list[Demonstration]:
     """The demonstrations on real training tasks that the expert solves.
 
     For one that it does not solve another is played, until each has had its turn. Raises
@@ -220,14 +237,14 @@ def on_tasks(config: ExperimentConfig, practices: Practices) -> list[Demonstrati
         for index in range(max(settings.episodes, practices.tasks or 0)):
             if solved == settings.episodes:
                 break
-            shown = solved_episode(config, practices, index, libraries)
+            shown = solved_episode(config, practices, index, libraries, tokenizer)
             played += 1
             solved += bool(shown)
             turns += shown
             bar.update(bool(shown))
     _check_solved(config, solved, played)
     for number in Progress(range(settings.openings), desc="openings", unit="task"):
-        turns += solved_episode(config, practices, number, libraries, opening=True)
+        turns += solved_episode(config, practices, number, libraries, tokenizer, opening=True)
     return turns
 
 

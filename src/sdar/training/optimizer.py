@@ -9,16 +9,32 @@ from sdar.config import ExperimentConfig
 from sdar.policy.weights import whole
 
 
-def make_optimizer(model: Any, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+class AdamW(torch.optim.AdamW):
+    """PyTorch's, with a learning rate that can be scaled."""
+
+    def scale_learning_rates(self, factor: float) -> None:
+        """Let the next steps have this factor on the learning rate that was given."""
+        for group in self.param_groups:
+            group["lr"] = self.defaults["lr"] * factor
+
+
+def make_optimizer(model: Any, learning_rate: float, weight_decay: float) -> AdamW:
     """AdamW; weight decay on matrices alone."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(
+    return AdamW(
         [
             {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
             {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
         ],
         lr=learning_rate,
+        fused=can_fuse(parameters),
     )
+
+
+def can_fuse(parameters: Iterable[torch.Tensor]) -> bool | None:
+    """Whether a step is one kernel for many weights: on CUDA, where steps are bound by launches.
+    None elsewhere: as PyTorch has it."""
+    return True if {p.device.type for p in parameters} == {"cuda"} else None
 
 
 def clip_gradients(parameters: Iterable[torch.Tensor], most: float) -> float:

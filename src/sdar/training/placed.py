@@ -1,5 +1,6 @@
 """The policy in training on its devices: alone, one copy per rank, or shared out over the ranks."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from sdar.config import ExperimentConfig
 from sdar.policy.log_probs import PolicyScorer
-from sdar.policy.micro_batches import CPU_TOKENS
+from sdar.policy.micro_batches import CPU_TOKENS, one_token
 from sdar.policy.sharding import shard
 from sdar.ranks.ranks import Ranks
 from sdar.training.shares import StepShares
@@ -58,10 +59,38 @@ class PlacedPolicy:
         every_SR[mine, : own_SR.shape[1]] = own_SR
         return self.ranks.sum(every_SR)
 
+    def empty_pass(self) -> None:
+        """Forward and backward of no weight, because other ranks make one."""
+        with self.accelerator.autocast():
+            scores = self.scorer(one_token(self.accelerator.device), entropy=True)
+        self.accelerator.backward(0.0 * scores.log_probs.sum())
 
-def place(policy: Any, config: ExperimentConfig, accelerator: Any, sharded: bool) -> Any:
-    """A scorer of `policy` at the temperature of sampling, on its devices."""
-    scorer = PolicyScorer(policy, temperature=config.rollout.temperature)
+
+class ThisProcess:
+    """What is used of an `Accelerator`: the CPU of one process, and the type of the weights."""
+
+    device = torch.device("cpu")
+    num_processes, process_index = 1, 0
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+
+
+def place(
+    policy: Any,
+    config: ExperimentConfig,
+    accelerator: Any,
+    sharded: bool,
+    temperature: float | None = None,
+) -> Any:
+    """A scorer of `policy` on its devices, at the temperature of sampling or another."""
+    usual = config.rollout.temperature
+    scorer = PolicyScorer(policy, temperature=usual if temperature is None else temperature)
+    if isinstance(accelerator, ThisProcess):
+        return scorer
     if sharded:
         return shard(scorer, accelerator)
     # Not as accelerate prepares for training: a rank passes as often as its share takes,

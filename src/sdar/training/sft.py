@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from sdar.policy.log_probs import PolicyScorer
 from sdar.policy.micro_batches import pad_batch
-from sdar.training.muon import MuonWithAdamW
 from sdar.training.optimizer import clip_gradients
+from sdar.training.placed import PlacedPolicy
+from sdar.training.shares import StepShares
 from sdar.training.skips import Skips, first_not_finite, take_step
 
 # Batches are cut from this many batches' worth of samples sorted by length, so padding stays small.
@@ -70,26 +70,70 @@ def batch_order(
         epoch += 1
 
 
-def supervised_loss(scorer: PolicyScorer, samples: Sequence[Sample]) -> torch.Tensor:
-    """Mean negative log-likelihood over all response tokens of the batch (scalar, nats)."""
-    device = next(scorer.parameters()).device
+def supervised_loss(
+    scorer: Any,
+    samples: Sequence[Sample],
+    tokens: int | None = None,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """Negative log-likelihood of the response tokens of `samples` (scalar, nats), divided by
+    `tokens`: those of the whole batch that they are a part of; None: their own, so it is a mean."""
     batch = pad_batch(
         [sample.prompt_ids for sample in samples],
         [sample.response_ids for sample in samples],
         device,
     )
     log_probs_SR = scorer(batch).log_probs
-    return -log_probs_SR[batch.mask_SR].mean()
+    return -log_probs_SR[batch.mask_SR].sum() / (tokens or response_tokens(samples))
+
+
+def response_tokens(samples: Sequence[Sample]) -> int:
+    return sum(len(sample.response_ids) for sample in samples)
+
+
+def add_gradients(
+    policy: PlacedPolicy, samples: Sequence[Sample], micro_batch: int | None = None
+) -> float:
+    """Add the gradient of a batch's mean loss, each rank computing its share; the loss.
+
+    `micro_batch`: most samples of a pass; None: all of them at once, in their order."""
+    accelerator, ranks = policy.accelerator, policy.ranks
+    if micro_batch is None:
+        plans = [[list(range(len(samples)))]]
+    else:
+        (share,) = StepShares.of_step(
+            [len(sample.prompt_ids) + len(sample.response_ids) for sample in samples],
+            ranks.count,
+            minibatch=len(samples),
+            micro_batch=micro_batch,
+            micro_batch_tokens=policy.micro_batch_tokens,
+        ).minibatches
+        plans = share.plans
+    tokens, losses = response_tokens(samples), []
+    for rows in plans[ranks.rank]:
+        with accelerator.autocast():
+            part = [samples[row] for row in rows]
+            loss = supervised_loss(policy.scorer, part, tokens, accelerator.device)
+        accelerator.backward(loss)
+        losses.append(loss.detach())
+    if policy.sharded:
+        for _ in range(len(losses), max(map(len, plans))):
+            policy.empty_pass()
+    else:
+        ranks.sum_gradients(policy.scorer.parameters())
+    # On all ranks the same: what is not finite on one of them, all skip.
+    return sum(ranks.gather(sum(map(float, losses))))
 
 
 def fine_tune(
-    model: Any,
-    optimizer: MuonWithAdamW,
+    policy: PlacedPolicy,
+    optimizer: Any,
     samples: Sequence[Sample],
     *,
     schedule: Schedule,
     batch: int,
     seed: int,
+    micro_batch: int | None = None,
     start: int = 0,
     first_update: int = 0,
     skips: Skips | None = None,
@@ -100,26 +144,24 @@ def fine_tune(
     A function of (weights, optimizer state, samples, seed): a continued phase is the same phase.
     Messages count updates from `first_update` on. An update with a number that is not finite is
     skipped; raises `SdarError` after too many, and where weights are not finite after one.
+    `micro_batch` as in `add_gradients`.
     """
     skips = skips or Skips(1, None)
     lengths = [len(s.prompt_ids) + len(s.response_ids) for s in samples]
-    scorer = PolicyScorer(model)
-    scorer.train()
     for update, chosen in enumerate(batch_order(lengths, batch, schedule.updates, seed)):
         if update < start:
             continue
         optimizer.scale_learning_rates(schedule.at(update))
         batched = [samples[i] for i in chosen]
-        loss = supervised_loss(scorer, batched)
         optimizer.zero_grad()
-        loss.backward()
-        norm = clip_gradients(model.parameters(), 1.0)
+        loss = add_gradients(policy, batched, micro_batch)
+        norm = clip_gradients(policy.scorer.parameters(), 1.0)
         name = f"update {first_update + update + 1:05d}"
-        wrong = first_not_finite({"the loss": loss.detach(), "the gradient": norm})
+        wrong = first_not_finite({"the loss": loss, "the gradient": norm})
         if wrong is None:
-            take_step(optimizer, model.parameters(), name, "warm_start.learning_rate")
+            take_step(optimizer, policy.scorer.parameters(), name, "warm_start.learning_rate")
             skips.taken()
         else:
             skips.skip(name, wrong, map(vars, batched))
         if on_update is not None:
-            on_update(update, float(loss.detach()))
+            on_update(update, loss)

@@ -16,7 +16,7 @@ from sdar.algorithms.loss import training_loss
 from sdar.config import ExperimentConfig
 from sdar.methods.declarations import Method
 from sdar.policy.log_probs import TeacherDistribution
-from sdar.policy.micro_batches import one_token, pad_batch
+from sdar.policy.micro_batches import pad_batch
 from sdar.records.tables import turn_columns
 from sdar.training.measures import UpdateMeasures
 from sdar.training.optimizer import clip_gradients, learning_rate_at
@@ -114,7 +114,7 @@ class Updating:
                 losses += float(loss.loss.detach())
             if policy.sharded:
                 for _ in range(len(plan), minibatch.passes):
-                    self._empty_pass()
+                    policy.empty_pass()
             else:
                 ranks.sum_gradients(policy.scorer.parameters())
             norm = clip_gradients(policy.scorer.parameters(), training.gradient_clip)
@@ -131,13 +131,6 @@ class Updating:
             if wrong is not None:
                 self.skips.skip(name, wrong, _inspected(batch, of_all, here))
         return measures.over_ranks(ranks)
-
-    def _empty_pass(self) -> None:
-        """Forward and backward of no weight, because other ranks make one."""
-        accelerator = self.policy.accelerator
-        with accelerator.autocast():
-            scores = self.policy.scorer(one_token(accelerator.device), entropy=True)
-        accelerator.backward(0.0 * scores.log_probs.sum())
 
 
 def _rows(values_SR: Tensor | None, samples: range) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -251,18 +252,31 @@ def test_many_problems_are_said_in_a_few_lines() -> None:
     assert len(str(raised.value)) < 1000
 
 
-def test_a_model_beside_the_tiny_policy_s_warm_start_is_refused() -> None:
+def test_a_model_beside_the_usual_warm_start_is_warm_started() -> None:
     """It was not read: a tiny policy was made and trained in its place."""
     for model in ("Qwen/Qwen3-1.7B", "/models/mine"):
-        with pytest.raises(SdarError) as raised:
-            parse_config({"policy": {"model": model}})
-        for named in (
-            f"policy.model is {model}",
-            "warm_start.enabled to false",
-            "policy.model to tiny",
-        ):
-            assert named in str(raised.value)
+        assert parse_config({"policy": {"model": model}}).warm_start.enabled
         parse_config({"policy": {"model": model}, "warm_start": {"enabled": False}})
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"warm_start": {"lora": {}}}, "warm_start.lora: policy.model 'tiny'"),
+        (
+            {"policy": {"model": "a/b"}, "warm_start": {"lora": {}, "optimizer": "muon"}},
+            "warm_start: optimizer is muon",
+        ),
+        (
+            {"policy": {"model": "a/b"}, "warm_start": {"lora": {"targets": ["lm_head"]}}},
+            "warm_start.lora: targets: embedding and head",
+        ),
+    ],
+)
+def test_a_warm_start_that_cannot_be_is_refused(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(SdarError) as raised:
+        parse_config(values)
+    assert says in str(raised.value)
 
 
 def test_exponents_without_a_point_are_numbers(tmp_path: Path) -> None:

@@ -21,6 +21,11 @@ def real(name: str, **keys: Any) -> dict[str, Any]:
     [
         (MODEL | {"policy": {"model": "a/b", "tiny": {"layers": 2}}}, "policy.tiny.layers"),
         (MODEL | {"warm_start": {"enabled": False, "updates": 3}}, "warm_start.updates"),
+        (
+            {"policy": {"model": "a/b"}, "warm_start": {"dagger": {"episodes": 3}}},
+            "dagger.episodes",
+        ),
+        ({"policy": {"model": "a/b"}, "warm_start": {"matrix_learning_rate": 1.0}}, "matrix_"),
         ({"rollout": {"vllm": {"eager": True}}}, "rollout.vllm.eager"),
         ({"rollout": {"answer_after": 3}}, "rollout.answer_after"),
         ({"skills": {"seed": 3}}, "skills.seed"),

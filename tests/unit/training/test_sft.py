@@ -10,12 +10,23 @@ import polars as pl
 import pytest
 import scripted
 import torch
+from double_precision import double_precision, in_double
 
+from sdar.config import ExperimentConfig
 from sdar.errors import SdarError
 from sdar.policy.log_probs import PolicyScorer
+from sdar.ranks.ranks import Ranks
 from sdar.training import sft
 from sdar.training.muon import MuonWithAdamW
-from sdar.training.sft import Sample, Schedule, batch_order, fine_tune, supervised_loss
+from sdar.training.placed import PlacedPolicy, ThisProcess
+from sdar.training.sft import (
+    Sample,
+    Schedule,
+    add_gradients,
+    batch_order,
+    fine_tune,
+    supervised_loss,
+)
 from sdar.training.skips import Skips
 
 RANDOM = np.random.Generator(np.random.Philox(2))
@@ -55,6 +66,19 @@ def test_loss_is_cross_entropy_on_response_tokens_alone():
         torch.testing.assert_close(
             gradient, expected_gradients[name], atol=2e-5, rtol=1e-4, msg=lambda m, n=name: n + m
         )
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 4, 100])
+def test_micro_batches_give_the_gradient_of_the_batch(micro_batch):
+    with double_precision():
+        model = in_double(scripted.policy())
+        expected_loss = add_gradients(placed(model), SAMPLES)
+        expected = {name: p.grad.clone() for name, p in model.named_parameters()}
+        model.zero_grad()
+        loss = add_gradients(placed(model), SAMPLES, micro_batch)
+    assert loss == pytest.approx(expected_loss, abs=1e-12)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], atol=1e-12, rtol=1e-9)
 
 
 @pytest.mark.parametrize(("count", "batch"), [(100, 16), (7, 16), (600, 16), (33, 1)])
@@ -97,6 +121,11 @@ def test_schedule_warms_up_and_comes_down_to_a_twentieth():
     assert [short.at(n) for n in range(10)] == pytest.approx([(n + 1) / 20 for n in range(10)])
 
 
+def placed(model):
+    config = ExperimentConfig()
+    return PlacedPolicy(model, PolicyScorer(model), config, ThisProcess(), Ranks(), False)
+
+
 def start():
     model = scripted.policy()
     return model, MuonWithAdamW(
@@ -119,7 +148,7 @@ def tune(model, optimizer, updates=12, first=0, stop=None):
 
     options = {"schedule": Schedule(updates, 3), "batch": 4, "seed": 1}
     with contextlib.suppress(Stopped):
-        fine_tune(model, optimizer, SAMPLES, **options, start=first, on_update=note)
+        fine_tune(placed(model), optimizer, SAMPLES, **options, start=first, on_update=note)
     return losses
 
 
@@ -148,10 +177,10 @@ def spoiled(monkeypatch, at):
     """The loss of these updates is NaN."""
     plain, count = sft.supervised_loss, 0
 
-    def loss(scorer, samples):
+    def loss(*given):
         nonlocal count
         count += 1
-        return plain(scorer, samples) * (math.nan if count - 1 in at else 1.0)
+        return plain(*given) * (math.nan if count - 1 in at else 1.0)
 
     monkeypatch.setattr(sft, "supervised_loss", loss)
 
@@ -162,7 +191,7 @@ def test_a_loss_that_is_no_number_costs_one_update(tmp_path, monkeypatch):
     spoiled(monkeypatch, {2, 3, 5})
     model, optimizer = start()
     fine_tune(
-        model, optimizer, SAMPLES, schedule=Schedule(8, 3), batch=4, seed=1, skips=skips,
+        placed(model), optimizer, SAMPLES, schedule=Schedule(8, 3), batch=4, seed=1, skips=skips,
         on_update=lambda update, loss: counts.append(skips.report()),
     )  # fmt: skip
     assert counts == [0, 0, 1, 1, 0, 1, 0, 0]
@@ -175,8 +204,8 @@ def test_too_many_in_a_row_end_it_and_the_batch_is_kept(tmp_path, monkeypatch):
     model, optimizer = start()
     with pytest.raises(SdarError, match="update 00014: the loss is not finite") as raised:
         fine_tune(
-            model, optimizer, SAMPLES, schedule=Schedule(8, 3), batch=4, seed=1, first_update=10,
-            skips=Skips(3, tmp_path),
+            placed(model), optimizer, SAMPLES, schedule=Schedule(8, 3), batch=4, seed=1,
+            first_update=10, skips=Skips(3, tmp_path),
         )  # fmt: skip
     path = tmp_path / "skipped" / "update-00014.parquet"
     assert str(path) in str(raised.value)
