@@ -81,6 +81,23 @@ def test_a_pretrained_model_needs_no_warm_start(project: Path) -> None:
     assert "gpu=1" in done.stdout
 
 
+def test_a_pretrained_model_s_warm_start_is_started_as_its_training_is(project: Path) -> None:
+    """`ranks` is once per rank; the tiny policy's stays one process."""
+    (project / "model").mkdir()
+    (project / "model" / "config.json").write_text("{}")
+    execution = "execution: {processes: 2, device: cpu, warm_start_threads: 1}"
+    for model, command in (
+        ("tiny", "export OMP_NUM_THREADS=1; sdar warm-start"),
+        ("./model", "ranks sdar warm-start"),
+    ):
+        path = experiment(project, f"policy: {{model: {model}}}\n{execution}")
+        done = snakemake(project, "--dry-run", "--configfile", str(path), "--", "all")
+        assert done.returncode == 0, done.stdout
+        assert planned(done.stdout)["warm_start"] == 1
+        (job,) = re.findall(r"rule warm_start:.*?\n\n", done.stdout, re.DOTALL)
+        assert command in job
+
+
 def test_plan_of_the_sweep(project: Path) -> None:
     """Variants share games and warm start; each is trained and evaluated once per seed."""
     config = "config/experiments/sweep.yaml"

@@ -16,6 +16,7 @@ from sdar.config.launch import (
     job_shell,
     needs_slurm,
     training_resources,
+    warm_start_resources,
 )
 from sdar.config.load import merge_values, read_values
 from sdar.config.stages import content_digests, fingerprint
@@ -83,12 +84,16 @@ ON_GPU = CONFIG.execution.device == "cuda"
 # Memory, run time, GPUs; partition, account and the like where the configuration has them.
 JOBS = {
     kind: job_resources(CONFIG.cluster, kind, ON_GPU)
-    for kind in ("small", "warm_start", "evaluate")
+    for kind in ("small", "evaluate")
 }
 JOBS["train"] = training_resources(CONFIG)
+JOBS["warm_start"] = warm_start_resources(CONFIG)
 
 # Threads of a training job on one machine; on several ranks, each has its share.
 TRAINING_THREADS = CONFIG.execution.threads * CONFIG.execution.processes
+
+# The tiny policy's warm start is one process on a CPU; a pretrained model's has training's ranks.
+TINY = CONFIG.policy.model == "tiny"
 
 # An edited skill text counts like a changed key.
 CONTENT = content_digests(CONFIG)

@@ -1,4 +1,5 @@
-# Supervised fine-tuning of the tiny policy: demonstrations, then its own relabelled episodes.
+# Supervised fine-tuning of the policy: demonstrations, then its own relabelled episodes. Of a
+# pretrained model it is a job like training.
 rule warm_start:
     input:
         LAYOUT.tasks,
@@ -12,9 +13,9 @@ rule warm_start:
     params:
         config=RESOLVED,
         depends_on=depends_on("warm_start"),
-    threads: CONFIG.execution.warm_start_threads
+    threads: CONFIG.execution.warm_start_threads if TINY else TRAINING_THREADS
     resources:
         **JOBS["warm_start"],
     shell:
-        "export OMP_NUM_THREADS={threads}; "
-        "sdar warm-start --config {params.config} --root . 2>&1 | tee -i {log}"
+        ("export OMP_NUM_THREADS={threads}; " if TINY else "ranks ")
+        + "sdar warm-start --config {params.config} --root . 2>&1 | tee -i {log}"

@@ -12,7 +12,7 @@ JobKind = Literal["small", "warm_start", "train", "evaluate"]
 # Minutes: without and with a GPU. Days on a GPU; a job that needs longer is continued.
 _MINUTES = {
     "small": (60, 60),
-    "warm_start": (240, 240),
+    "warm_start": (240, 1440),
     "train": (240, 4320),
     "evaluate": (120, 720),
 }
@@ -40,7 +40,8 @@ class JobConfig(Section):
     unmarked: ClassVar[Changes] = "nothing"
 
     gpus: Annotated[int, Field(ge=0)] | None = None
-    """Per node. Null: 1 where execution.device is cuda (a training job: one per rank), else 0."""
+    """Per node. Null: 1 where execution.device is cuda (where there are ranks: one for each), else
+    0, as for the tiny policy's warm start."""
     memory_mb: PositiveInt | None = None
     """Per node. Null: 64 GB per rank with a GPU, 3 GB where there is none."""
     minutes: PositiveInt | None = None
@@ -71,6 +72,7 @@ class ClusterConfig(Section):
     small: JobConfig = JobConfig()
     """Tasks and demonstrations."""
     warm_start: JobConfig = JobConfig()
+    """Of a pretrained model: like a training job."""
     train: JobConfig = JobConfig()
     evaluate: JobConfig = JobConfig()
 

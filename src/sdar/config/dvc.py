@@ -122,7 +122,7 @@ def dvc_stages(config: ExperimentConfig) -> dict[str, Any]:
                 [tasks, demonstrations, *records_of("tasks", "demonstrations")],
             ),
             "warm_start": stage(
-                "Supervised fine-tuning of the tiny policy",
+                "Supervised fine-tuning of the policy",
                 "warm_start",
                 start,
                 ["warm_start"],

@@ -32,6 +32,8 @@ class ExecutionConfig(Section):
     threads: Annotated[PositiveInt, ROUNDING] = 1
     """CPU threads of a training or evaluation job."""
     warm_start_threads: Annotated[PositiveInt, ROUNDING] = 2
+    """CPU threads of the tiny policy's warm start, which is one process on a CPU. A pretrained
+    model's is computed as its training is."""
     device: Annotated[Literal["auto", "cpu", "cuda"], ROUNDING] = "auto"
     gpu_memory_gib: Annotated[PositiveFloat | None, NOTHING] = None
     """Memory of the GPUs that training jobs get, for `sdar doctor` where there is no GPU to ask

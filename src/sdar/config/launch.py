@@ -1,4 +1,4 @@
-"""How a training job is started: one process, several on one machine, several on many. No torch.
+"""How a job that trains is started: one process, several on one machine, several on many. No torch.
 
     one process     sdar train ...
     one machine     torchrun --standalone ... sdar train ...
@@ -11,9 +11,9 @@ find each other by SLURM's variables (`sdar.ranks.rendezvous`).
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from sdar.config.cluster import activation, in_container, job_resources
+from sdar.config.cluster import JobConfig, activation, in_container, job_resources
 from sdar.config.execution import ExecutionConfig
 from sdar.config.models import ExperimentConfig
 from sdar.errors import SdarError
@@ -84,17 +84,27 @@ def job_shell(config: ExperimentConfig, programs: Path, in_slurm: bool) -> str:
     return before + f"ranks() {{ {threads}{command}; }}; "
 
 
-def training_resources(config: ExperimentConfig) -> dict[str, Any]:
+def warm_start_resources(config: ExperimentConfig) -> dict[str, Any]:
+    """As `training_resources`. The tiny policy's warm start is one process on a CPU."""
+    if config.policy.model == "tiny":
+        return job_resources(config.cluster, "warm_start", on_gpu=False)
+    return training_resources(config, "warm_start")
+
+
+def training_resources(
+    config: ExperimentConfig, kind: Literal["train", "warm_start"] = "train"
+) -> dict[str, Any]:
     """A training job's Snakemake resources, under the names of its SLURM plugin; `mem_mb` and GPUs
     are those of one node."""
     execution, on_gpu = config.execution, config.execution.device == "cuda"
-    resources = job_resources(config.cluster, "train", on_gpu)
+    job: JobConfig = getattr(config.cluster, kind)
+    resources = job_resources(config.cluster, kind, on_gpu)
     if execution.ranks == 1:
         return resources
-    gpus = config.cluster.train.gpus
+    gpus = job.gpus
     if gpus is None:
         gpus = execution.processes if on_gpu else 0
-    if config.cluster.train.memory_mb is None:
+    if job.memory_mb is None:
         resources["mem_mb"] *= execution.processes
     # --gpus counts all nodes' GPUs wherever they are, --gres those of each node.
     resources["gpu"] = gpus if execution.nodes == 1 else 0

@@ -285,12 +285,7 @@ class ExperimentConfig(Section):
                 f"evaluation.panels: {self.environment.name} has no panel {', '.join(strange)}; "
                 f"set evaluation.panels to [{', '.join(known)}]"
             )
-        gpus, ranks = self.cluster.train.gpus, self.execution.processes
-        if self.execution.device == "cuda" and gpus is not None and gpus < ranks:
-            raise ValueError(
-                f"cluster.train.gpus is {gpus}, but execution.processes is {ranks}, each on a GPU "
-                "of its own: raise cluster.train.gpus, or set it to null"
-            )
+        self._check_gpus()
         for key in ("max_prompt_tokens", "max_teacher_prompt_tokens"):
             tokens = getattr(self.policy, key) + self.policy.max_response_tokens
             if self.context is not None and tokens > self.context:
@@ -315,6 +310,19 @@ class ExperimentConfig(Section):
                 "to null, or policy.model to a pretrained model"
             )
         return self
+
+    def _check_gpus(self) -> None:
+        """Whether each rank of a job has one."""
+        jobs = {"train": self.cluster.train}
+        if self.warm_start.enabled and self.policy.model != "tiny":
+            jobs["warm_start"] = self.cluster.warm_start
+        ranks = self.execution.processes
+        for name, job in jobs.items():
+            if self.execution.device == "cuda" and job.gpus is not None and job.gpus < ranks:
+                raise ValueError(
+                    f"cluster.{name}.gpus is {job.gpus}, but execution.processes is {ranks}, each "
+                    f"on a GPU of its own: raise cluster.{name}.gpus, or set it to null"
+                )
 
     def _check_engine_scores(self) -> None:
         key = "training.distillation.scored_by is engine"

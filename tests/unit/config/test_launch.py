@@ -9,7 +9,12 @@ import pytest
 
 from sdar.config import ExperimentConfig, parse_config
 from sdar.config.cluster import job_resources
-from sdar.config.launch import job_shell, launcher, training_resources
+from sdar.config.launch import (
+    job_shell,
+    launcher,
+    training_resources,
+    warm_start_resources,
+)
 from sdar.errors import SdarError
 from sdar.ranks.rendezvous import first_node, join_ranks
 
@@ -250,3 +255,28 @@ def test_a_single_process_gets_no_variables() -> None:
         join_ranks(1, 1, environment)
         assert environment == extra
     assert "WORLD_SIZE" not in os.environ
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_warm_start_asks_for_what_computes_it(device: str) -> None:
+    """A GPU was asked for, which the tiny policy's never used."""
+    values = {"execution": {"processes": 4, "nodes": 2, "threads": 3, "device": device}}
+    tiny = parse_config(values)
+    alone = job_resources(tiny.cluster, "warm_start", on_gpu=False)
+    assert warm_start_resources(tiny) == alone
+    assert alone["gpu"] == 0
+    pretrained = warm_start_resources(parse_config(values | {"policy": {"model": "a/b"}}))
+    trained = training_resources(tiny)
+    different = {"runtime"}
+    assert {k: v for k, v in pretrained.items() if k not in different} == {
+        k: v for k, v in trained.items() if k not in different
+    }
+
+
+def test_a_warm_start_of_fewer_gpus_than_ranks_is_refused() -> None:
+    values: dict[str, object] = {"execution": {"processes": 4, "device": "cuda"}}
+    values["cluster"] = {"warm_start": {"gpus": 2}}
+    with pytest.raises(SdarError, match=r"cluster\.warm_start\.gpus is 2, but .* is 4"):
+        parse_config(values | {"policy": {"model": "a/b"}})
+    parse_config(values)
+    parse_config(values | {"policy": {"model": "a/b"}, "warm_start": {"enabled": False}})
