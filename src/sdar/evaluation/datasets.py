@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdar.evaluation.statistics import Rate, percentiles, rate_over_tasks
+from sdar.sums import add_in_order
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def dataset_rates(
         name: np.asarray([sum(won) / len(won) for won in plays[name].values()]) for name in names
     }
     low, high = percentiles(_bootstrap(means, seed, resamples), confidence)
-    rate = sum(one.rate for one in by_set.values()) / len(by_set)
+    rate = add_in_order(one.rate for one in by_set.values()) / len(by_set)
     return DatasetRates(
         by_set,
         rate_over_tasks(everything, confidence),

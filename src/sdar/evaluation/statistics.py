@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sdar.sums import add_in_order
+
 _CHUNK = 500
 """Resamples held in memory at once."""
 
@@ -88,7 +90,7 @@ def rate_over_tasks(outcomes: Mapping[str, Sequence[bool]], confidence: float = 
         raise ValueError("no outcomes: a rate needs at least one task")
     # Plain sums in a fixed order: the same bytes whatever order the plays came in.
     means = [sum(map(bool, outcomes[task])) / len(outcomes[task]) for task in sorted(outcomes)]
-    total = min(sum(means), float(len(means)))
+    total = min(add_in_order(means), float(len(means)))
     low, high = wilson_interval(total, len(means), confidence)
     plays = sum(len(plays) for plays in outcomes.values())
     return Rate(total / len(means), low, high, len(means), plays)

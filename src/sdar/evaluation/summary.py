@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from sdar.evaluation.datasets import dataset_rates
 from sdar.evaluation.statistics import rate_by
+from sdar.sums import add_in_order
 
 MEANS = ("return", "turns", "invalid_share", "inadmissible_share", "response_tokens")
 
@@ -30,7 +31,7 @@ def summarise(episodes: pa.Table, about: Mapping[str, Any]) -> dict[str, Any]:
             extra["by_data_set"] = {name: asdict(rate) for name, rate in rates.by_set.items()}
             extra["mean_of_data_sets"] = asdict(rates.mean_of_sets)
         if any(row["score"] is not None for row in rows):
-            extra["score"] = float(sum(row["score"] or 0.0 for row in rows) / len(rows))
+            extra["score"] = add_in_order(row["score"] or 0.0 for row in rows) / len(rows)
         panels.append(
             {
                 "panel": panel,
@@ -38,7 +39,7 @@ def summarise(episodes: pa.Table, about: Mapping[str, Any]) -> dict[str, Any]:
                 "success": asdict(rate_by(rows, ["panel"])[(panel,)]),
                 "by_type": {k[0]: asdict(r) for k, r in rate_by(rows, ["task_type"]).items()},
                 **extra,
-                **{name: float(sum(row[name] for row in rows) / len(rows)) for name in MEANS},
+                **{name: add_in_order(row[name] for row in rows) / len(rows) for name in MEANS},
             }
         )
     return {**about, "panels": panels}

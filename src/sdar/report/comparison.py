@@ -27,6 +27,7 @@ from sdar.methods.declarations import METHODS
 from sdar.methods.roles import REFERENCE, START, START_WITH_SKILL, UNTRAINED, label
 from sdar.records.names import order_types
 from sdar.records.runs import Run
+from sdar.sums import add_in_order
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -297,6 +298,8 @@ def _costs(runs: Sequence[Run]) -> list[Cost]:
         if not timed:
             continue
         phases = list(dict.fromkeys(phase for run in timed for phase in run.seconds))
-        seconds = {p: sum(run.seconds.get(p, 0.0) for run in timed) / len(timed) for p in phases}
+        seconds = {
+            p: add_in_order(run.seconds.get(p, 0.0) for run in timed) / len(timed) for p in phases
+        }
         costs.append(Cost(method, seconds, max(run.steps for run in timed), len(timed)))
     return costs

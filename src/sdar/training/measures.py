@@ -21,6 +21,7 @@ from sdar.algorithms.loss import TrainingLoss
 from sdar.methods.declarations import Method
 from sdar.ranks.ranks import Ranks
 from sdar.rollout.teacher import TeacherPrompt
+from sdar.sums import add_in_order
 from sdar.training.step_batch import StepBatch
 
 Metrics = dict[str, float | int | str]
@@ -228,4 +229,4 @@ def engine_measures(engine_SR: Tensor, old_SR: Tensor, mask_SR: Tensor) -> Metri
 
 
 def _mean(values: Sequence[float]) -> float:
-    return float(sum(values) / len(values)) if values else 0.0
+    return add_in_order(values) / len(values) if values else 0.0

@@ -45,7 +45,10 @@ def test_a_forward_pass_is_what_torch_counts() -> None:
     # Eager attention computes the masked half as well.
     masked = 2 * 3 * shape().queries * tokens**2
     counted = trunk_flops(shape(), tokens) + masked + head_flops(shape(), tokens)
-    assert counted == counter.get_total_flops()
+    # The angles of positions, which some versions get from a product, belong to no layer.
+    of_angles = [by for name, by in counter.get_flop_counts().items() if "rotary" in name]
+    angles = sum(sum(by.values()) for by in of_angles)
+    assert counted == counter.get_total_flops() - angles
 
 
 def test_six_a_parameter_and_token() -> None:

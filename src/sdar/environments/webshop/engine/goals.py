@@ -18,6 +18,7 @@ from sdar.environments.webshop.engine.prices import ceiling_text, price_ceiling
 from sdar.environments.webshop.engine.products import Product
 from sdar.errors import SdarError
 from sdar.files.digest import json_digest
+from sdar.sums import add_in_order
 
 SHUFFLE_SEED = 233
 """The one shuffle of the original web server."""
@@ -177,7 +178,8 @@ class Goals(Sequence[Goal]):
         attributes = product.instruction_attributes
         if self._frequency is None or not attributes:
             return 1.0
-        return sum(1.0 / self._frequency[name] for name in attributes) / len(attributes)
+        rarities = (1.0 / self._frequency[name] for name in attributes)
+        return add_in_order(rarities) / len(attributes)
 
 
 def split_upstream(count: int) -> dict[str, list[int]]:
