@@ -61,7 +61,7 @@ $(STAMP): requirements.lock pyproject.toml
 	  "$$(grep '^torch==' requirements.lock)"
 	@echo "== the rest (fast-downward-textworld is compiled, which takes 3-4 minutes once)"
 	$(VENV)/bin/python -m pip install --quiet --constraint requirements.lock \
-	  --editable '.[alfworld,express,pipeline,lora,serve,gguf,dev]'
+	  --editable '.[all,dev]'
 	@touch $@
 
 demo: $(STAMP) ## The main job: tasks, warm start, GRPO and SDAR, evaluation, comparison, report

@@ -13,13 +13,13 @@ from sdar.config import ExperimentConfig, Layout, load_config
 from sdar.config.checks import check_files
 from sdar.environments.packages import environment_sections
 from sdar.errors import SdarError
+from sdar.extras import EXTRAS, is_installed
 from sdar.files.paths import model_folder
 
 Level = Literal["good", "note", "wrong"]
 
 NEEDED_DISK = 5 * 2**30
 NEEDED_MEMORY = 4 * 2**30
-EXTRAS = ("", "alfworld", "pipeline", "express", "lora", "serve", "gguf", "dense", "nouns", "dev")
 _FOR_CHATS = ("torch", "transformers")
 
 
@@ -65,15 +65,19 @@ def _python() -> list[Finding]:
 
 
 def _packages() -> list[Finding]:
-    """Every requirement of the distribution, by extra: installed, and in the range it states."""
+    """Every requirement of the distribution, by extra: installed, and in the range it states. Of
+    a checkout that is not installed, what is missing.
+
+    What the configuration needs of an extra is told by `check_files`.
+    """
     try:
         requirements = importlib.metadata.requires("sdar") or []
     except importlib.metadata.PackageNotFoundError:
-        return [Finding("wrong", "sdar", "not installed", "run `make setup`")]
+        return _missing_packages()
     from packaging.requirements import Requirement
 
     findings: list[Finding] = []
-    for extra in EXTRAS:
+    for extra in ("", *EXTRAS, "dev"):
         present, problems = [], []
         for requirement in map(Requirement, requirements):
             marker = requirement.marker
@@ -94,10 +98,25 @@ def _packages() -> list[Finding]:
         if present:
             findings.append(Finding("good", name, ", ".join(present)))
         if problems:
-            level: Level = "wrong" if extra in ("", "alfworld", "pipeline") else "note"
-            remedy = f"pip install -c requirements.lock -e '.[{extra}]'" if extra else "make setup"
+            level: Level = "note" if extra else "wrong"
+            remedy = _bring(extra) if extra else "make setup"
             findings.append(Finding(level, name, "; ".join(problems), remedy))
     return findings
+
+
+def _missing_packages() -> list[Finding]:
+    state = "not installed, but run from its folder: versions are not checked"
+    findings = [Finding("note", "sdar", state, "make setup")]
+    for extra, modules in EXTRAS.items():
+        missing = [f"{module} is missing" for module in modules if not is_installed(module)]
+        if missing:
+            name = f"packages [{extra}]"
+            findings.append(Finding("note", name, "; ".join(missing), _bring(extra)))
+    return findings
+
+
+def _bring(extra: str) -> str:
+    return f"where it is needed: pip install -c requirements.lock -e '.[{extra}]'"
 
 
 def _machine(root: Path) -> list[Finding]:

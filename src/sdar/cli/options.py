@@ -22,6 +22,7 @@ from sdar.config.checks import check_files
 from sdar.config.variants import find_variant, variant_config
 from sdar.errors import SdarError
 from sdar.escaping import printable
+from sdar.extras import missing_extra
 from sdar.files.paths import expand_path
 from sdar.methods.roles import TRAINED, UNTRAINED
 from sdar.ranks.rendezvous import rank
@@ -145,7 +146,7 @@ def friendly(command: Command) -> Command:
             code = stop.code or (interruption.INTERRUPTED_CODE if interrupted else 0)
             if code:
                 _end(code, _stopped(code))
-            said = _of_files(error)
+            said = missing_extra(error) or _of_files(error)
             if said is None:
                 raise
             _end(2, f"{_who()}: {said}")

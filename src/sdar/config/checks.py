@@ -1,4 +1,4 @@
-"""Checks that look at files: data, skills, model. Under a second, without torch.
+"""Checks that look at files: packages, data, skills, model. Under a second, without torch.
 
 Commands run them before they work and Snakemake before it builds the DAG, so that a wrong path
 costs nothing.
@@ -11,6 +11,7 @@ from sdar.config.models import ExperimentConfig
 from sdar.config.stages import skill_library
 from sdar.config.unread import unread_keys
 from sdar.errors import SdarError
+from sdar.extras import first_missing
 from sdar.files.paths import model_folder
 
 log = logging.getLogger("sdar.config")
@@ -24,11 +25,17 @@ def check_files(config: ExperimentConfig) -> None:
     """Raise `SdarError` with every missing file, each with its key and the remedy. Warns of keys
     that nothing reads."""
     data = config.environment.check_data(config.evaluation.panels)
-    problems = [*data, *_skills(config), *_model(config), *_accelerate(config)]
+    problems = [*_extras(config), *data, *_skills(config), *_model(config), *_accelerate(config)]
     if problems:
         raise SdarError("\n".join(problems))
     for sentence in unread_keys(config):
         log.warning("%s", sentence)
+
+
+def _extras(config: ExperimentConfig) -> list[str]:
+    """The packages of the environment."""
+    missing = first_missing(config.environment.modules())
+    return [f"environment.name: {config.environment.name}: {missing}"] if missing else []
 
 
 def _skills(config: ExperimentConfig) -> list[str]:

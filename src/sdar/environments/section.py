@@ -54,6 +54,10 @@ class EnvironmentSection(Section):
         if self.data is not None and self.generated:
             yield "environment.data is given, so nothing is generated", self.generated
 
+    def modules(self) -> tuple[str, ...]:
+        """Modules of an extra (`extras.EXTRAS`) without which nothing can be played."""
+        return ()
+
     def data_paths(self, splits: Sequence[str]) -> dict[str, list[Path]]:
         """The files and folders that keys of this section name and these splits are read from, by
         key. Their content decides results as the keys do."""

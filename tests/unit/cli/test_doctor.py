@@ -1,5 +1,6 @@
 """What `sdar doctor` says of a model's chat template."""
 
+import importlib.metadata
 from pathlib import Path
 
 import chat_templates
@@ -51,3 +52,18 @@ def test_a_template_of_no_use_is_wrong(tmp_path: Path) -> None:
     found = said_of("qwen3", tmp_path, "{{ raise_exception('tools are needed') }}")
     assert found.level == "wrong"
     assert "one user message (tools are needed)" in found.state
+
+
+def test_a_checkout_that_is_not_installed_is_told_which_extras_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_installed(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.requires", not_installed)
+    monkeypatch.setattr("sdar.cli.doctor.is_installed", lambda module: module != "polars")
+    found = {one.subject: one for one in examine(tmp_path / "config.yaml", tmp_path)}
+    assert found["sdar"].level == found["packages [report]"].level == "note"
+    assert found["packages [report]"].state == "polars is missing"
+    assert "'.[report]'" in found["packages [report]"].remedy
+    assert not [name for name in found if name.startswith("packages") and "report" not in name]

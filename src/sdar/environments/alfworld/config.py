@@ -77,6 +77,10 @@ class AlfworldConfig(EnvironmentSection):
         """What evaluation.panels may name; with real data also any other split in `data`."""
         return self.usual_panels if self.data is None else ()
 
+    def modules(self) -> tuple[str, ...]:
+        """Those of the engine."""
+        return ("textworld", "alfworld")
+
     def data_paths(self, splits: Sequence[str]) -> dict[str, list[Path]]:
         """The folders of these splits."""
         if self.data is None:

@@ -120,6 +120,11 @@ class SearchqaConfig(EnvironmentSection):
         others = {key for keys in read_by.values() for key in keys} - set(read_by[kind])
         yield f"retriever.kind is {kind}", tuple(f"retriever.{key}" for key in sorted(others))
 
+    def modules(self) -> tuple[str, ...]:
+        """Those of a retriever in process; one behind HTTP needs none."""
+        kinds = {"bm25": ("bm25s",), "dense": ("faiss", "sentence_transformers"), "http": ()}
+        return kinds[self.retriever.kind]
+
     def data_paths(self, splits: Sequence[str]) -> dict[str, list[Path]]:
         """The questions' files, and what a retriever in process reads."""
         paths: dict[str, list[Path]] = {}

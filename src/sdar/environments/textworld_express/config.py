@@ -53,6 +53,10 @@ class TextworldExpressConfig(EnvironmentSection):
         """What skills are looked up by."""
         return self.games
 
+    def modules(self) -> tuple[str, ...]:
+        """The engine, and what talks to its Java process."""
+        return ("textworld_express", "py4j")
+
     def unread(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """There is no data to give."""
         yield "the engine makes its games from seeds", ("data",)

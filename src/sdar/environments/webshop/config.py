@@ -63,6 +63,10 @@ class WebshopConfig(EnvironmentSection):
         """All of WebShop's files, whatever the splits: every goal is played in the whole shop."""
         return {} if self.data is None else {"data": data_files(self.data)}
 
+    def modules(self) -> tuple[str, ...]:
+        """Those of the reward and of the search."""
+        return ("rapidfuzz", "regex")
+
     @property
     def task_types(self) -> tuple[str, ...]:
         """What skills are looked up by."""
