@@ -44,6 +44,10 @@ class RolloutConfig(Section):
     temperature: PositiveFloat = 1.0
     batch: Annotated[PositiveInt, ROUNDING] = 64
     """Most responses that the engine generates at once."""
+    static_decode: Annotated[bool | None, ROUNDING] = None
+    """`engine: transformers` decodes in fixed shapes, on CUDA as graphs: a token's work is launched
+    as one, and the host looks every 8 tokens. False: in shapes that follow the responses, in less
+    memory. Null: on CUDA. A model whose log-probs would differ is not decoded so."""
     importance_cap: PositiveFloat | None = None
     """Truncated importance sampling, for an engine whose log-probs differ from the trainer's: each
     token's advantage is multiplied by min(trainer's / engine's probability, cap). Null: off; 2 is

@@ -52,7 +52,7 @@ STAGES: dict[Stage, tuple[str, ...]] = {
     "evaluate": (
         *("environment", "skills", "policy", "warm_start.enabled", "evaluation"),
         *("rollout.engine", "rollout.schedule", "rollout.answer_after", "rollout.batch"),
-        "rollout.vllm",
+        *("rollout.static_decode", "rollout.vllm"),
         # The gates that recorded episodes show.
         *("training.distillation.gate", "training.distillation.beta"),
         *("execution.threads", "execution.device"),

@@ -35,6 +35,8 @@ def _reasons(config: ExperimentConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield "warm_start.enabled is false", own
     else:
         yield from _unread_by_warm_start(config)
+    if config.rollout.engine == "vllm":
+        yield "rollout.engine is vllm", ("rollout.static_decode",)
     if config.rollout.engine != "vllm":
         yield f"rollout.engine is {config.rollout.engine}", ("rollout.vllm",)
     if config.rollout.chosen_schedule != "continuous":

@@ -24,6 +24,7 @@ from sdar.policy.log_probs import CHUNK_LOGITS
 from sdar.policy.micro_batches import CPU_TOKENS, prefill_tokens
 from sdar.policy.shape import ModelShape
 from sdar.policy.sharding import wants_sharding
+from sdar.rollout.engines.buckets import capacity_bucket, row_bucket
 
 GIB = 2**30
 GATHERED_LAYERS = 2
@@ -176,22 +177,23 @@ class _Job:
         episodes = -(-training.tasks_per_step * training.group_size // self.ranks)
         rows = min(rollout.batch, episodes)
         prompt = self.prompt_tokens
-        tokens = rows * (prompt + self.config.policy.max_response_tokens)
+        width = prompt + self.config.policy.max_response_tokens
+        static = self.on_gpu and rollout.static_decode is not False
+        tokens = row_bucket(rows) * capacity_bucket(width) if static else rows * width
         block = prefill_tokens("cuda" if self.on_gpu else "cpu")
         cache = tokens * activations.cache_of_token(shape, precision)
+        reading = min(max(block, prompt), rows * prompt) * activations.passing(shape, precision)
+        drawing = rows * shape.vocabulary * activations.LOGIT_SAMPLING
         parts = {
             # A layer's buffers exist twice while finished rows leave.
             "cache": cache + cache // shape.layers,
-            # Prompts are read, then tokens are drawn.
-            "activations": max(
-                min(max(block, prompt), rows * prompt) * activations.passing(shape, precision),
-                rows * shape.vocabulary * activations.LOGIT_SAMPLING,
-            ),
+            # Prompts are read, then tokens are drawn; graphs keep what they draw in.
+            "activations": reading + drawing if static else max(reading, drawing),
         }
         if self.sharded:
             parts["engine"] = precision.compute * shape.parameters
         elif precision.casts:
-            # Converted at the first token and kept. (Frozen weights are, token after token.)
+            # Converted once for all tokens, frozen weights as well.
             parts["computing copies"] = self.casted
         return parts
 

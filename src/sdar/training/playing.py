@@ -14,7 +14,7 @@ from sdar.methods.declarations import Method
 from sdar.policy.weights import named_full_weights
 from sdar.ranks.ranks import Ranks
 from sdar.rollout.collector import collect
-from sdar.rollout.engines.base import RemoteWeights
+from sdar.rollout.engines.base import RemoteWeights, Sleeper
 from sdar.rollout.episode import Episode
 from sdar.rollout.settings import RolloutProgress, RolloutSettings
 from sdar.training.parts import Parts
@@ -117,5 +117,5 @@ def engine_scores(config: ExperimentConfig, method: Method) -> bool:
 
 def rest(engine: Any) -> None:
     """The engine's work of this step is done: its memory is the trainer's."""
-    if isinstance(engine, RemoteWeights):
+    if isinstance(engine, Sleeper):
         engine.sleep()

@@ -66,6 +66,15 @@ class ContinuousEngine(RolloutEngine, Protocol):
 
 
 @runtime_checkable
+class Sleeper(Protocol):
+    """An engine that holds memory between two rollouts."""
+
+    def sleep(self) -> None:
+        """Give memory back until it is needed again; may do nothing."""
+        ...
+
+
+@runtime_checkable
 class RemoteWeights(Protocol):
     """An engine with weights of its own, which the trainer has to send."""
 

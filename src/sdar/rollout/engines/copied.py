@@ -18,7 +18,8 @@ from sdar.rollout.engines.transformers_continuous import ContinuousTransformersE
 
 class CopiedEngine(ContinuousTransformersEngine):
     """A `TransformersEngine` with `RemoteWeights`, of a model as `like`. It has no weights before
-    the first `take_weights`, lies on `device`, and asleep on the host."""
+    the first `take_weights`, lies on `device`, and asleep on the host. `static`: see
+    `find_sampling_path`."""
 
     def __init__(
         self,
@@ -28,10 +29,12 @@ class CopiedEngine(ContinuousTransformersEngine):
         dtype: torch.dtype,
         device: torch.device | str,
         longest: int | None = None,
+        static: bool | None = None,
     ) -> None:
         model = copy_without_weights(like, dtype)
         self.device = device
         self._tried = False
+        self._wanted = static
         model = model.to(device).eval().requires_grad_(False)
         # How it is to be decoded is tried with the first weights.
         super().__init__(model, tokenizer, longest=longest, path="fast")
@@ -47,11 +50,12 @@ class CopiedEngine(ContinuousTransformersEngine):
             raise ValueError(f"step {step}: no weights came for {', '.join(sorted(own)[:3])}")
         if not self._tried:
             engine = ContinuousTransformersEngine
-            self.path, _ = find_sampling_path(engine, self.model, self.longest)
+            self.path, _ = find_sampling_path(engine, self.model, self.longest, self._wanted)
             self._tried = True
 
     def sleep(self) -> None:
         """See `RemoteWeights.sleep`."""
+        super().sleep()
         self.model.to("cpu")
 
     def wake(self) -> None:

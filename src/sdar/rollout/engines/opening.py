@@ -37,12 +37,21 @@ def open_engine(
     if rollout.engine == "transformers":
         longest = longest_sequence(config)
         if not is_sharded(model):
-            path, against = find_sampling_path(ContinuousTransformersEngine, model, longest)
+            path, against = find_sampling_path(
+                ContinuousTransformersEngine, model, longest, rollout.static_decode
+            )
             for quicker, reason in against.items():
                 log.info("policy: not sampled on the %s path (%s), so %s", quicker, reason, path)
             return ContinuousTransformersEngine(model, tokenizer, longest=longest, path=path)
         dtype = getattr(torch, policy.dtype)
-        return CopiedEngine(model, tokenizer, dtype=dtype, device=model.device, longest=longest)
+        return CopiedEngine(
+            model,
+            tokenizer,
+            dtype=dtype,
+            device=model.device,
+            longest=longest,
+            static=rollout.static_decode,
+        )
     options: dict[str, Any] = {
         "trusted": trusted or local_scores(model),
         "longest": longest_sequence(config),

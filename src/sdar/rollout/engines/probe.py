@@ -4,7 +4,8 @@ As for the scorer (`policy.probe`): a few short prompts of different length are 
 responses end early and some begin late, and each log-probability is compared with the model's own
 forward without a cache. The quickest path that agrees is taken.
 
-`fast`: a key-value cache of the engine's own. `general`: the model's forward and cache, prompts of
+`static`: a key-value cache of the engine's own, in fixed shapes, on CUDA as graphs. `fast`: such a
+cache in shapes that follow the responses. `general`: the model's forward and cache, prompts of
 different length padded on the left together. `single`: each response with a cache of its own.
 `uncached`: every step computes the whole sequence again.
 """
@@ -28,25 +29,33 @@ from sdar.policy.probe import (
 from sdar.policy.trunk import FAMILIES
 from sdar.rollout.engines.base import Generation
 
-SamplingPath = Literal["fast", "general", "single", "uncached"]
-SAMPLING_PATHS: tuple[SamplingPath, ...] = ("fast", "general", "single", "uncached")
+SamplingPath = Literal["static", "fast", "general", "single", "uncached"]
+SAMPLING_PATHS: tuple[SamplingPath, ...] = ("static", "fast", "general", "single", "uncached")
 """Quickest first."""
+FAST_PATHS: tuple[SamplingPath, ...] = ("static", "fast")
+"""Those of layers and a head that the engine knows."""
 NEW_TOKENS = 5
 
 
 def sampling_path(engine: Any, model: Any, longest: int | None) -> SamplingPath:
     """The path of an engine (a class) for a model that nothing was tried for. `open_engine` tries
-    every model; of those made otherwise only families that the fast path was not written for."""
-    if model.config.model_type in FAMILIES and not _windows(model, longest):
+    every model; of those made otherwise only what is not decoded on the fast path, which was
+    written for some families, or may be decoded better."""
+    if (
+        model.device.type == "cpu"
+        and model.config.model_type in FAMILIES
+        and not _windows(model, longest)
+    ):
         return "fast"
     return find_sampling_path(engine, model, longest)[0]
 
 
 def find_sampling_path(
-    engine: Any, model: Any, longest: int | None = None
+    engine: Any, model: Any, longest: int | None = None, static: bool | None = None
 ) -> tuple[SamplingPath, dict[str, str]]:
     """The path that agrees with the model, and what ruled each quicker one out. `longest` is the
-    most tokens of a prompt with its response: windows beyond it do not matter.
+    most tokens of a prompt with its response: windows beyond it do not matter. `static`: whether
+    that path is tried; None: on CUDA.
 
     Raises `SdarError` that names the family and what differs when no path agrees.
     """
@@ -54,13 +63,14 @@ def find_sampling_path(
         samples = probe_samples(model, longest)
 
         def try_path(path: SamplingPath) -> str | None:
-            if path == "fast" and (limits := _windows(model, longest)):
+            if path in FAST_PATHS and (limits := _windows(model, longest)):
                 return f"attention is limited to {limits[0]} tokens"
-            if path == "fast" and not has_fast_parts(model):
+            if path in FAST_PATHS and not has_fast_parts(model):
                 return NO_FAST_PARTS
             return _difference(engine, model, path, samples)
 
-        path, against = first_that_agrees(SAMPLING_PATHS, try_path)
+        wanted = model.device.type == "cuda" if static is None else static
+        path, against = first_that_agrees(SAMPLING_PATHS[0 if wanted else 1 :], try_path)
     if path is None:
         raise refusal(model, "sampled from", against, longest)
     return path, against

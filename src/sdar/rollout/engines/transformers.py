@@ -6,28 +6,34 @@ without a mask; the last layer computes one position per prompt; rows of the cac
 lengths, so that nothing is padded on the left; rows leave when finished; sampling is one cumulative
 sum and one binary search.
 
-That holds where a layer keeps keys and values of every token and logits are `lm_head(hidden)`.
-Other models decode with their own forward and cache (`own_cache`); which it is, is tried (`probe`).
+That holds where a layer keeps keys and values of every token and logits are `lm_head(hidden)`. On a
+GPU such a model is decoded in fixed shapes (`static`). Other models decode with their own forward
+and cache (`own_cache`); which it is, is tried (`probe`).
 
 Shape suffixes: B rows (responses), V vocabulary, T capacity of the cache in tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
 
 from sdar.policy.chat import end_token_ids
-from sdar.policy.log_probs import computing_dtype
 from sdar.policy.micro_batches import prefill_tokens
 from sdar.policy.paths import takes
 from sdar.policy.trunk import hidden_states_at
 from sdar.rollout.engines.base import Generation, Key, uniforms
+from sdar.rollout.engines.buckets import row_bucket
+from sdar.rollout.engines.captured import CapturedSteps
+from sdar.rollout.engines.computing import ComputingWeights, packed
 from sdar.rollout.engines.own_cache import OwnCaches
-from sdar.rollout.engines.probe import SamplingPath, sampling_path
+from sdar.rollout.engines.probe import FAST_PATHS, SamplingPath, sampling_path
+from sdar.rollout.engines.row_cache import RowCache
+from sdar.rollout.engines.static import LOOK, StaticRows
 
 
 class TransformersEngine:
@@ -54,6 +60,8 @@ class TransformersEngine:
         self.path: SamplingPath = path or sampling_path(type(self), model, longest)
         self.prefill_tokens = prefill_tokens or self._suitable_block()
         self.ends = end_token_ids(model, tokenizer) if ends is None else ends
+        self._weights: ComputingWeights | None = None
+        self._static: StaticRows | None = None
 
     @torch.no_grad()  # not inference mode: there autocast converts every weight at every token
     def generate(
@@ -67,8 +75,28 @@ class TransformersEngine:
         """See `RolloutEngine.generate`."""
         if not prompt_ids:
             return []
-        device = self.model.device
-        draws = torch.from_numpy(uniforms(keys, max_new_tokens)).to(device)
+        draws = uniforms(keys, max_new_tokens)
+        with self._computing():
+            if self.path == "static":
+                return self._generate_static(prompt_ids, draws, temperature)
+            return self._generate(prompt_ids, draws, temperature)
+
+    def sleep(self) -> None:
+        """Give back what is held beside the model: caches, graphs, converted weights."""
+        if self._static is not None:
+            self._static.close()
+        self._static = self._weights = None
+
+    def close(self) -> None:
+        """End what `generate` has begun."""
+        self.sleep()
+
+    def _generate(
+        self, prompt_ids: list[list[int]], uniform: NDArray, temperature: float
+    ) -> list[Generation]:
+        """`generate` on any path but `static`, with draws `[B, tokens]`."""
+        device, max_new_tokens = self.model.device, uniform.shape[1]
+        draws = torch.from_numpy(uniform).to(device)
         ends = torch.tensor(sorted(self.ends), device=device)
         lengths = torch.tensor([len(ids) for ids in prompt_ids], device=device)
         cache: Any = self._own_caches()
@@ -103,14 +131,66 @@ class TransformersEngine:
             hidden = self._decode(chosen, cache)
         return [Generation(t, p) for t, p in zip(tokens, log_probs, strict=True)]
 
+    def _generate_static(
+        self, prompt_ids: list[list[int]], uniform: NDArray, temperature: float
+    ) -> list[Generation]:
+        """As `_generate`, in fixed shapes; the host looks every `LOOK` tokens."""
+        rows = self._static_rows()
+        rows.clear()
+        rows.join([len(ids) for ids in prompt_ids], list(uniform), temperature)
+        rows.start(0, self._prefill(prompt_ids, rows.cache))
+        made: dict[int, Generation] = {}
+        names, left = list(range(len(prompt_ids))), uniform.shape[1] - 1
+        while names:
+            rows.run(min(LOOK, left))
+            left -= min(LOOK, left)
+            tokens, running = rows.look()
+            ended = [place for place, going in enumerate(running) if not going]
+            live = len(names) - len(ended)
+            # Fewer sizes, fewer graphs: rows leave when half of the bucket has ended.
+            if live and 2 * row_bucket(live) > row_bucket(len(names)):
+                continue
+            found = rows.read(ended, [tokens[place] for place in ended])
+            made |= zip([names[place] for place in ended], found, strict=True)
+            names = [names[place] for place in rows.leave(set(ended))]
+        return [made[row] for row in range(len(prompt_ids))]
+
+    def _static_rows(self) -> StaticRows:
+        if self._static is None or self._static.of_ends != self.ends:
+            device = self.model.device
+            captured = CapturedSteps(device) if device.type == "cuda" else None
+            self._static = StaticRows(self.model, self._logits, sample, self.ends, captured)
+        return self._static
+
+    @contextmanager
+    def _computing(self, *, new_weights: bool = True) -> Iterator[None]:
+        """A block in which the model is decoded: no weight is converted at a token. Its weights may
+        be new since the last one."""
+        if self.path not in FAST_PATHS:
+            yield
+            return
+        if self._weights is None or not self._weights.fits():
+            self.sleep()  # graphs know the places of weights
+            self._weights = ComputingWeights(self.model)
+        elif new_weights:
+            self._weights.refresh()
+        with self._weights.in_use(), packed(self.model) if self.path == "static" else nullcontext():
+            yield
+        if self.path != "static" and not self._sampling():
+            self._weights = None
+
+    def _sampling(self) -> bool:
+        """Whether responses have been begun that go on in a later call."""
+        return False
+
     def _suitable_block(self) -> int:
         """Padded tokens of a prefill block."""
-        last_logits_only = self.path == "fast" or takes(self.model, "logits_to_keep")
+        last_logits_only = self.path in FAST_PATHS or takes(self.model, "logits_to_keep")
         # Where a forward gives the logits of all tokens, a larger block has no room.
         return prefill_tokens(self.model.device.type if last_logits_only else "cpu")
 
     def _own_caches(self) -> OwnCaches | None:
-        if self.path == "fast":
+        if self.path in FAST_PATHS:
             return None
         return OwnCaches(
             self.model, together=self.path == "general", caching=self.path != "uncached"
@@ -118,7 +198,7 @@ class TransformersEngine:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Of hidden states `[B, D]`, or of what the model's own forward gave, which has them."""
-        return (self.model.lm_head(hidden) if self.path == "fast" else hidden).float()
+        return (self.model.lm_head(hidden) if self.path in FAST_PATHS else hidden).float()
 
     def _prefill(self, prompt_ids: list[list[int]], cache: Any, first: int = 0) -> Tensor:
         """Hidden state `[B, D]` of each prompt's last token (or the logits, see `_logits`). Fills
@@ -193,72 +273,3 @@ def _blocks(sorted_lengths: list[int], token_limit: int) -> list[slice]:
             blocks.append(slice(start, stop - 1))
             start = stop - 1
     return [*blocks, slice(start, len(sorted_lengths))]
-
-
-class RowCache(DynamicCache):
-    """Keys and values in one buffer per layer, `[B, key-value heads, T, head size]`, in the type
-    that attention computes in: under autocast, rotated keys come in another.
-
-    A new token is written behind its row's last one. `fill` routes the next prefill block to its
-    rows; `advance` starts a decode step.
-    """
-
-    def __init__(self, lengths_B: Tensor, capacity: int) -> None:
-        super().__init__()
-        self.lengths = lengths_B
-        self.capacity = capacity
-        self.buffers: list[tuple[Tensor, Tensor]] = []
-        self._target: tuple[list[int], list[int]] | None = None
-
-    def fill(self, rows: list[int], lines: list[int]) -> None:
-        """The next forward is a prefill: its line `lines[i]` belongs to row `rows[i]`."""
-        self._target = (rows, lines)
-
-    def advance(self) -> tuple[Tensor, Tensor]:
-        """The next forward appends a token per row; returns positions `[B]` and the mask."""
-        self._target = None
-        self._positions = self.lengths
-        self.lengths = self.lengths + 1
-        self._width = int(self.lengths.max())
-        columns = torch.arange(self._width, device=self.lengths.device)
-        return self._positions, (columns < self.lengths[:, None])[:, None, None]
-
-    def keep(self, rows_B: Tensor) -> None:
-        """Drop all other rows."""
-        width = int(self.lengths.max())
-        self.lengths = self.lengths[rows_B]
-        for layer, (keys, values) in enumerate(self.buffers):
-            room = keys.shape[2] - width
-            # Only what is written so far is worth copying.
-            self.buffers[layer] = tuple(  # type: ignore[assignment]
-                torch.nn.functional.pad(buffer[rows_B, :, :width], (0, 0, 0, room))
-                for buffer in (keys, values)
-            )
-
-    def update(
-        self, key: Tensor, value: Tensor, layer: int, *rest: Any, **options: Any
-    ) -> tuple[Tensor, Tensor]:
-        if layer == len(self.buffers):
-            shape = (len(self.lengths), key.shape[1], self.capacity, key.shape[3])
-            # Zeros: what is masked out must still be finite.
-            dtype = computing_dtype(key)
-            self.buffers.append(
-                (key.new_zeros(shape, dtype=dtype), value.new_zeros(shape, dtype=dtype))
-            )
-        keys, values = self.buffers[layer]
-        if self._target is not None:
-            rows, lines = self._target
-            keys[rows, :, : key.shape[2]] = key[lines].to(keys.dtype)
-            values[rows, :, : value.shape[2]] = value[lines].to(values.dtype)
-            return key, value
-        every = torch.arange(len(self._positions), device=key.device)
-        keys[every, :, self._positions] = key[:, :, 0].to(keys.dtype)
-        values[every, :, self._positions] = value[:, :, 0].to(values.dtype)
-        count = len(every)  # a buffer may have more rows
-        return keys[:count, :, : self._width], values[:count, :, : self._width]
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return 0
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        return query_length, 0

@@ -4,9 +4,12 @@ Live responses are the first rows of one key-value cache. A new one is prefilled
 which it joins and written behind them; when a row ends, the last one moves into its place, so that
 a step copies no more rows than ended. A response's row is a function of the calls alone, and so is
 its rounding.
+
+On the `static` path eight steps are computed at once and handed out one by one; what was asked for
+meanwhile joins at the first step of the next eight. That, too, is a function of the calls alone.
 """
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdar.rollout.engines.base import Generation, Key, uniforms
-from sdar.rollout.engines.transformers import RowCache, TransformersEngine, sample
+from sdar.rollout.engines.row_cache import RowCache
+from sdar.rollout.engines.static import LOOK
+from sdar.rollout.engines.transformers import TransformersEngine, sample
 
 CAPACITY_GRAIN = 64
 """The cache, which is copied to grow, grows by at least this many tokens per row."""
@@ -32,6 +37,8 @@ class _Row:
     temperature: float
     token_ids: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
+    seen: int = 0
+    """Tokens that it had when the host last looked, where the tokens stay on the device."""
 
     @property
     def draw(self) -> float:
@@ -56,6 +63,7 @@ class ContinuousTransformersEngine(TransformersEngine):
         self._live: list[_Row] = []
         self._cache: Any = None
         self._chosen = torch.empty(0, dtype=torch.long)
+        self._ahead: deque[list[tuple[int, Generation]]] = deque()
 
     def submit(
         self,
@@ -74,8 +82,18 @@ class ContinuousTransformersEngine(TransformersEngine):
     @torch.no_grad()
     def advance(self) -> list[tuple[int, Generation]]:
         """See `ContinuousEngine.advance`."""
+        if self._ahead:
+            return self._ahead.popleft()
         if not (self._live or self._asked):
             return []
+        with self._computing(new_weights=not self._live):
+            if self.path != "static":
+                return self._step()
+            self._ahead = deque(self._steps())
+            return self._ahead.popleft()
+
+    def _step(self) -> list[tuple[int, Generation]]:
+        """`advance` where there is something to do."""
         hidden = [] if self._cache is None else [self._decode(self._chosen, self._cache)]
         if self._asked:
             hidden.append(self._join(self._asked))
@@ -93,9 +111,52 @@ class ContinuousTransformersEngine(TransformersEngine):
             self._leave(ended)
         return [(row.name, Generation(row.token_ids, row.log_probs)) for row in finished]
 
+    def _steps(self) -> list[list[tuple[int, Generation]]]:
+        """What ends in each of the next steps, all of which are computed now."""
+        rows = self._static_rows()
+        if not self._live:
+            rows.clear()
+        steps = LOOK
+        if self._live:
+            rows.run(1)
+            steps -= 1
+        # Rows at one time share their temperature: others wait until there is none.
+        temperature = (self._live or self._asked)[0].temperature
+        joining = [row for row in self._asked if row.temperature == temperature]
+        if joining:
+            prompts = [row.prompt_ids for row in joining]
+            first = rows.join(list(map(len, prompts)), [row.draws for row in joining], temperature)
+            rows.start(first, self._prefill(prompts, rows.cache, first))
+            self._asked = [row for row in self._asked if row.temperature != temperature]
+            self._live += joining
+            steps = LOOK - 1
+        rows.run(steps)
+        tokens, running = rows.look()
+        ended = [place for place, going in enumerate(running) if not going]
+        found = rows.read(ended, [tokens[place] for place in ended]) if ended else []
+        ending: list[list[tuple[_Row, Generation]]] = [[] for _ in range(LOOK)]
+        for place, generation in zip(ended, found, strict=True):
+            row = self._live[place]
+            ending[tokens[place] - row.seen - 1].append((row, generation))
+        for row, count in zip(self._live, tokens, strict=True):
+            row.seen = count
+        if ended:
+            self._live = [self._live[place] for place in rows.leave(set(ended))]
+        while not self._live and not ending[-1]:
+            ending.pop()
+        return [
+            [(row.name, made) for row, made in sorted(step, key=lambda pair: pair[0].number)]
+            for step in ending
+        ]
+
+    def _sampling(self) -> bool:
+        return bool(self._live)
+
     def close(self) -> None:
         """Forget all responses and give their memory back."""
         self._asked, self._live, self._cache = [], [], None
+        self._ahead.clear()
+        super().close()
 
     def _join(self, rows: list[_Row]) -> Tensor:
         """Prefill the prompts behind the live rows; see `_prefill`."""
@@ -149,9 +210,7 @@ class OpenRowCache(RowCache):
         rows, tokens = self.buffers[0][0].shape[0], self.buffers[0][0].shape[2]
         more = (max(0, len(self.lengths) - rows), self.capacity - tokens)
         if any(more):
-            self.buffers = [
-                (_padded(keys, *more), _padded(values, *more)) for keys, values in self.buffers
-            ]
+            self.extend(*more)
 
     def leave(self, order: list[int]) -> None:
         """Row `order[i]` becomes row i; the others are forgotten. What moves, moves forward."""
@@ -163,7 +222,3 @@ class OpenRowCache(RowCache):
                 keys[targets, :, :width] = keys[sources, :, :width]
                 values[targets, :, :width] = values[sources, :, :width]
         self.lengths = self.lengths[order]
-
-
-def _padded(buffer: Tensor, rows: int, tokens: int) -> Tensor:
-    return torch.nn.functional.pad(buffer, (0, 0, 0, tokens, 0, 0, 0, rows))
