@@ -37,7 +37,7 @@ def _reasons(config: ExperimentConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield from _unread_by_warm_start(config)
     if config.rollout.engine == "vllm":
         yield "rollout.engine is vllm", ("rollout.static_decode",)
-    if config.rollout.engine != "vllm":
+    else:
         yield f"rollout.engine is {config.rollout.engine}", ("rollout.vllm",)
     if config.rollout.chosen_schedule != "continuous":
         yield "the schedule is turns", ("rollout.answer_after",)
