@@ -35,6 +35,9 @@ class ExecutionConfig(Section):
     """CPU threads of the tiny policy's warm start, which is one process on a CPU. A pretrained
     model's is computed as its training is."""
     device: Annotated[Literal["auto", "cpu", "cuda"], ROUNDING] = "auto"
+    deterministic: Annotated[bool, ROUNDING] = True
+    """On a GPU, score and update with kernels that give the same bits each time. Set it to false
+    for a model with an operation that has no such kernel, or to see what they cost."""
     gpu_memory_gib: Annotated[PositiveFloat | None, NOTHING] = None
     """Memory of the GPUs that training jobs get, for `sdar doctor` where there is no GPU to ask
     (on a login node): 79 for an 80 GB card."""

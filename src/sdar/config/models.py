@@ -137,7 +137,8 @@ class TrainingConfig(Section):
     minibatch: PositiveInt = 256
     """Samples (turns) per optimizer step."""
     micro_batch: Annotated[PositiveInt, ROUNDING] = 64
-    """Samples per forward-backward pass: fewer take less memory."""
+    """Samples per forward-backward pass: fewer take less memory. Sums are rounded differently: in
+    bfloat16 a token's log-prob changes by about .01."""
     learning_rate: PositiveFloat = 5e-4
     warmup_ratio: Fraction = 0.0
     weight_decay: NonNegative = 0.01

@@ -23,9 +23,10 @@ class VllmConfig(Section):
     timeout: Annotated[PositiveFloat, NOTHING] = 600.0
     """Seconds that a call of an engine (weights, generation) may take before the run ends with an
     error that names the rank."""
-    tolerance: Annotated[NonNegative, NOTHING] = 0.05
+    tolerance: Annotated[NonNegative | None, NOTHING] = None
     """After each transfer of weights: mean difference of log-probs (nats per token) on the probe
-    batch beyond which they count as wrong, and the run ends."""
+    batch beyond which they count as wrong, and the run ends. Null: .05 where policy.dtype is
+    float32, .15 where it is bfloat16."""
 
 
 class RolloutConfig(Section):

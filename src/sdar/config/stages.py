@@ -47,7 +47,7 @@ STAGES: dict[Stage, tuple[str, ...]] = {
     "train": (
         *("environment", "skills", "policy", "warm_start.enabled", "rollout", "training"),
         *("execution.threads", "execution.device", "execution.nodes", "execution.processes"),
-        "execution.accelerate",
+        *("execution.accelerate", "execution.deterministic"),
     ),
     "evaluate": (
         *("environment", "skills", "policy", "warm_start.enabled", "evaluation"),
@@ -55,7 +55,7 @@ STAGES: dict[Stage, tuple[str, ...]] = {
         *("rollout.static_decode", "rollout.vllm"),
         # The gates that recorded episodes show.
         *("training.distillation.gate", "training.distillation.beta"),
-        *("execution.threads", "execution.device"),
+        *("execution.threads", "execution.device", "execution.deterministic"),
     ),
     "compare": ("methods", "seeds", "evaluation"),
     "report": ("methods", "seeds", "evaluation", "training.distillation"),

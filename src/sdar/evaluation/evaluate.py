@@ -211,13 +211,14 @@ class ChunkPlayer:
 
         from sdar.environments.packages import environment_package
         from sdar.policy.loading import load_policy
-        from sdar.policy.reproducible import make_reproducible
+        from sdar.policy.reproducible import choose_kernels, make_reproducible
         from sdar.rollout.engines.opening import open_filled_engine
 
         make_reproducible(self.config.execution.threads)
         device = self.config.execution.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        choose_kernels(torch.device(device))
         policy, dtype = self.subject.policy, self.config.policy.dtype
         self.model, self.tokenizer = load_policy(
             policy,

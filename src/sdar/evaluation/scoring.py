@@ -14,6 +14,7 @@ from sdar.evaluation.token_rows import ScoredTurn
 from sdar.methods.gates import GATES
 from sdar.policy.chat import token_pieces
 from sdar.policy.log_probs import PolicyScorer, score_responses
+from sdar.policy.reproducible import exact_kernels
 from sdar.records.tables import skill_in
 from sdar.rollout.engines.base import RolloutEngine
 from sdar.rollout.episode import Episode, Prompt
@@ -50,8 +51,11 @@ def score_episode(
     distillation = config.training.distillation
     needs_entropy = GATES[distillation.gate].reads_entropy
     scorer = PolicyScorer(model)
-    of_student = score_responses(scorer, student, responses, entropy=needs_entropy, device=device)
-    of_teacher = score_responses(scorer, teacher, responses, device=device)
+    with exact_kernels(torch.device(device), config.execution.deterministic):
+        of_student = score_responses(
+            scorer, student, responses, entropy=needs_entropy, device=device
+        )
+        of_teacher = score_responses(scorer, teacher, responses, device=device)
     gate_SR = compute_gate(
         distillation.gate,
         of_teacher.log_probs - of_student.log_probs,

@@ -20,6 +20,7 @@ from sdar.methods.declarations import Method
 from sdar.policy.log_probs import TeacherDistribution
 from sdar.policy.lora import add_adapters
 from sdar.policy.recomputation import recompute_layers
+from sdar.policy.reproducible import exact_kernels
 from sdar.policy.sharding import wants_sharding
 from sdar.ranks.ranks import Ranks
 from sdar.rollout.engines.opening import close_engine, open_engine
@@ -184,4 +185,6 @@ class Learner:
     ) -> UpdateMeasures:
         """Learn from the step's samples, see `Updating.update`."""
         values = (old_SR, teacher_SR, reference_SR, advantages_SR, context, distribution)
-        return self.updating.update(step, batch, *values)
+        device = self.playing.accelerator.device
+        with exact_kernels(device, self.config.execution.deterministic):
+            return self.updating.update(step, batch, *values)

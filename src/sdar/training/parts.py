@@ -16,6 +16,7 @@ from sdar.errors import SdarError
 from sdar.files.digest import json_digest, text_digest
 from sdar.methods.declarations import Method, get_method
 from sdar.policy.loading import load_policy
+from sdar.policy.reproducible import choose_kernels
 from sdar.policy.tokenizer import tokenizer_digest
 from sdar.policy.weights import policy_digest
 from sdar.ranks.ranks import PATIENCE
@@ -85,6 +86,7 @@ def make_accelerator(config: ExperimentConfig) -> Accelerator:
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=mixed, kwargs_handlers=[patience])
     # accelerate takes all cores for its ranks where OMP_NUM_THREADS is not set.
     torch.set_num_threads(config.execution.threads)
+    choose_kernels(accelerator.device)
     return accelerator
 
 

@@ -6,6 +6,7 @@ All are without gradient, on the CPU, and of all ranks' samples.
 Shape suffixes: S samples (turns of all episodes of a step), R response tokens.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from sdar.config import ExperimentConfig
 from sdar.methods.declarations import Method
 from sdar.policy.log_probs import Scores, TeacherDistribution, copied_head, score_responses
 from sdar.policy.micro_batches import plan_micro_batches
+from sdar.policy.reproducible import exact_kernels
 from sdar.training.placed import PlacedPolicy
 from sdar.training.playing import engine_scores, rest
 from sdar.training.reference import Reference
@@ -41,7 +43,16 @@ class Scoring:
         """As `log_probs`, after the student's prompts, and the entropy where the method's gate
         needs that of the step's start."""
         entropy = self.method.needs_old_entropy(self.config.training.distillation.gate)
-        scores = self._scores(batch, batch.prompts, entropy=entropy)
+        # In bfloat16 a log-prob depends on what is scored beside it. The update's first ratio is 1
+        # only where its own micro-batches give the old log-probs, too.
+        plans = None
+        if self.config.policy.dtype == "bfloat16":
+            minibatches = self.policy.shares(batch).minibatches
+            plans = [
+                [rows for minibatch in minibatches for rows in minibatch.plans[rank]]
+                for rank in range(self.policy.ranks.count)
+            ]
+        scores = self._scores(batch, batch.prompts, plans=plans, entropy=entropy)
         return scores.log_probs, scores.entropy
 
     def by_reference(self, batch: StepBatch) -> Tensor | None:
@@ -78,30 +89,32 @@ class Scoring:
         return scores.log_probs, TeacherDistribution(head, hidden_ND, tuple(tokens))
 
     def _scores(
-        self, batch: StepBatch, prompts: list[list[int]], scorer: Any = None, **more: bool
+        self,
+        batch: StepBatch,
+        prompts: list[list[int]],
+        scorer: Any = None,
+        plans: list[list[list[int]]] | None = None,
+        **more: bool,
     ) -> Scores:
-        """All ranks' samples, each scored by its rank; hidden states only of this rank's own."""
+        """All ranks' samples, each scored by its rank; hidden states only of this rank's own.
+        `plans`: sample numbers by rank and micro-batch; None: the fewest passes over all."""
         policy, micro_batch = self.policy, self.config.training.micro_batch
         responses, shares = batch.responses, policy.shares(batch).samples
-        passes = 0
-        if policy.sharded:
-            plans = (
-                plan_micro_batches(
-                    [len(prompts[i]) + len(responses[i]) for i in share],
-                    micro_batch,
-                    policy.micro_batch_tokens,
-                )
-                for share in shares
-            )
-            passes = max(map(len, plans))
+        if plans is None:
+            plans = []
+            for share in shares:
+                lengths = [len(prompts[i]) + len(responses[i]) for i in share]
+                places = plan_micro_batches(lengths, micro_batch, policy.micro_batch_tokens)
+                plans.append([[share[place] for place in rows] for rows in places])
         mine = shares[policy.ranks.rank]
-        with policy.accelerator.autocast():
+        place_of = {sample: place for place, sample in enumerate(mine)}
+        passes = max(map(len, plans)) if policy.sharded else 0
+        with policy.accelerator.autocast(), self._exactly():
             scores = score_responses(
                 policy.scorer if scorer is None else scorer,
                 [prompts[i] for i in mine],
                 [responses[i] for i in mine],
-                micro_batch=micro_batch,
-                micro_batch_tokens=policy.micro_batch_tokens,
+                plan=[[place_of[i] for i in rows] for rows in plans[policy.ranks.rank]],
                 device=policy.accelerator.device,
                 passes=passes,
                 **more,
@@ -112,6 +125,10 @@ class Scoring:
             None if entropy_SR is None else policy.everywhere(batch, mine, entropy_SR),
             hidden=scores.hidden,
         )
+
+    def _exactly(self) -> AbstractContextManager[None]:
+        device = self.policy.accelerator.device
+        return exact_kernels(device, self.config.execution.deterministic)
 
 
 def probe_scores(

@@ -1,6 +1,7 @@
 """Which rank does what. Pure: every rank works out everybody's share for itself.
 
-Shares are a matter of speed: each split gives the same step, up to the rounding of sums.
+Shares are a matter of speed: each split gives the same step, up to the rounding of sums (in
+bfloat16 that is about .01 of a token's log-prob, not the last digits).
 """
 
 from collections.abc import Sequence

@@ -22,8 +22,9 @@ from sdar.rollout.engines.base import Generation, seed_of
 from sdar.rollout.engines.opening import local_scores, open_engine
 from sdar.rollout.engines.transformers import TransformersEngine
 from sdar.rollout.engines.vllm import http as vllm_http
+from sdar.rollout.engines.vllm.engine import VllmEngine
 from sdar.rollout.engines.vllm.http import VllmHttp
-from sdar.rollout.engines.vllm.probe import Probe, difference, first_prompts
+from sdar.rollout.engines.vllm.probe import Probe, difference, first_prompts, tolerance_of
 from sdar.rollout.engines.vllm.watchdog import STUCK_EXIT_CODE, Watchdog
 from sdar.rollout.engines.vllm.weight_files import read_weights, write_weights
 
@@ -38,7 +39,7 @@ def test_seeds_are_spread_and_fit_63_bits():
 
 
 def probe(model: Any, **changed: Any) -> Probe:
-    values = {"vocabulary": model.config.vocab_size, "longest": 64, "tolerance": 1e-3, "rank": 2}
+    values = {"tokenizer": scripted.tokenizer(), "longest": 64, "tolerance": 1e-3, "rank": 2}
     return Probe(local_scores(model), **(values | changed), engine="an engine")
 
 
@@ -81,13 +82,57 @@ def test_the_probe_asks_the_first_rollouts_prompts_once_it_knows_them():
     checked.remember([[5, 6], [5, 6], [7, 8], [9, 10, 11], [12, 13], [14, 15]])
     checked.remember([[16, 17]])
     checked.verify(sample, 1)
-    assert asked == [first_prompts(360, 48), [[5, 6], [7, 8], [9, 10, 11], [12, 13]]]
+    assert asked == [
+        first_prompts(scripted.tokenizer(), 48),
+        [[5, 6], [7, 8], [9, 10, 11], [12, 13]],
+    ]
+
+
+def test_the_first_prompts_are_text_cut_to_the_limit():
+    tokenizer = scripted.tokenizer()
+    prompts = first_prompts(tokenizer, 20)
+    assert [len(ids) for ids in prompts] == [20] * 4
+    assert tokenizer.decode(prompts[0]).startswith("You are in the")
+    assert len({tuple(ids) for ids in prompts}) == 4
+    assert {len(ids) for ids in first_prompts(tokenizer, 0)} == {1}
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype", "taken"),
+    [(None, "float32", 0.05), (None, "bfloat16", 0.15), (0.01, "bfloat16", 0.01)],
+)
+def test_the_tolerance_is_that_of_the_type_unless_it_is_given(given, dtype, taken):
+    vllm = {} if given is None else {"tolerance": given}
+    config = parse_config({"rollout": {"engine": "vllm", "vllm": vllm}})
+    assert tolerance_of(config.rollout.vllm.tolerance, dtype) == taken
+
+
+def test_vllm_wakes_when_the_allocator_has_given_back_what_it_kept(monkeypatch):
+    calls: list[str] = []
+
+    class Asleep:
+        def wake_up(self) -> None:
+            calls.append("wake_up")
+
+        def sleep(self, level: int) -> None:
+            calls.append(f"sleep {level}")
+
+    engine = VllmEngine.__new__(VllmEngine)
+    engine.config, engine.rank = parse_config({}).rollout.vllm, 0
+    engine._engine, engine._asleep, engine._may_sleep = Asleep(), False, True
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("empty_cache"))
+    engine.wake()
+    assert calls == [], "awake already"
+    engine.sleep()
+    engine.wake()
+    engine.wake()
+    assert calls == ["sleep 1", "empty_cache", "wake_up"]
 
 
 def test_difference_is_over_tokens_not_samples():
     generations = [Generation([1], [-1.0]), Generation([1, 2, 3], [-1.0, -2.0, -3.0])]
     trusted_SR = torch.tensor([[-1.0, 0.0, 0.0], [-1.0, -2.0, -3.8]])
-    assert difference(generations, trusted_SR) == pytest.approx((0.2, 0.8))
+    assert difference(generations, trusted_SR) == pytest.approx((0.2, 0.0, 0.8))
 
 
 def test_weights_go_through_files_with_their_ties(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

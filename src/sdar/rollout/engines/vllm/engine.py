@@ -4,6 +4,7 @@ It starts with random weights and takes the trainer's, each time with a check (`
 and returns token ids, never text. On a GPU it sleeps while the trainer computes.
 """
 
+import gc
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -15,9 +16,8 @@ from torch import Tensor
 from sdar.config.rollout import VllmConfig
 from sdar.errors import SdarError
 from sdar.policy.chat import end_token_ids
-from sdar.policy.paths import vocabulary_of
 from sdar.rollout.engines.base import Generation, Key, seed_of
-from sdar.rollout.engines.vllm.probe import Probe, Trusted
+from sdar.rollout.engines.vllm.probe import Probe, Trusted, tolerance_of
 from sdar.rollout.engines.vllm.request_engine import RequestEngine
 from sdar.rollout.engines.vllm.start import import_vllm, start_engine
 from sdar.rollout.engines.vllm.watchdog import Watchdog
@@ -51,9 +51,9 @@ class VllmEngine(RequestEngine):
         self.ends = sorted(end_token_ids(model, tokenizer))
         self._probe = Probe(
             trusted,
-            vocabulary=vocabulary_of(model),
+            tokenizer=tokenizer,
             longest=longest,
-            tolerance=config.tolerance,
+            tolerance=tolerance_of(config.tolerance, dtype),
             rank=rank,
             engine="vLLM in process",
         )
@@ -167,8 +167,14 @@ class VllmEngine(RequestEngine):
             self._asleep = True
 
     def wake(self) -> None:
-        """See `RemoteWeights.wake`; every use of the engine calls it."""
+        """See `RemoteWeights.wake`; every use of the engine calls it.
+
+        vLLM takes its memory from the driver, not from torch's allocator: what that has kept of the
+        update for later goes back first, else there is none left.
+        """
         if self._asleep:
+            gc.collect()  # what only cycles hold is not free
+            torch.cuda.empty_cache()
             with self._limit("waking up"):
                 self._engine.wake_up()
             self._asleep = False

@@ -21,10 +21,9 @@ from torch import Tensor
 from sdar.config.rollout import VllmConfig
 from sdar.errors import SdarError
 from sdar.policy.chat import end_token_ids
-from sdar.policy.paths import vocabulary_of
 from sdar.rollout.engines.base import Generation, Key, seed_of
 from sdar.rollout.engines.vllm.http import VllmHttp
-from sdar.rollout.engines.vllm.probe import Probe, Trusted
+from sdar.rollout.engines.vllm.probe import Probe, Trusted, tolerance_of
 from sdar.rollout.engines.vllm.request_engine import RequestEngine
 from sdar.rollout.engines.vllm.weight_files import write_weights
 
@@ -75,9 +74,9 @@ class VllmServers(RequestEngine):
         self._live: list[_Response] = []
         self._probe = Probe(
             trusted,
-            vocabulary=vocabulary_of(model),
+            tokenizer=tokenizer,
             longest=longest,
-            tolerance=config.tolerance,
+            tolerance=tolerance_of(config.tolerance, dtype),
             rank=rank,
             engine=f"the vLLM server {self._server.url}",
         )
