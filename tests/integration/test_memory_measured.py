@@ -26,6 +26,7 @@ from sdar.policy.log_probs import PolicyScorer
 from sdar.policy.micro_batches import pad_batch, prefill_tokens
 from sdar.policy.recomputation import recompute_layers
 from sdar.policy.shape import ModelShape, shape_of_config
+from sdar.rollout.engines.buckets import capacity_bucket, row_bucket
 from sdar.rollout.engines.transformers import TransformersEngine
 from sdar.training.optimizer import make_optimizer
 
@@ -212,6 +213,10 @@ def test_cache_of_the_rollout_to_the_byte(family: str, dtype: str) -> None:
     tokens = SAMPLES * (PROMPT + RESPONSE)
     each = cache_of_token(shape(family), as_precision(dtype, sharded=False))
     assert engine.cached == tokens * each
+    static = Observed(model(family), None, ends=frozenset(), path="static")
+    with autocast(dtype):
+        static.generate(prompts, keys, max_new_tokens=RESPONSE, temperature=1.0)
+    assert static.cached == row_bucket(SAMPLES) * capacity_bucket(PROMPT + RESPONSE) * each
     assert engine.prefill_tokens == prefill_tokens("cpu")
 
 

@@ -1,6 +1,7 @@
 """How steps are captured and replayed, with a recorder in the place of CUDA."""
 
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ class Recorder:
         self.calls: list[str] = []
         self.debug = "default"
         self.capturing = False
-        recorder = self
+        recorder, pools = self, count(1)
 
         class Stream:
             def __init__(self, name: Any = "side") -> None:
@@ -34,7 +35,8 @@ class Recorder:
             yield
 
         @contextmanager
-        def graph(made: Any, pool: Any, stream: Stream) -> Any:
+        def graph(made: Any, pool: Any, stream: Stream, capture_error_mode: str) -> Any:
+            assert capture_error_mode == "thread_local"
             recorder.calls.append(f"capture on {stream.name} in {pool}")
             recorder.capturing, recorder.made = True, made
             yield
@@ -55,7 +57,8 @@ class Recorder:
             "stream": stream,
             "graph": graph,
             "CUDAGraph": Graph,
-            "graph_pool_handle": lambda: "the pool",
+            "graph_pool_handle": lambda: f"pool {next(pools)}",
+            "empty_cache": lambda: recorder.calls.append("empty"),
             "current_stream": lambda device: Stream("usual"),
             "synchronize": lambda device: recorder.calls.append("synchronize"),
             "get_sync_debug_mode": lambda: recorder.debug,
@@ -86,7 +89,7 @@ def test_a_step_is_run_twice_then_captured_and_replayed(monkeypatch: pytest.Monk
     assert recorder.calls == [
         *[call.replace("run", "run (default)") for call in around],
         *[call.replace("run", "run (error)") for call in around],
-        "capture on side in the pool",
+        "capture on side in pool 1",
         *["replay"] * 3,
     ]
     assert done == ["a"] * 5
@@ -96,8 +99,11 @@ def test_a_step_is_run_twice_then_captured_and_replayed(monkeypatch: pytest.Monk
     recorder.calls.clear()
     steps.close()
     steps.run(("a", 1), recorder.recorded(lambda: done.append("c")))
-    assert recorder.calls[0] == "synchronize"
+    assert recorder.calls[:2] == ["synchronize", "empty"]
     assert done[-1] == "c", "what was captured is forgotten"
+    for _ in range(2):
+        steps.run(("a", 1), recorder.recorded(lambda: done.append("c")))
+    assert "capture on side in pool 2" in recorder.calls, "torch refuses a pool whose graphs ended"
 
 
 def test_a_step_that_waits_for_the_device_is_never_captured(

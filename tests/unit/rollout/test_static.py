@@ -1,6 +1,6 @@
 """Decoding in fixed shapes gives the tokens of the usual path, and never asks the device."""
 
-import copy
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,16 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sdar.config.execution import LoraConfig
 from sdar.policy.lora import add_adapters
+from sdar.rollout.engines import computing
 from sdar.rollout.engines.base import uniforms
 from sdar.rollout.engines.buckets import capacity_bucket, row_bucket
 from sdar.rollout.engines.computing import packed
+from sdar.rollout.engines.copied import CopiedEngine
 from sdar.rollout.engines.probe import find_sampling_path
 from sdar.rollout.engines.static import LOOK, StaticRows
 from sdar.rollout.engines.transformers import TransformersEngine, sample
 from sdar.rollout.engines.transformers_continuous import ContinuousTransformersEngine
+from sdar.training.playing import rest
 
 PROMPTS = [scripted.tokenizer()(text)["input_ids"] for text in (*scripted.TEXTS, "You")] * 5
 KEYS = [(3, 1, slot, 2) for slot in range(len(PROMPTS))]
@@ -266,9 +269,61 @@ def test_what_disagrees_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_memory_is_given_back() -> None:
-    engine = TransformersEngine(copy.deepcopy(scripted.policy()), None, ends=ENDS, path="static")
+    engine = TransformersEngine(scripted.policy(), None, ends=ENDS, path="static")
     engine.generate(PROMPTS, KEYS, max_new_tokens=3, temperature=1.0)
     assert engine._static is not None
-    engine.sleep()
+    rest(engine)
     assert engine._static is None
     assert engine._weights is None
+
+
+def test_a_copy_of_the_policy_is_decoded_so_too() -> None:
+    model = scripted.policy()
+    engine = CopiedEngine(
+        model, scripted.tokenizer(), dtype=torch.float32, device="cpu", static=True
+    )
+    options = {"max_new_tokens": 12, "temperature": 1.0}
+    for step in range(2):
+        engine.take_weights(model.state_dict().items(), step)
+        assert engine.path == "static"
+        usual = ContinuousTransformersEngine(model, scripted.tokenizer(), path="fast")
+        expected = usual.generate(PROMPTS, KEYS, **options)
+        assert_same(engine.generate(PROMPTS, KEYS, **options), expected, 1e-5)
+        rest(engine)
+        assert engine._static is None
+        with torch.no_grad():
+            model.lm_head.weight.mul_(0.8)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_attention_repeats_no_keys(half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever transformers does in its version: of a decoded token it is not asked."""
+    module = SimpleNamespace(num_key_value_groups=3, is_causal=True)
+    dtype = torch.bfloat16 if half else torch.float32
+    draw = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=draw).to(dtype)
+
+    query, key, value = random(4, 6, 1, 8), random(4, 2, 20, 8), random(4, 2, 20, 8)
+    mask = torch.arange(20) <= torch.tensor([3, 0, 19, 7])[:, None, None, None]
+    keys, values = (each.repeat_interleave(3, dim=1) for each in (key, value))
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query, keys, values, attn_mask=mask, scale=0.3
+    ).transpose(1, 2)
+    theirs, _ = computing.sdpa_attention_forward(module, query, key, value, mask, scaling=0.3)
+    asked = []
+    monkeypatch.setattr(
+        computing, "sdpa_attention_forward", lambda *args, **_: asked.append(args) or (None, None)
+    )
+    ours, _ = computing.packed_attention(module, query, key, value, mask, scaling=0.3)
+    assert not asked
+    assert ours.shape == theirs.shape == (4, 1, 6, 8)
+    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(theirs, expected)
+    # What is out of the ordinary, and whole prompts, are theirs.
+    computing.packed_attention(module, query, key, value, mask, softcap=30.0)
+    computing.packed_attention(module, query, key, value, None)
+    computing.packed_attention(module, query, keys, values, mask)
+    computing.packed_attention(module, random(4, 6, 20, 8), key, value, mask)
+    assert len(asked) == 4

@@ -56,8 +56,9 @@ class ContinuousEngine(RolloutEngine, Protocol):
         ...
 
     def advance(self) -> list[tuple[int, Generation]]:
-        """One step: every response gets a token. Returns those that ended in it, in the order of
-        their requests; what a sequence of calls returns is a function of the calls alone."""
+        """One step: every response gets a token, but for those that wait to join the others.
+        Returns those that ended in it, in the order of their requests; what a sequence of calls
+        returns is a function of the calls alone."""
         ...
 
     def close(self) -> None:

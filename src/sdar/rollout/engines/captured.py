@@ -36,10 +36,13 @@ class CapturedSteps:
         self._graphs[name].replay()
 
     def close(self) -> None:
-        """Forget all graphs, when none is being run: they know addresses that will change."""
+        """Forget all graphs, when none is being run, and give their memory back."""
         torch.cuda.synchronize(self.device)
         self._graphs.clear()
         self._runs.clear()
+        # A pool without graphs is on its way out, and may not be taken again.
+        self._pool = torch.cuda.graph_pool_handle()
+        torch.cuda.empty_cache()
 
     def _warm_up(self, step: Callable[[], None], last: bool) -> None:
         usual = torch.cuda.get_sync_debug_mode()
@@ -55,6 +58,9 @@ class CapturedSteps:
 
     def _capture(self, step: Callable[[], None]) -> Any:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        # Other threads, such as those that watch a group of ranks, go on meanwhile.
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+        ):
             step()
         return graph

@@ -169,7 +169,7 @@ class TransformersEngine:
         if self.path not in FAST_PATHS:
             yield
             return
-        if self._weights is None or not self._weights.fits():
+        if self._weights is None or (new_weights and not self._weights.fits()):
             self.sleep()  # graphs know the places of weights
             self._weights = ComputingWeights(self.model)
         elif new_weights:
