@@ -64,6 +64,10 @@ STAGES: dict[Stage, tuple[str, ...]] = {
 
 _PROMPT_LIMITS = ("policy.max_prompt_tokens", "policy.max_teacher_prompt_tokens")
 
+DEVICE = "device used"
+"""What `execution.device: auto` came to, beside the keys of `computed_with`: `cpu`, or a GPU's
+name."""
+
 Content = Mapping[str, str]
 """Digests of what a key names, to stand for the name: an edited skill counts like a changed key, a
 folder that has moved does not count."""

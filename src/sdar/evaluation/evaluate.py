@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from sdar.config import ExperimentConfig, Layout
-from sdar.config.stages import computed_with
+from sdar.config.stages import DEVICE, computed_with
 from sdar.environments.base import EnvironmentPool, Task
 from sdar.evaluation.panels import Chunk, plan_chunks, recorded_tasks
 from sdar.evaluation.partial import Partial
@@ -67,6 +67,7 @@ def evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -
 
 def _evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -> None:
     from sdar.environments.tasks import read_knowledge, read_tasks
+    from sdar.policy.gpu import chosen_device, device_name
     from sdar.records.page import run_page
     from sdar.skills import open_skills
     from sdar.tracking.provenance import write_provenance
@@ -82,7 +83,8 @@ def _evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) 
     folder, beside = layout.evaluation(method, seed), layout.evaluating(method, seed)
     remove_earlier_records(folder)
     partial = Partial(beside / "chunks", evaluation_key(subject, config, panels, digests))
-    spans = partial.computed_with(computed_with(config, "evaluate"))
+    used = {DEVICE: device_name(chosen_device(config.execution.device))}
+    spans = partial.computed_with(computed_with(config, "evaluate") | used)
     write_provenance(
         beside, config, layout, policy=subject.digest, skills=digests, computed_with=spans
     )
@@ -207,18 +209,15 @@ class ChunkPlayer:
 
     def open(self) -> None:
         """Load the policy and start the environment."""
-        import torch
-
         from sdar.environments.packages import environment_package
+        from sdar.policy.gpu import chosen_device
         from sdar.policy.loading import load_policy
         from sdar.policy.reproducible import choose_kernels, make_reproducible
         from sdar.rollout.engines.opening import open_filled_engine
 
         make_reproducible(self.config.execution.threads)
-        device = self.config.execution.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        choose_kernels(torch.device(device))
+        device = chosen_device(self.config.execution.device)
+        choose_kernels(device)
         policy, dtype = self.subject.policy, self.config.policy.dtype
         self.model, self.tokenizer = load_policy(
             policy,

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from sdar.config.stages import changed
 from sdar.files.digest import file_digest
 from sdar.files.tables import load_table
 from sdar.files.whole import read_json, write_json, write_parquet, write_text
@@ -45,6 +46,14 @@ class Partial:
             spans = []
         done = len(list(self.folder.glob("*.done.json")))
         if not spans or spans[-1] != {"from_chunk": spans[-1]["from_chunk"], **rounding}:
+            before = {k: v for k, v in (spans or [{}])[-1].items() if k != "from_chunk"}
+            if done and before:
+                log.warning(
+                    "%d chunks are kept that were computed with %s: sums of the others are rounded "
+                    "differently, and provenance.json says so",
+                    done,
+                    changed(before, rounding),
+                )
             spans.append({"from_chunk": done, **rounding})
             write_json(path, {"spans": spans})
         return spans

@@ -5,6 +5,7 @@ alike; only passes through the model are split (`training.shares`). Small values
 CPUs, whatever carries gradients: when a rank dies, those that wait for it get an error at once.
 """
 
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -37,11 +38,14 @@ class Ranks:
 
     @classmethod
     def of(cls, accelerator: Any) -> "Ranks":
-        """The ranks of an `Accelerator`. All call it."""
+        """The ranks of an `Accelerator`. All call it. Raises `SdarError` where two have one GPU."""
         if accelerator.num_processes == 1:
             return cls()
         group = dist.new_group(backend="gloo", timeout=PATIENCE)
-        return cls(accelerator.process_index, accelerator.num_processes, group)
+        ranks = cls(accelerator.process_index, accelerator.num_processes, group)
+        if accelerator.device.type == "cuda":
+            ranks._require_own_gpus(accelerator.device)
+        return ranks
 
     @property
     def first(self) -> bool:
@@ -64,6 +68,18 @@ class Ranks:
     def any(self, flag: bool) -> bool:
         """Whether the flag is up on any rank."""
         return any(self.gather(flag))
+
+    def require_same(self, what: str, value: Any) -> None:
+        """Raise `SdarError` on all ranks where one has another value: before passes that all make
+        together, since a rank that waits for a pass that never comes would wait for hours."""
+        values = self.gather(value)
+        if any(each != values[0] for each in values):
+            listed = ", ".join(f"rank {rank}: {each}" for rank, each in enumerate(values))
+            raise SdarError(
+                f"the ranks do not agree on {what} ({listed[:300]}): they hold different steps; "
+                "see that all machines have the same files, packages and configuration, and run "
+                "the same command again to continue from the newest checkpoint"
+            )
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over ranks of a tensor on the CPU, in place."""
@@ -88,6 +104,19 @@ class Ranks:
             pieces = flat.split([gradient.numel() for gradient in bucket])
             for gradient, piece in zip(bucket, pieces, strict=True):
                 gradient.copy_(piece.view_as(gradient))
+
+    def _require_own_gpus(self, device: torch.device) -> None:
+        """NCCL would refuse two ranks on one GPU, in words that name neither, or hang."""
+        uuid = str(torch.cuda.get_device_properties(device).uuid)
+        first: dict[tuple[str, str], int] = {}
+        for rank, gpu in enumerate(self.gather((socket.gethostname(), uuid))):
+            if gpu in first:
+                raise SdarError(
+                    f"ranks {first[gpu]} and {rank} have the same GPU ({gpu[1]} of {gpu[0]}): "
+                    "lower execution.processes to the number of GPUs of a machine, or ask for more "
+                    "(cluster.train.gpus)"
+                )
+            first[gpu] = rank
 
     @contextmanager
     def entered_by_first(self, block: AbstractContextManager[Any]) -> Iterator[None]:

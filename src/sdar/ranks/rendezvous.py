@@ -50,6 +50,14 @@ def join_ranks(
         )
 
 
+def fit_local_rank(gpus: int, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Make LOCAL_RANK, which accelerate takes for a GPU's number, one of the `gpus` that this
+    process sees: SLURM's `--gpus-per-task` shows each task one alone, number 0."""
+    local = int(environment.get("LOCAL_RANK", -1))
+    if 0 < gpus <= local:
+        environment["LOCAL_RANK"] = str(local % gpus)
+
+
 def rank(environment: MutableMapping[str, str] = os.environ) -> int:
     """This process's place among the ranks; 0 for a single process."""
     return int(environment.get("RANK", 0))

@@ -102,8 +102,19 @@ def hardware() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory / 2**30, 1),
         "gpus": _gpus(),
+        **_gpu_in_use(),
         "threads": torch.get_num_threads() if torch else os.environ.get("OMP_NUM_THREADS"),
     }
+
+
+def _gpu_in_use() -> dict[str, Any]:
+    """Driver and abilities of the GPU that this process computes on, where it has begun to."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    from sdar.policy.gpu import describe_gpu
+
+    return {"gpu": describe_gpu(torch.cuda.current_device())}
 
 
 def _gpus() -> list[str]:

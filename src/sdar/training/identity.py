@@ -13,6 +13,7 @@ from typing import Any
 
 from sdar.config import ExperimentConfig
 from sdar.config.stages import (
+    DEVICE,
     Stage,
     changed,
     computed_with,
@@ -38,25 +39,38 @@ class RunIdentity:
 
     depends_on: Mapping[str, Any]
     computed_with: Mapping[str, Any]
+    """With what `DEVICE` really is, since `execution.device` may be auto."""
 
     @classmethod
     def of(
-        cls, config: ExperimentConfig, stage: Stage, inputs: Mapping[str, str], **more: Any
+        cls,
+        config: ExperimentConfig,
+        stage: Stage,
+        inputs: Mapping[str, str],
+        device: str | None = None,
+        **more: Any,
     ) -> "RunIdentity":
         """Of a stage with the data it reads. `inputs` holds digests of what is read, so that
-        the names of files and folders do not count. `more` are further decisive values."""
+        the names of files and folders do not count. `device` names the one computed on
+        (`policy.gpu`); `more` are further decisive values."""
         decisive = depends_on(config, stage, content_digests(config))
         for named in ("environment.data", "skills.library"):
             decisive.pop(named, None)
         read = {f"inputs.{name}": digest for name, digest in inputs.items()}
-        return cls(decisive | read | more, computed_with(config, stage))
+        used = {} if device is None else {DEVICE: device}
+        return cls(decisive | read | more, computed_with(config, stage) | used)
 
     @classmethod
     def of_training(
-        cls, config: ExperimentConfig, method: Method, seed: int, inputs: Mapping[str, str]
+        cls,
+        config: ExperimentConfig,
+        method: Method,
+        seed: int,
+        inputs: Mapping[str, str],
+        device: str | None = None,
     ) -> "RunIdentity":
         """Of a training run. Without a learning-rate warm-up, more steps only continue it."""
-        identity = cls.of(config, "train", inputs, method=method.name, seed=seed)
+        identity = cls.of(config, "train", inputs, device, method=method.name, seed=seed)
         if config.training.warmup_ratio > 0:
             return identity
         shorter = {k: v for k, v in identity.depends_on.items() if k != "training.steps"}
@@ -93,7 +107,7 @@ class RunIdentity:
             )
         if checkpoint is None:
             return None
-        before, now = _last(checkpoint.state), self._span()
+        before, now = self._last(checkpoint.state), self._span()
         if before is None or not differing(before, now):
             return checkpoint
         if checkpoint.step >= steps and any(before.get(key) != now.get(key) for key in LIMITS):
@@ -120,13 +134,23 @@ class RunIdentity:
         if checkpoint is None:
             return [{"from_step": 0, **self._span()}]
         spans: list[Span] = list(checkpoint.state["computed_with"])
-        if differing(_last(checkpoint.state) or {}, self._span()):
+        if differing(self._last(checkpoint.state) or {}, self._span()):
             spans.append({"from_step": checkpoint.step, **self._span()})
         return spans
 
     def _span(self) -> Span:
         """What a step is computed with now."""
         return {**self.computed_with, **_limits(self.depends_on)}
+
+    def _last(self, state: Mapping[str, Any]) -> Span | None:
+        """The rounding of the newest span."""
+        spans = state.get("computed_with")
+        if not spans:
+            return None
+        last = {key: value for key, value in spans[-1].items() if key != "from_step"}
+        # Earlier versions wrote no limits there, and no device.
+        device = {DEVICE: self.computed_with[DEVICE]} if DEVICE in self.computed_with else {}
+        return _limits(state["depends_on"]) | device | last
 
     def _is_mine(self, checkpoint: Checkpoint, steps: int) -> bool:
         before = checkpoint.state.get("depends_on")
@@ -144,16 +168,6 @@ class RunIdentity:
             )
             return False
         return checkpoint.step <= steps
-
-
-def _last(state: Mapping[str, Any]) -> Span | None:
-    """The rounding of the newest span."""
-    spans = state.get("computed_with")
-    if not spans:
-        return None
-    last = {key: value for key, value in spans[-1].items() if key != "from_step"}
-    # Earlier versions wrote no limits there.
-    return _limits(state["depends_on"]) | last
 
 
 def _limits(values: Mapping[str, Any]) -> dict[str, int]:

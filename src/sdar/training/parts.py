@@ -15,11 +15,13 @@ from sdar.environments.base import EnvironmentPool, Task
 from sdar.errors import SdarError
 from sdar.files.digest import json_digest, text_digest
 from sdar.methods.declarations import Method, get_method
+from sdar.policy.gpu import chosen_device
 from sdar.policy.loading import load_policy
 from sdar.policy.reproducible import choose_kernels
 from sdar.policy.tokenizer import tokenizer_digest
 from sdar.policy.weights import policy_digest
 from sdar.ranks.ranks import PATIENCE
+from sdar.ranks.rendezvous import fit_local_rank
 from sdar.rollout.settings import longest_sequence
 
 
@@ -74,14 +76,10 @@ def open_parts(config: ExperimentConfig, layout: Layout, device: torch.device) -
 
 def make_accelerator(config: ExperimentConfig) -> Accelerator:
     """Device and precision as configured: weights in float32, computing in `policy.dtype`."""
-    device = config.execution.device
-    if device == "cuda" and not torch.cuda.is_available():
-        raise SdarError(
-            "execution.device is cuda, but PyTorch finds no CUDA device; set it to auto or cpu, or "
-            "fix the driver (see `sdar doctor`)"
-        )
-    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    on_cpu = chosen_device(config.execution.device).type == "cpu"
     mixed = "bf16" if config.policy.dtype == "bfloat16" else "no"
+    if not on_cpu:
+        fit_local_rank(torch.cuda.device_count())
     patience = InitProcessGroupKwargs(timeout=PATIENCE)
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=mixed, kwargs_handlers=[patience])
     # accelerate takes all cores for its ranks where OMP_NUM_THREADS is not set.

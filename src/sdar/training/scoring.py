@@ -108,7 +108,10 @@ class Scoring:
                 plans.append([[share[place] for place in rows] for rows in places])
         mine = shares[policy.ranks.rank]
         place_of = {sample: place for place, sample in enumerate(mine)}
-        passes = max(map(len, plans)) if policy.sharded else 0
+        passes = 0
+        if policy.sharded:
+            passes = max(map(len, plans))
+            policy.ranks.require_same("the passes of scoring", passes)
         with policy.accelerator.autocast(), self._exactly():
             scores = score_responses(
                 policy.scorer if scorer is None else scorer,

@@ -27,6 +27,7 @@ from sdar.files.digest import file_digest
 from sdar.files.lock import only_writer
 from sdar.interruption import Stopped, between_steps, stop_requested
 from sdar.memory.verdict import require_memory
+from sdar.policy.gpu import device_name
 from sdar.policy.log_probs import TeacherDistribution
 from sdar.policy.reproducible import make_reproducible
 from sdar.policy.sharding import wants_sharding
@@ -108,7 +109,8 @@ def train_with(
     )
     ranks = Ranks.of(accelerator)
     learner = Learner.prepare(parts, config, method, seed, accelerator, ranks, folder)
-    identity = RunIdentity.of_training(config, method, seed, parts.inputs)
+    device = device_name(accelerator.device)
+    identity = RunIdentity.of_training(config, method, seed, parts.inputs, device)
 
     start, checkpoint = 0, None
     if ranks.first:

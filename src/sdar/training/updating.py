@@ -68,7 +68,10 @@ class Updating:
             "a log-prob of the reference": reference_SR,
             "an advantage": advantages_SR,
         }
-        for number, minibatch in enumerate(policy.shares(batch).minibatches):
+        minibatches = policy.shares(batch).minibatches
+        if policy.sharded:
+            ranks.require_same("the passes of the update", [each.passes for each in minibatches])
+        for number, minibatch in enumerate(minibatches):
             name = f"step {step:05d}, minibatch {number}"
             of_all = minibatch.samples
             mask_SR = batch.response_mask_SR[of_all.start : of_all.stop]

@@ -16,7 +16,7 @@ from sdar.config.launch import (
     warm_start_resources,
 )
 from sdar.errors import SdarError
-from sdar.ranks.rendezvous import first_node, join_ranks
+from sdar.ranks.rendezvous import first_node, fit_local_rank, join_ranks
 
 
 def config(nodes: int, processes: int, device: str = "cpu", **cluster: object) -> ExperimentConfig:
@@ -280,3 +280,13 @@ def test_a_warm_start_of_fewer_gpus_than_ranks_is_refused() -> None:
         parse_config(values | {"policy": {"model": "a/b"}})
     parse_config(values)
     parse_config(values | {"policy": {"model": "a/b"}, "warm_start": {"enabled": False}})
+
+
+@pytest.mark.parametrize(
+    ("local", "gpus", "taken"),
+    [("1", 1, "0"), ("5", 4, "1"), ("3", 4, "3"), ("0", 1, "0"), ("2", 0, "2"), (None, 1, None)],
+)
+def test_a_task_that_sees_one_gpu_takes_it(local: str | None, gpus: int, taken: str | None) -> None:
+    environment = {} if local is None else {"LOCAL_RANK": local}
+    fit_local_rank(gpus, environment)  # --gpus-per-task: each task sees GPU 0 alone
+    assert environment.get("LOCAL_RANK") == taken

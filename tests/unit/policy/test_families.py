@@ -27,7 +27,7 @@ from sdar.policy.probe import find_scoring_path
 from sdar.policy.recomputation import recompute_layers
 from sdar.policy.weights import named_full_weights
 from sdar.rollout.engines.base import uniforms
-from sdar.rollout.engines.copied import CopiedEngine
+from sdar.rollout.engines.copied import CopiedEngine, copy_without_weights
 from sdar.rollout.engines.probe import find_sampling_path
 from sdar.rollout.engines.transformers import TransformersEngine
 from sdar.rollout.engines.transformers_continuous import ContinuousTransformersEngine
@@ -333,3 +333,27 @@ def test_a_deep_model_in_16_bits_is_not_refused_for_its_rounding(family):
     wanted = "fast" if family == "qwen3" else "general"
     assert (scoring_path(model), path) == (wanted, wanted)
     assert bool(against) == (family == "granite")
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama", "gemma2", "granite"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_room_for_a_copy_is_made_without_drawing_weights_and_with_every_buffer(family, dtype):
+    model = make_model(family)
+    before = torch.random.get_rng_state()
+    copied = copy_without_weights(model, dtype, "cpu")
+    assert torch.equal(torch.random.get_rng_state(), before), "nothing was drawn"
+    assert not any(value.is_meta for value in [*copied.parameters(), *copied.buffers()])
+    kind = type(model)
+    attention = model.config._attn_implementation
+    config = copy.deepcopy(model.config)
+    config.dtype = dtype
+    drawn = kind._from_config(config, attn_implementation=attention, dtype=dtype)
+    buffers = dict(drawn.named_buffers())
+    assert {name for name, _ in copied.named_buffers()} == buffers.keys()
+    for name, value in copied.named_buffers():
+        if name not in copied.state_dict():
+            assert value.dtype == buffers[name].dtype, name
+            assert torch.equal(value, buffers[name]), name
+    assert copied.lm_head.weight.dtype == dtype
+    tied = drawn.lm_head.weight is drawn.get_input_embeddings().weight
+    assert (copied.lm_head.weight is copied.get_input_embeddings().weight) is tied

@@ -31,11 +31,11 @@ class CopiedEngine(ContinuousTransformersEngine):
         longest: int | None = None,
         static: bool | None = None,
     ) -> None:
-        model = copy_without_weights(like, dtype)
+        model = copy_without_weights(like, dtype, device)
         self.device = device
         self._tried = False
         self._wanted = static
-        model = model.to(device).eval().requires_grad_(False)
+        model = model.eval().requires_grad_(False)
         # How it is to be decoded is tried with the first weights.
         super().__init__(model, tokenizer, longest=longest, path="fast")
 
@@ -63,12 +63,27 @@ class CopiedEngine(ContinuousTransformersEngine):
         self.model.to(self.device)
 
 
-def copy_without_weights(like: Any, dtype: torch.dtype) -> Any:
-    """A model of the same class and attention, with weights of its own."""
+def copy_without_weights(like: Any, dtype: torch.dtype, device: torch.device | str) -> Any:
+    """A model of the same class and attention on `device`, with room for weights of its own.
+
+    Nothing is drawn and nothing lies on the host meanwhile. What is no weight (the frequencies of
+    rotary embeddings) is as in `like`.
+    """
     config = copy.deepcopy(like.config)
     config.dtype = dtype
     # FSDP puts a class of its own before the model's.
     kind: Any = next(base for base in type(like).__mro__ if not issubclass(base, FSDPModule))
-    model = kind._from_config(config, attn_implementation=config._attn_implementation, dtype=dtype)
+    with torch.device("meta"):
+        model = kind._from_config(
+            config, attn_implementation=config._attn_implementation, dtype=dtype
+        )
+    model.to_empty(device=device)
+    model.tie_weights()
+    saved = model.state_dict().keys()
+    for name, module in model.named_modules():
+        for key, buffer in list(module.named_buffers(recurse=False)):
+            if f"{name}.{key}".lstrip(".") not in saved:
+                value = like.get_submodule(name).get_buffer(key).detach()
+                module._buffers[key] = value.to(device, buffer.dtype, copy=True)
     model.generation_config = like.generation_config
     return model
