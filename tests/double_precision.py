@@ -34,7 +34,7 @@ def in_double(model: Any) -> Any:
     model = copy.deepcopy(model).double()
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if type(child).__name__ == "Qwen3RMSNorm":
+            if type(child).__name__ in ("Qwen2RMSNorm", "Qwen3RMSNorm"):
                 norm = torch.nn.RMSNorm(child.weight.shape[0], eps=child.variance_epsilon)
                 norm.weight = child.weight
                 setattr(parent, name, norm)
