@@ -41,6 +41,7 @@ STAGES: dict[Stage, tuple[str, ...]] = {
     "warm_start": (
         *("environment", "skills.library", "policy", "warm_start", "training.micro_batch"),
         *("rollout.temperature", "rollout.batch", "rollout.engine", "rollout.vllm"),
+        "rollout.static_decode",
         *("execution.warm_start_threads", "execution.device", "execution.threads"),
         *("execution.nodes", "execution.processes", "execution.accelerate"),
     ),
@@ -200,9 +201,9 @@ def _unread_by_warm_start(config: ExperimentConfig) -> list[str]:
     has the training's ranks, and plays only in rounds of relabelling."""
     if config.policy.model == "tiny":
         # The limits only refuse demonstrations that are too long.
-        trainer = ["rollout.engine", "rollout.vllm", "training.micro_batch"]
+        trainer = ["rollout.engine", "rollout.vllm", "rollout.static_decode"]
         ranks = [f"execution.{name}" for name in ("threads", "nodes", "processes", "accelerate")]
-        return [*_PROMPT_LIMITS, *trainer, *ranks]
+        return [*_PROMPT_LIMITS, *trainer, "training.micro_batch", *ranks]
     plays = config.chosen_warm_start.dagger_rounds > 0
     return ["execution.warm_start_threads", *([] if plays else ["rollout", *_PROMPT_LIMITS])]
 

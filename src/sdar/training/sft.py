@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from sdar.policy.micro_batches import pad_batch
+from sdar.sums import add_in_order
 from sdar.training.optimizer import clip_gradients
 from sdar.training.placed import PlacedPolicy
 from sdar.training.shares import StepShares
@@ -122,7 +123,7 @@ def add_gradients(
     else:
         ranks.sum_gradients(policy.scorer.parameters())
     # On all ranks the same: what is not finite on one of them, all skip.
-    return sum(ranks.gather(sum(map(float, losses))))
+    return add_in_order(ranks.gather(add_in_order(map(float, losses))))
 
 
 def fine_tune(
