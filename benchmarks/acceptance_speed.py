@@ -20,6 +20,8 @@ HERE = Path(__file__).resolve().parent
 SMALL_WORK = "--tasks 1 --group 2 --turns 2 --prompt 120 --skill 40 --response 8 --micro-batch 4"
 VARIANTS: dict[str, list[str]] = {
     "qwen2.5-0.5b": ["--shape", "qwen2.5-0.5b"],
+    "qwen2.5-0.5b without graphs": ["--shape", "qwen2.5-0.5b", "--no-static-decode"],
+    "qwen2.5-0.5b, 256 rows": ["--shape", "qwen2.5-0.5b", "--tasks", "32"],
     "qwen2.5-1.5b": ["--shape", "qwen2.5-1.5b", "--micro-batch", "8"],
 }
 SMALL_VARIANTS = {"tiny": ["--shape", "tiny", *SMALL_WORK.split()]}
@@ -31,7 +33,7 @@ def speed(record: Record, options: Any) -> None:
     teacher costs."""
     steps = "1" if options.small else "2"
     for name, arguments in (SMALL_VARIANTS if options.small else VARIANTS).items():
-        output = options.out / f"step-{name}.json"
+        output = options.out / f"step-{name.replace(' ', '-')}.json"
         command = [sys.executable, HERE / "step_speed.py", *arguments, "--steps", steps]
         done = subprocess.run([*command, "--output", output], check=False)
         record.equal(f"{name}/exit code", done.returncode, 0)

@@ -1,8 +1,9 @@
 """The cases on which two devices are compared, and one side of the comparison.
 
-    python acceptance_world.py --device cpu --out FOLDER [--small]
+    python acceptance_world.py --device cpu --out FOLDER [--name NAME] [--static]
 
-A side plays and trains every case once on its device and writes FOLDER/DEVICE.pt. The side that is
+A side plays and trains every case once on its device and writes FOLDER/NAME.pt. With --static it
+decodes in fixed shapes, as CUDA does, without in shapes that follow the responses. The side that is
 there first also writes the episodes it played; the other one trains on these, so that both update
 from the same tokens. Weights are random, a function of the case alone, made on the CPU.
 
@@ -78,7 +79,9 @@ CASES = (
 )
 
 
-def configuration(case: Case, device: str, prompt: int, taught: int) -> ExperimentConfig:
+def configuration(
+    case: Case, device: str, prompt: int, taught: int, static: bool | None
+) -> ExperimentConfig:
     """The case's training on a device: one step, one minibatch."""
     training = {
         "steps": 2,
@@ -100,7 +103,7 @@ def configuration(case: Case, device: str, prompt: int, taught: int) -> Experime
                 "max_response_tokens": 16,
                 **case.policy,
             },
-            "rollout": {"batch": 8, **case.rollout},
+            "rollout": {"batch": 8, "static_decode": static, **case.rollout},
             "training": training | case.training,
             "execution": {"device": device},
             "tracking": {"enabled": False},
@@ -124,11 +127,18 @@ def random_model(shape: dict[str, Any], seed: int = 0) -> Any:
     return model.eval()
 
 
-def open_case(case: Case, device: str, model: Any = None, tokenizer: Any = None) -> Learner:
-    """A learner of the case on a device. `model` and `tokenizer`: others than random ones."""
+def open_case(
+    case: Case,
+    device: str,
+    model: Any = None,
+    tokenizer: Any = None,
+    static: bool | None = None,
+) -> Learner:
+    """A learner of the case on a device. `model` and `tokenizer`: others than random ones;
+    `static`: `rollout.static_decode`."""
     tokenizer = make_tokenizer(case.shape["vocab_size"]) if tokenizer is None else tokenizer
     seen, told = lengths(tokenizer, 200, 60)
-    config = configuration(case, device, 300, 420)
+    config = configuration(case, device, 300, 420, static)
     make_reproducible(1 if device == "cpu" else 8)
     accelerator = make_accelerator(config)
     if model is None:
@@ -142,9 +152,11 @@ def open_case(case: Case, device: str, model: Any = None, tokenizer: Any = None)
     return learner
 
 
-def play_and_train(case: Case, device: str, episodes: Any = None) -> dict[str, Any]:
+def play_and_train(
+    case: Case, device: str, episodes: Any = None, static: bool | None = None
+) -> dict[str, Any]:
     """What one side computes of a case; `episodes` to train on, None: those it plays."""
-    learner = open_case(case, device)
+    learner = open_case(case, device, static=static)
     before = weights(learner.parts.model)
     played = learner.rollout(0, PhaseClock())
     prompts = [turn.prompt.token_ids for episode in played for turn in episode.turns]
@@ -185,6 +197,7 @@ def main() -> None:
     parser.add_argument("--device", required=True, choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--name", help="of the file; default: the device")
+    parser.add_argument("--static", action="store_true", help="decode in fixed shapes")
     parser.add_argument("--only", nargs="+", help="cases by name")
     options = parser.parse_args()
     shared = options.out / EPISODES
@@ -193,7 +206,9 @@ def main() -> None:
     for case in CASES:
         if options.only and case.name not in options.only:
             continue
-        results[case.name] = play_and_train(case, options.device, episodes.get(case.name))
+        results[case.name] = play_and_train(
+            case, options.device, episodes.get(case.name), options.static
+        )
         print(f"{options.device}: {case.name}", flush=True)
     if not shared.is_file():
         torch.save({name: result["episodes"] for name, result in results.items()}, shared)

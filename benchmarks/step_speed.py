@@ -115,7 +115,10 @@ def configuration(options: argparse.Namespace, prompt: int, taught: int) -> Expe
                 "max_teacher_prompt_tokens": taught,
                 "max_response_tokens": options.response,
             },
-            "rollout": {"batch": options.tasks * options.group},
+            "rollout": {
+                "batch": options.tasks * options.group,
+                "static_decode": False if options.no_static_decode else None,
+            },
             "training": {
                 "steps": options.steps + 2,
                 "tasks_per_step": options.tasks,
@@ -310,6 +313,9 @@ def main() -> None:
     parser.add_argument("--minibatch", type=int, default=256)
     parser.add_argument("--micro-batch", type=int, default=16)
     parser.add_argument("--activation-checkpointing", action="store_true")
+    parser.add_argument(
+        "--no-static-decode", action="store_true", help="rollout.static_decode false"
+    )
     parser.add_argument("--threads", type=int, default=8 if on_gpu else 1)
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/step-MACHINE.json")
     options = parser.parse_args()
