@@ -13,11 +13,12 @@ from packaging.requirements import Requirement
 
 from sdar.config import parse_config
 from sdar.config.checks import check_files
-from sdar.environments.packages import environment_sections
+from sdar.environments.packages import all_extras, environment_sections
 from sdar.errors import SdarError
-from sdar.extras import EXTRAS, first_missing, missing_extra
+from sdar.extras import first_missing, missing_extra
 
 PROJECT = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
+EXTRAS = all_extras()
 OPTIONAL = PROJECT["optional-dependencies"]
 OF_MODULE = importlib.metadata.packages_distributions()
 APART = {"vllm": "vllm"}
@@ -82,10 +83,11 @@ def test_all_is_every_extra_but_those_for_few() -> None:
     assert Requirement(everything).extras == EXTRAS.keys() - left_out
 
 
-def test_every_environment_names_modules_of_its_extra() -> None:
-    extras = {"textworld_express": "express"}
-    for name, section in environment_sections().items():
-        assert set(section().modules()) <= set(EXTRAS[extras.get(name, name)])
+def test_every_environment_needs_modules_of_its_own_extras() -> None:
+    for section in environment_sections().values():
+        brought = {module for modules in section.extras.values() for module in modules}
+        assert section().modules()
+        assert set(section().modules()) <= brought
 
 
 def test_the_stages_that_train_are_imported_without_any_extra(tmp_path: Path) -> None:
@@ -126,13 +128,13 @@ def test_an_environment_without_its_extra_is_one_sentence(
 def test_search_over_http_needs_no_extra() -> None:
     keys = {"name": "searchqa", "retriever": {"kind": "http", "urls": ["http://127.0.0.1:1"]}}
     config = parse_config({"experiment": "x", "environment": keys})
-    assert first_missing(config.environment.modules()) is None
+    assert first_missing(config.environment.modules(), {}) is None
 
 
 def test_only_what_is_missing_of_an_extra_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     error = ModuleNotFoundError("No module named 'polars'", name="polars.exceptions")
-    assert missing_extra(error) is None  # installed: something else is wrong
+    assert missing_extra(error, EXTRAS) is None  # installed: something else is wrong
     monkeypatch.setattr("sdar.extras.is_installed", lambda _: False)
-    assert "sdar[report]" in str(missing_extra(error))
-    assert missing_extra(ModuleNotFoundError("x", name="unknown")) is None
-    assert missing_extra(ImportError("x", name="polars")) is None
+    assert "sdar[report]" in str(missing_extra(error, EXTRAS))
+    assert missing_extra(ModuleNotFoundError("x", name="unknown"), EXTRAS) is None
+    assert missing_extra(ImportError("x", name="polars"), EXTRAS) is None

@@ -11,9 +11,9 @@ from typing import Literal
 
 from sdar.config import ExperimentConfig, Layout, load_config
 from sdar.config.checks import check_files
-from sdar.environments.packages import environment_sections
+from sdar.environments.packages import all_extras, environment_sections
 from sdar.errors import SdarError
-from sdar.extras import EXTRAS, is_installed
+from sdar.extras import is_installed
 from sdar.files.paths import model_folder
 
 Level = Literal["good", "note", "wrong"]
@@ -77,7 +77,7 @@ def _packages() -> list[Finding]:
     from packaging.requirements import Requirement
 
     findings: list[Finding] = []
-    for extra in ("", *EXTRAS, "dev"):
+    for extra in ("", *all_extras(), "dev"):
         present, problems = [], []
         for requirement in map(Requirement, requirements):
             marker = requirement.marker
@@ -107,7 +107,7 @@ def _packages() -> list[Finding]:
 def _missing_packages() -> list[Finding]:
     state = "not installed, but run from its folder: versions are not checked"
     findings = [Finding("note", "sdar", state, "make setup")]
-    for extra, modules in EXTRAS.items():
+    for extra, modules in all_extras().items():
         missing = [f"{module} is missing" for module in modules if not is_installed(module)]
         if missing:
             name = f"packages [{extra}]"

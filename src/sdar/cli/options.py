@@ -20,6 +20,7 @@ from sdar import interruption
 from sdar.config import ExperimentConfig, Layout, load_config
 from sdar.config.checks import check_files
 from sdar.config.variants import find_variant, variant_config
+from sdar.environments.packages import all_extras
 from sdar.errors import SdarError
 from sdar.escaping import printable
 from sdar.extras import missing_extra
@@ -146,7 +147,7 @@ def friendly(command: Command) -> Command:
             code = stop.code or (interruption.INTERRUPTED_CODE if interrupted else 0)
             if code:
                 _end(code, _stopped(code))
-            said = missing_extra(error) or _of_files(error)
+            said = missing_extra(error, all_extras()) or _of_files(error)
             if said is None:
                 raise
             _end(2, f"{_who()}: {said}")

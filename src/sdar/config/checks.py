@@ -34,7 +34,7 @@ def check_files(config: ExperimentConfig) -> None:
 
 def _extras(config: ExperimentConfig) -> list[str]:
     """The packages of the environment."""
-    missing = first_missing(config.environment.modules())
+    missing = first_missing(config.environment.modules(), config.environment.extras)
     return [f"environment.name: {config.environment.name}: {missing}"] if missing else []
 
 

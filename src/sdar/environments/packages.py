@@ -2,11 +2,13 @@
 
 from functools import cache
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 
 from sdar.environments.base import EnvironmentPackage
 from sdar.environments.section import EnvironmentSection
 from sdar.errors import SdarError
+from sdar.extras import EXTRAS, Extras
 
 NAMES = ("alfworld", "webshop", "searchqa", "textworld_express")
 DEFAULT = "alfworld"
@@ -28,6 +30,12 @@ def environment_package(name: str) -> EnvironmentPackage:
 def environment_sections() -> dict[str, type[EnvironmentSection]]:
     """Each environment's section of the configuration, by name."""
     return {name: import_module(f"sdar.environments.{name}.config").SECTION for name in NAMES}
+
+
+def all_extras() -> Extras:
+    """The extras of sdar, those of the environments first."""
+    of_sections = (section.extras.items() for section in environment_sections().values())
+    return dict(chain(*of_sections, EXTRAS.items()))
 
 
 def skills_folder(name: str) -> Path:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from sdar.extras import Extras
 from sdar.section import Section
 
 
@@ -19,6 +20,8 @@ class EnvironmentSection(Section):
     """Task types in a few words, in the order of tables. Types without a label follow by name."""
     distributions: ClassVar[tuple[str, ...]] = ()
     """Python packages whose versions provenance records, beside those of everything else."""
+    extras: ClassVar[Extras] = {}
+    """The extras of sdar that this environment has, each with the modules that are imported."""
     generated: ClassVar[tuple[str, ...]] = ()
     """Keys that only generated tasks read."""
     tasks_hold_data: ClassVar[bool] = False
@@ -55,7 +58,7 @@ class EnvironmentSection(Section):
             yield "environment.data is given, so nothing is generated", self.generated
 
     def modules(self) -> tuple[str, ...]:
-        """Modules of an extra (`extras.EXTRAS`) without which nothing can be played."""
+        """Modules of an extra without which nothing can be played."""
         return ()
 
     def data_paths(self, splits: Sequence[str]) -> dict[str, list[Path]]:

@@ -16,7 +16,6 @@ NAMED = re.compile("|".join(name.replace("_", "[-_ ]?") for name in (*NAMES, "se
 ALLOWED = {
     "environments/packages.py": "the registry",
     "config/models.py": "the name of the default experiment",
-    "cli/doctor.py": "the extra of the package that installs it",
     "cli/serve_retriever.py": "a command that serves this environment's searches",
     "cli/people.py": "that command, and a benchmark with its name",
 }

@@ -44,6 +44,7 @@ class AlfworldConfig(EnvironmentSection):
         "pick_two_obj_and_place": "pick two & place",
     }
     distributions: ClassVar = ("textworld", "alfworld")
+    extras: ClassVar = {"alfworld": ("textworld", "alfworld")}
     generated: ClassVar = ("size", "games", "seed", "home", "habit")
     exported_data: ClassVar = ("ALFWORLD_DATA", GAMES_FOLDER)
 
@@ -79,7 +80,7 @@ class AlfworldConfig(EnvironmentSection):
 
     def modules(self) -> tuple[str, ...]:
         """Those of the engine."""
-        return ("textworld", "alfworld")
+        return self.extras["alfworld"]
 
     def data_paths(self, splits: Sequence[str]) -> dict[str, list[Path]]:
         """The folders of these splits."""

