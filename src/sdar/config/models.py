@@ -108,6 +108,10 @@ class PolicyConfig(Section):
     """Context length of `model` in tokens, for checks before it is loaded; null: `tiny.context`, or
     read from the model when it is loaded."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    fp32_head: Annotated[bool, ROUNDING] = False
+    """With `dtype: bfloat16`, compute logits in float32 from the hidden states: log-probs of scorer
+    and engine then lie closer together (about half the difference), and the head takes twice the
+    memory and more time. vLLM computes its own."""
     max_prompt_tokens: PositiveInt = 448
     """A longer prompt loses history, then text from its middle, and is counted. Raised in the
     middle of a run, it continues."""

@@ -35,6 +35,8 @@ def _reasons(config: ExperimentConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield "warm_start.enabled is false", own
     else:
         yield from _unread_by_warm_start(config)
+    if config.policy.dtype == "float32":
+        yield "policy.dtype is float32, and so is the head", ("policy.fp32_head",)
     if config.rollout.engine == "vllm":
         yield "rollout.engine is vllm", ("rollout.static_decode",)
     else:

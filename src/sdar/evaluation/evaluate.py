@@ -225,6 +225,7 @@ class ChunkPlayer:
             dtype,
             trust_remote_code=self.config.policy.trust_remote_code,
             longest=longest_sequence(self.config),
+            fp32_head=self.config.policy.fp32_head,
         )
         self.engine = open_filled_engine(
             self.config, self.model, self.tokenizer, folder=self.folder

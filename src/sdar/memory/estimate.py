@@ -304,7 +304,8 @@ class _Job:
         """Bytes of the teacher's head, where its whole distribution is needed."""
         if not self.method.needs_teacher_distribution:
             return 0
-        return self.precision.compute * self.shape.head_parameters
+        of_number = 4 if self.config.policy.fp32_head else self.precision.compute
+        return of_number * self.shape.head_parameters
 
     @property
     def end_parameters(self) -> int:

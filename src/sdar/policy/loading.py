@@ -13,7 +13,7 @@ from sdar.errors import SdarError
 from sdar.files.paths import model_folder
 from sdar.policy.chat import ChatFormat
 from sdar.policy.log_probs import PolicyScorer
-from sdar.policy.paths import scoring_path
+from sdar.policy.paths import scoring_path, set_fp32_head
 from sdar.policy.pretrained import read_config, read_model, read_tokenizer
 from sdar.policy.probe import find_scoring_path
 
@@ -28,13 +28,15 @@ def load_policy(
     *,
     trust_remote_code: bool = False,
     longest: int | None = None,
+    fp32_head: bool = False,
 ) -> tuple[Any, Any]:
     """Load `(model, tokenizer)`, in evaluation mode (no dropout), and try how it can be scored.
 
     `trust_remote_code`: run program code that comes with a model of a family that transformers does
-    not know. `longest`: the most tokens of a prompt with its response. Raises `SdarError` when the
-    folder is missing or unreadable, its weights are not whole and finite, its chat template is of
-    no use, sequences are beyond the model's context, or no path scores the model exactly.
+    not know. `longest`: the most tokens of a prompt with its response. `fp32_head`: compute its
+    logits in float32 (`policy.fp32_head`). Raises `SdarError` when the folder is missing or
+    unreadable, its weights are not whole and finite, its chat template is of no use, sequences are
+    beyond the model's context, or no path scores the model exactly.
     """
     name = _name(path_or_name)
     torch_dtype = _DTYPES[dtype] if isinstance(dtype, str) else dtype
@@ -43,6 +45,7 @@ def load_policy(
     ChatFormat.of(tokenizer)
     _check_context(name, model.config, longest)
     model.eval().to(device)
+    set_fp32_head(model, fp32_head)
     against = find_scoring_path(model, PolicyScorer, longest)
     if against:
         reason = next(iter(against.values()))

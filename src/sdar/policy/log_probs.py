@@ -21,7 +21,9 @@ from sdar.algorithms.distillation import vocabulary_reverse_kl
 from sdar.policy.micro_batches import TokenBatch, one_token, pad_batch, plan_micro_batches
 from sdar.policy.paths import (
     CHUNK_LOGITS,
+    apply_head,
     features_at,
+    has_fp32_head,
     has_scoring_path,
     head_of,
     scoring_path,
@@ -75,6 +77,13 @@ def computing_dtype(values: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype
 
 
+def scorer_dtype(scorer: nn.Module, hidden_ND: Tensor) -> torch.dtype:
+    """The type in which the head of a scorer takes these hidden states."""
+    if has_fp32_head(getattr(scorer, "model", None)):
+        return hidden_ND.dtype
+    return computing_dtype(hidden_ND)
+
+
 @torch.no_grad()
 def copied_head(model: Any) -> nn.Module:
     """The model's output layer as it is now, in the type it computes in. Where it is sharded, all
@@ -85,7 +94,8 @@ def copied_head(model: Any) -> nn.Module:
     with torch.device("meta"):
         head = nn.Linear(own.in_features, own.out_features, bias=own.bias is not None)
     for name, value in own.named_parameters():
-        full = whole(value).to(computing_dtype(value), copy=True)
+        dtype = torch.float32 if has_fp32_head(model) else computing_dtype(value)
+        full = whole(value).to(dtype, copy=True)
         setattr(head, name, nn.Parameter(full, requires_grad=False))
     return head
 
@@ -184,12 +194,13 @@ class PolicyScorer(nn.Module):
         if teacher_head is None:
             return log_probs_C, entropy_C, None
         with torch.no_grad():
+            assert teacher_hidden_CD is not None, "a teacher's head comes with its hidden states"
             teacher_CV = self._logits(teacher_head, teacher_hidden_CD).log_softmax(dim=-1)
         return log_probs_C, entropy_C, vocabulary_reverse_kl(every_CV, teacher_CV)
 
-    def _logits(self, head: nn.Module, hidden_CD: Tensor | None) -> Tensor:
+    def _logits(self, head: nn.Module, hidden_CD: Tensor) -> Tensor:
         """At least float32, divided by the temperature."""
-        logits_CV: Tensor = head(hidden_CD)
+        logits_CV = apply_head(self.model, head, hidden_CD)
         if logits_CV.dtype != torch.float64:
             logits_CV = logits_CV.float()
         return logits_CV if self.temperature == 1.0 else logits_CV / self.temperature
@@ -235,7 +246,7 @@ def score_responses(
         if entropy_SR is not None:
             entropy_SR[rows, :columns] = scores.entropy.cpu()
         if hidden:
-            part_ND = scores.hidden.to("cpu", computing_dtype(scores.hidden))
+            part_ND = scores.hidden.to("cpu", scorer_dtype(scorer, scores.hidden))
             if hidden_ND is None:
                 hidden_ND = part_ND.new_empty(ends[-1], part_ND.shape[1])
             split = part_ND.split([len(responses[i]) for i in rows])

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.nn import functional as F
 
 from sdar.policy.trunk import hidden_states_at, take
 
@@ -27,6 +28,7 @@ SCORING_PATHS: tuple[ScoringPath, ...] = ("fast", "general", "single")
 CHUNK_LOGITS = 1 << 26
 """Logits of a chunk: 256 MiB of float32."""
 _KEPT = "_sdar_scoring_path"
+_FP32_HEAD = "_sdar_fp32_head"
 
 
 def scoring_path(model: Any) -> ScoringPath:
@@ -60,6 +62,30 @@ def has_fast_parts(model: Any) -> bool:
 def head_of(model: Any) -> nn.Module:
     """What makes logits of the features."""
     return model.lm_head if scoring_path(model) == "fast" else nn.Identity()
+
+
+def set_fp32_head(model: Any, wanted: bool) -> None:
+    """Whether the model's logits are computed in float32 (`policy.fp32_head`); kept with the model,
+    for its scorer and its engine."""
+    setattr(model, _FP32_HEAD, wanted)
+
+
+def has_fp32_head(model: Any) -> bool:
+    """What was set; not before."""
+    return bool(getattr(model, _FP32_HEAD, False))
+
+
+def apply_head(model: Any, head: nn.Module, features: Tensor) -> Tensor:
+    """Logits of features by the model's head or a copy of it, as scorer and engine compute them.
+
+    With `policy.fp32_head` the product is float32's also under autocast and with weights in
+    bfloat16; logits of the model's own forward (`Identity`) are what they are.
+    """
+    if not has_fp32_head(model) or not isinstance(head, nn.Linear):
+        return head(features)  # type: ignore[no-any-return]
+    with torch.autocast(features.device.type, enabled=False):
+        bias = None if head.bias is None else head.bias.float()
+        return F.linear(features.float(), head.weight.float(), bias)
 
 
 def features_at(model: Any, input_ids_ST: Tensor, positions_SQ: Tensor) -> Tensor:

@@ -62,6 +62,7 @@ def open_parts(config: ExperimentConfig, layout: Layout, device: torch.device) -
         torch.float32,
         trust_remote_code=config.policy.trust_remote_code,
         longest=longest_sequence(config),
+        fp32_head=config.policy.fp32_head,
     )
     inputs = {
         "policy": policy_digest(model),

@@ -55,6 +55,7 @@ def open_warm_policy(
         torch.float32,
         trust_remote_code=config.policy.trust_remote_code,
         longest=longest_sequence(config),
+        fp32_head=config.policy.fp32_head,
     )
     digest = policy_digest(model)
     if settings.lora is not None:

@@ -17,6 +17,9 @@ from sdar.policy.log_probs import (
     score_responses,
 )
 from sdar.policy.micro_batches import pad_batch
+from sdar.policy.paths import set_fp32_head
+from sdar.rollout.engines.copied import copy_without_weights
+from sdar.rollout.engines.transformers import TransformersEngine
 
 RANDOM = np.random.Generator(np.random.Philox(1))
 PROMPTS = [RANDOM.integers(3, 360, size=n).tolist() for n in (5, 17, 40, 17, 1, 29)]
@@ -217,3 +220,55 @@ def test_a_teacher_stays_as_it_was_when_the_policy_moves():
             parameter += 1.0
     assert all(torch.equal(a, b) for a, b in zip(before, taught.head.parameters(), strict=True))
     assert not any(p.requires_grad for p in taught.head.parameters())
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_a_head_in_float32_rounds_no_logit_in_scorer_and_engine(weights):
+    model = scripted.policy().to(weights)
+    batch = pad_batch(PROMPTS, RESPONSES)
+    seen = []
+    model.lm_head.register_forward_hook(lambda *_: seen.append("rounded"))
+
+    def logits():
+        scorer = PolicyScorer(model)
+        engine = TransformersEngine(model, scripted.tokenizer(), path="fast")
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            hidden = scorer(batch, hidden=True).hidden
+            return hidden, scorer._logits(model.lm_head, hidden), engine._logits(hidden)
+
+    _, usual, sampled = logits()
+    assert torch.equal(usual, sampled)
+    assert torch.equal(usual, usual.bfloat16().float()), "bfloat16 by default"
+    assert seen
+    seen.clear()
+    set_fp32_head(model, True)
+    hidden, exact, sampled = logits()
+    assert torch.equal(exact, sampled)
+    assert torch.equal(exact, hidden.float() @ model.lm_head.weight.float().T)
+    assert not torch.equal(exact, exact.bfloat16().float())
+    assert not seen
+    copied = copy_without_weights(model, torch.bfloat16, "cpu")
+    copied.load_state_dict(model.state_dict())
+    engine = TransformersEngine(copied, scripted.tokenizer(), path="fast")
+    assert engine._logits(hidden[:1]).dtype == torch.float32
+    assert engine._logits(hidden[:1]).bfloat16().float().ne(engine._logits(hidden[:1])).any()
+
+
+def test_a_head_in_float32_changes_nothing_in_float32():
+    scores = []
+    for wanted in (False, True):
+        model = scripted.policy()
+        set_fp32_head(model, wanted)
+        scores.append(score_responses(PolicyScorer(model), PROMPTS, RESPONSES, entropy=True))
+    assert torch.equal(scores[0].log_probs, scores[1].log_probs)
+    assert torch.equal(scores[0].entropy, scores[1].entropy)
+
+
+def test_the_teachers_head_is_kept_in_the_type_it_computes_in():
+    model = scripted.policy()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert copied_head(model).weight.dtype == torch.bfloat16
+        set_fp32_head(model, True)
+        assert copied_head(model).weight.dtype == torch.float32
+        scores = score_responses(PolicyScorer(model), PROMPTS, RESPONSES, hidden=True)
+        assert scores.hidden.dtype == torch.float32

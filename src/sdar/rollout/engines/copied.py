@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
+from sdar.policy.paths import has_fp32_head, set_fp32_head
 from sdar.rollout.engines.probe import find_sampling_path
 from sdar.rollout.engines.transformers_continuous import ContinuousTransformersEngine
 
@@ -86,4 +87,5 @@ def copy_without_weights(like: Any, dtype: torch.dtype, device: torch.device | s
                 value = like.get_submodule(name).get_buffer(key).detach()
                 module._buffers[key] = value.to(device, buffer.dtype, copy=True)
     model.generation_config = like.generation_config
+    set_fp32_head(model, has_fp32_head(like))
     return model

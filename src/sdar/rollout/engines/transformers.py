@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sdar.policy.chat import end_token_ids
 from sdar.policy.micro_batches import prefill_tokens
-from sdar.policy.paths import takes
+from sdar.policy.paths import apply_head, takes
 from sdar.policy.trunk import hidden_states_at
 from sdar.rollout.engines.base import Generation, Key, uniforms
 from sdar.rollout.engines.buckets import row_bucket
@@ -198,7 +198,9 @@ class TransformersEngine:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Of hidden states `[B, D]`, or of what the model's own forward gave, which has them."""
-        return (self.model.lm_head(hidden) if self.path in FAST_PATHS else hidden).float()
+        if self.path not in FAST_PATHS:
+            return hidden.float()
+        return apply_head(self.model, self.model.lm_head, hidden).float()
 
     def _prefill(self, prompt_ids: list[list[int]], cache: Any, first: int = 0) -> Tensor:
         """Hidden state `[B, D]` of each prompt's last token (or the logits, see `_logits`). Fills
