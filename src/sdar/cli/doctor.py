@@ -7,7 +7,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sdar.config import ExperimentConfig, Layout, load_config
 from sdar.config.checks import check_files
@@ -41,7 +41,13 @@ def examine(config: Path, root: Path) -> list[Finding]:
     except SdarError as error:
         return [*findings, Finding("wrong", "configuration", str(error))]
     findings.append(Finding("good", "configuration", f"{config}: {experiment.experiment}"))
-    about = (*_accelerator(experiment), *_memory(experiment), *_chat(experiment, root))
+    about = (
+        *_accelerator(experiment),
+        *_precision(experiment),
+        *_memory(experiment),
+        *_checkpoints(experiment, root),
+        *_chat(experiment, root),
+    )
     return [*findings, *about, *_data(experiment, root)]
 
 
@@ -150,13 +156,76 @@ def _accelerator(config: ExperimentConfig) -> list[Finding]:
     import torch
 
     if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        return [Finding("good", "accelerator", ", ".join(names))]
+        from sdar.policy.gpu import describe_gpu
+
+        gpus = [describe_gpu(number) for number in range(torch.cuda.device_count())]
+        return [*map(_gpu, gpus), *_attention(config)]
     state = f"none (torch {torch.__version__})"
     if config.execution.device != "cuda":
         return [Finding("good", "accelerator", f"{state}: the CPU will be used")]
     remedy = "run where a GPU is, install a CUDA build of torch, or set execution.device: cpu"
     return [Finding("wrong", "accelerator", f"{state}, but execution.device is cuda", remedy)]
+
+
+def _gpu(gpu: dict[str, Any]) -> Finding:
+    state = (
+        f"{gpu['name']}: capability {gpu['capability']}, {gpu['free_gib']} of {gpu['memory_gib']} "
+        f"GiB free, driver {gpu['driver'] or 'not known'}, CUDA {gpu['cuda']}, bfloat16 "
+        f"{'yes' if gpu['bfloat16'] else 'no'}"
+    )
+    return Finding("good", "accelerator", state)
+
+
+def _attention(config: ExperimentConfig) -> list[Finding]:
+    """What computes attention on the GPU, asked of torch with heads of the policy's shape."""
+    import torch
+
+    from sdar.policy.gpu import attention_backend, chosen_device
+    from sdar.policy.shape import shape_of_policy
+
+    shape, device = shape_of_policy(config), chosen_device(config.execution.device)
+    findings = []
+    if shape is not None and device.type == "cuda":
+        dtype = getattr(torch, config.policy.dtype)
+        heads = (shape.heads, shape.kv_heads, shape.head_size)
+        backend = attention_backend(*heads, dtype, device)
+        state = f"{backend} in {config.policy.dtype}"
+        level: Level = "note" if backend == "MATH" else "good"
+        remedy = "all scores are in memory at once: set policy.dtype to bfloat16"
+        findings.append(Finding(level, "attention", state, remedy if level == "note" else ""))
+    return findings
+
+
+def _precision(config: ExperimentConfig) -> list[Finding]:
+    """What float32 costs on the GPU that is there, or will be."""
+    if importlib.util.find_spec("torch") is None:
+        return []
+    from sdar.memory.verdict import slow_precision
+
+    slow = slow_precision(config)
+    if slow is None:
+        return []
+    sentence, _, remedy = slow.rpartition(": ")
+    return [Finding("note", "precision", sentence, remedy)]
+
+
+def _checkpoints(config: ExperimentConfig, root: Path) -> list[Finding]:
+    """What the checkpoints of all runs take of the disk."""
+    if importlib.util.find_spec("torch") is None:
+        return []
+    from sdar.memory.disk import checkpoint_disk
+
+    disk = checkpoint_disk(config)
+    if disk is None:
+        return []
+    folder = next(path for path in (root.resolve(), *root.resolve().parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    state = f"{disk.sentence()}; {free / 10**9:.1f} GB are free"
+    remedy = (
+        "free some space, give another --root, lower training.keep_checkpoints, or train adapters "
+        "(training.lora)"
+    )
+    return [_enough(disk.at_most < free, "checkpoints", state, remedy)]
 
 
 def _memory(config: ExperimentConfig) -> list[Finding]:

@@ -56,6 +56,11 @@ class RolloutConfig(Section):
     vllm: VllmConfig = VllmConfig()
 
     @property
+    def vllm_in_process(self) -> bool:
+        """Whether vLLM shares a process, and its GPU, with the trainer."""
+        return self.engine == "vllm" and not self.vllm.servers
+
+    @property
     def chosen_schedule(self) -> Literal["turns", "continuous"]:
         """`schedule`, or what suits the engine."""
         return self.schedule or ("continuous" if self.engine == "vllm" else "turns")

@@ -67,7 +67,7 @@ def evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -
 
 def _evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) -> None:
     from sdar.environments.tasks import read_knowledge, read_tasks
-    from sdar.policy.gpu import chosen_device, device_name
+    from sdar.policy.gpu import choose_allocator, chosen_device, device_name
     from sdar.records.page import run_page
     from sdar.skills import open_skills
     from sdar.tracking.provenance import write_provenance
@@ -83,7 +83,9 @@ def _evaluate(config: ExperimentConfig, layout: Layout, method: str, seed: int) 
     folder, beside = layout.evaluation(method, seed), layout.evaluating(method, seed)
     remove_earlier_records(folder)
     partial = Partial(beside / "chunks", evaluation_key(subject, config, panels, digests))
-    used = {DEVICE: device_name(chosen_device(config.execution.device))}
+    device = chosen_device(config.execution.device)
+    choose_allocator(device, config.rollout.vllm_in_process)
+    used = {DEVICE: device_name(device)}
     spans = partial.computed_with(computed_with(config, "evaluate") | used)
     write_provenance(
         beside, config, layout, policy=subject.digest, skills=digests, computed_with=spans

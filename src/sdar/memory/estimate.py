@@ -182,7 +182,9 @@ class _Job:
         tokens = row_bucket(rows) * capacity_bucket(width) if static else rows * width
         block = prefill_tokens("cuda" if self.on_gpu else "cpu")
         cache = tokens * activations.cache_of_token(shape, precision)
-        reading = min(max(block, prompt), rows * prompt) * activations.passing(shape, precision)
+        read = min(max(block, prompt), rows * prompt)
+        reading = read * activations.passing(shape, precision)
+        reading += 2 * self.attention_scores(read, prompt)
         drawing = rows * shape.vocabulary * activations.LOGIT_SAMPLING
         parts = {
             # A layer's buffers exist twice while finished rows leave.
@@ -201,13 +203,17 @@ class _Job:
         longest = self.config.policy.max_prompt_tokens
         if self.method.needs_teacher:
             longest = max(longest, self.config.policy.max_teacher_prompt_tokens)
-        tokens, responses = self.pass_tokens(max(longest, self.prompt_tokens))
+        longest = max(longest, self.prompt_tokens)
+        width = longest + self.config.policy.max_response_tokens
+        tokens, responses = self.pass_tokens(longest)
         shape, precision = self.shape, self.precision
         logits = activations.chunk_logits(shape, responses, CHUNK_LOGITS)
         parts = {
             # The layers come first, then the head.
             "activations": max(
-                tokens * activations.passing(shape, precision), logits * activations.LOGIT_SCORING
+                tokens * activations.passing(shape, precision)
+                + 2 * self.attention_scores(tokens, width),
+                logits * activations.LOGIT_SCORING,
             ),
             "teacher's head": self.copied_head,
         }
@@ -230,9 +236,11 @@ class _Job:
         shape, precision, training = self.shape, self.precision, self.config.training
         tokens, responses = self.pass_tokens(self.prompt_tokens)
         rank = 0 if training.lora is None else training.lora.rank
-        layer = tokens * activations.kept_by_layer(shape, precision, rank)
+        width = self.prompt_tokens + self.config.policy.max_response_tokens
+        scores = self.attention_scores(tokens, width)
+        layer = tokens * activations.kept_by_layer(shape, precision, rank) + scores
         kept = tokens * activations.kept_by_final_norm(shape, precision)
-        working = tokens * activations.passing_backward(shape, precision)
+        working = tokens * activations.passing_backward(shape, precision) + 2 * scores
         if training.activation_checkpointing:
             kept += shape.layers * tokens * precision.stream * shape.hidden
             working += layer
@@ -291,6 +299,15 @@ class _Job:
         if not self.on_gpu:
             samples = min(samples, max(1, CPU_TOKENS // (prompt + response)))
         return samples * (prompt + response - 1), samples * response
+
+    def attention_scores(self, tokens: int, width: int) -> int:
+        """Bytes of a layer's scores, `tokens` of each head against `width` tokens; 0 where they
+        never exist at once. On a GPU no fused kernel takes float32 with grouped queries, and what
+        computes it then keeps them all."""
+        grouped = self.shape.kv_heads < self.shape.heads
+        if not (self.on_gpu and grouped and self.config.policy.dtype == "float32"):
+            return 0
+        return 4 * self.shape.heads * tokens * width
 
     @property
     def casted(self) -> int:

@@ -112,9 +112,30 @@ def judge_experiment(config: ExperimentConfig) -> Verdict | None:
     return judge(shape, config, methods, on_gpu=on_gpu, capacity=capacity)
 
 
+def slow_precision(config: ExperimentConfig) -> str | None:
+    """What float32 costs a pretrained model on a GPU, in a sentence; None where it is not so."""
+    on_gpu, _ = _machine(config)
+    if not on_gpu or config.policy.dtype != "float32" or config.policy.model == "tiny":
+        return None
+    shape, costs = shape_of_policy(config), "products take several times as long as in bfloat16"
+    if shape is not None and shape.kv_heads < shape.heads:
+        policy = config.policy
+        width = policy.max_prompt_tokens + policy.max_response_tokens
+        scores = 4 * shape.heads * config.training.micro_batch * width**2
+        costs = (
+            "no fused attention takes float32 with grouped queries, so that each layer keeps up "
+            f"to {_size(scores)} of scores in the update; and {costs}"
+        )
+    return f"policy.dtype is float32 on a GPU: {costs}: set policy.dtype to bfloat16"
+
+
 def require_memory(config: ExperimentConfig, method: Method) -> None:
     """Raise `SdarError` before anything is loaded when a GPU cannot hold what `method` needs; warn
-    when it hardly can. Does nothing on a CPU, or for a model whose shape is not known."""
+    when it hardly can, and of float32. Does nothing on a CPU, or for a model whose shape is not
+    known."""
+    slow = slow_precision(config)
+    if slow is not None:
+        log.warning("%s", slow)
     shape = shape_of_policy(config)
     on_gpu, capacity = _machine(config)
     if shape is None or not on_gpu:

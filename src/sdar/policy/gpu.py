@@ -1,6 +1,8 @@
 """What there is of a GPU: for `sdar doctor`, and for a run's provenance."""
 
+import os
 import re
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from torch.nn.attention import SDPBackend
 from sdar.errors import SdarError
 
 GIB = 2**30
+_ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""The variable, and what it was called before torch 2.9."""
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -30,6 +34,19 @@ def chosen_device(wanted: str) -> torch.device:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)
+
+
+def choose_allocator(
+    device: torch.device, vllm: bool, environment: MutableMapping[str, str] = os.environ
+) -> None:
+    """Let a GPU's memory be kept in segments that grow, so that the different widths of passes
+    leave no gaps in it. Call it before anything lies on the GPU: torch reads the variable once.
+
+    What is set stays. Not with `vllm` in this process, whose own allocator does not go with it.
+    """
+    given = any(name in environment for name in _ALLOCATOR)
+    if device.type == "cuda" and not vllm and not given:
+        environment[_ALLOCATOR[0]] = "expandable_segments:True"
 
 
 def describe_gpu(device: torch.device | int = 0) -> dict[str, Any]:

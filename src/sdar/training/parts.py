@@ -15,7 +15,7 @@ from sdar.environments.base import EnvironmentPool, Task
 from sdar.errors import SdarError
 from sdar.files.digest import json_digest, text_digest
 from sdar.methods.declarations import Method, get_method
-from sdar.policy.gpu import chosen_device
+from sdar.policy.gpu import choose_allocator, chosen_device
 from sdar.policy.loading import load_policy
 from sdar.policy.reproducible import choose_kernels
 from sdar.policy.tokenizer import tokenizer_digest
@@ -77,7 +77,9 @@ def open_parts(config: ExperimentConfig, layout: Layout, device: torch.device) -
 
 def make_accelerator(config: ExperimentConfig) -> Accelerator:
     """Device and precision as configured: weights in float32, computing in `policy.dtype`."""
-    on_cpu = chosen_device(config.execution.device).type == "cpu"
+    device = chosen_device(config.execution.device)
+    choose_allocator(device, config.rollout.vllm_in_process)
+    on_cpu = device.type == "cpu"
     mixed = "bf16" if config.policy.dtype == "bfloat16" else "no"
     if not on_cpu:
         fit_local_rank(torch.cuda.device_count())

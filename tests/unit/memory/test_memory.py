@@ -8,8 +8,10 @@ import pytest
 
 from sdar.cli.doctor import examine
 from sdar.config import ExperimentConfig, Layout, load_config, parse_config
+from sdar.config.generate import resolved_yaml
 from sdar.errors import SdarError
 from sdar.memory import verdict as judging
+from sdar.memory.disk import checkpoint_disk
 from sdar.memory.estimate import GIB, MemoryEstimate, estimate
 from sdar.memory.verdict import judge, judge_experiment, require_memory
 from sdar.methods.declarations import get_method
@@ -270,3 +272,61 @@ def test_doctor_on_a_cpu_only_notes(tmp_path: Path) -> None:
     tiny = finding(write(tmp_path, "execution: {device: cpu}"), tmp_path)
     assert tiny.level == "good"
     assert "MiB of each process's memory" in tiny.state
+
+
+def test_float32_with_grouped_queries_keeps_all_scores_on_a_gpu_and_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    exact, fast = config(policy={"dtype": "float32"}), config()
+    on_gpu = parts(estimated(exact, "grpo"), "update")["activations"]
+    quick = parts(estimated(fast, "grpo"), "update")["activations"]
+    on_cpu = parts(estimated(exact, "grpo", on_gpu=False), "update")["activations"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sdar.memory.estimate._Job.attention_scores", lambda *_: 0)
+        without = parts(estimated(exact, "grpo"), "update")["activations"]
+        assert parts(estimated(fast, "grpo"), "update")["activations"] == quick
+        assert parts(estimated(exact, "grpo", on_gpu=False), "update")["activations"] == on_cpu
+    width = 2048 + 512
+    # 28 layers of 28 heads; 4 samples of width - 1 tokens each.
+    assert on_gpu - without == 28 * 4 * 28 * 4 * (width - 1) * width > 50 * GIB
+
+    slow = judging.slow_precision(exact)
+    assert slow is not None
+    assert slow.startswith("policy.dtype is float32 on a GPU: no fused attention")
+    assert slow.endswith("set policy.dtype to bfloat16")
+    assert judging.slow_precision(fast) is None
+    tiny = parse_config({"execution": {"device": "cuda"}})
+    assert judging.slow_precision(tiny) is None, "the tiny policy is float32 everywhere"
+    assert (
+        judging.slow_precision(config(policy={"dtype": "float32"}, execution={"device": "cpu"}))
+        is None
+    )
+    with pytest.raises(SdarError):
+        require_memory(
+            config(policy={"dtype": "float32"}, execution={"gpu_memory_gib": 79}),
+            get_method("grpo"),
+        )
+    assert "policy.dtype is float32 on a GPU" in caplog.text
+
+
+def test_checkpoints_take_twelve_bytes_a_trained_parameter() -> None:
+    experiment = config(training={"steps": 150, "checkpoint_every": 5, "keep_checkpoints": 3})
+    disk = checkpoint_disk(experiment)
+    assert disk is not None
+    assert (disk.checkpoint, disk.times) == (12 * SEVEN, 30)
+    assert disk.written == 30 * 12 * SEVEN + 4 * SEVEN
+    runs = 2 * 2
+    assert disk.at_most == runs * (3 * 12 + 4) * SEVEN + 12 * SEVEN
+    assert "a checkpoint has 91.4 GB; a run writes 30, 2772.1 GB" in disk.sentence()
+    adapters = checkpoint_disk(config(training={"lora": {"rank": 8}}))
+    assert adapters is not None
+    assert adapters.checkpoint < disk.checkpoint / 100
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_noted(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(resolved_yaml(config(policy={"dtype": "float32"})))
+    found = {finding.subject: finding for finding in examine(path, tmp_path)}
+    assert found["checkpoints"].level == "note"
+    assert "training.keep_checkpoints" in found["checkpoints"].remedy
+    assert found["precision"].level == "note"

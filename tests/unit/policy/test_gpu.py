@@ -1,13 +1,17 @@
 """What is said of a GPU: on a CPU, with torch's answers given."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from sdar.cli.doctor import examine
 from sdar.errors import SdarError
+from sdar.policy import gpu
 from sdar.policy.gpu import (
     attention_backend,
+    choose_allocator,
     chosen_device,
     describe_gpu,
     device_name,
@@ -72,3 +76,44 @@ def test_what_auto_comes_to(h100, monkeypatch):
 
 def test_the_backend_of_attention_is_asked_of_torch():
     assert attention_backend(8, 2, 64, torch.float32, "cpu") in ("FLASH_ATTENTION", "MATH")
+
+
+@pytest.mark.parametrize(
+    ("device", "vllm", "given", "set_to"),
+    [
+        ("cuda", False, {}, "expandable_segments:True"),
+        ("cuda", True, {}, None),
+        ("cpu", False, {}, None),
+        ("cuda", False, {"PYTORCH_ALLOC_CONF": "backend:native"}, "backend:native"),
+        ("cuda", False, {"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:128"}, None),
+    ],
+)
+def test_segments_grow_on_a_gpu_without_vllm_unless_something_else_is_set(
+    device, vllm, given, set_to
+):
+    environment = dict(given)
+    choose_allocator(torch.device(device), vllm, environment)
+    assert environment.get("PYTORCH_ALLOC_CONF") == set_to
+
+
+def test_doctor_says_what_the_gpu_is_and_what_computes_attention(h100, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80 << 30)
+    )
+    asked = []
+
+    def backend(*heads):
+        asked.append(heads)
+        return "MATH"
+
+    monkeypatch.setattr(gpu, "attention_backend", backend)
+    path = tmp_path / "config.yaml"
+    path.write_text("experiment: x")
+    found = {finding.subject: finding for finding in examine(path, tmp_path)}
+    state = found["accelerator"].state
+    assert state.startswith("NVIDIA H100: capability 9.0, 70.0 of 80.0 GiB free, driver")
+    assert state.endswith("bfloat16 yes")
+    assert found["attention"].state == "MATH in float32"
+    assert found["attention"].level == "note"
+    assert asked == [(4, 2, 32, torch.float32, torch.device("cuda"))]
