@@ -4,7 +4,6 @@ Storages are counted as operations make and drop them, so the numbers are those 
 same on every machine.
 """
 
-import copy
 import json
 import os
 import subprocess
@@ -29,6 +28,7 @@ from sdar.policy.shape import ModelShape, shape_of_config
 from sdar.rollout.engines.buckets import capacity_bucket, row_bucket
 from sdar.rollout.engines.transformers import TransformersEngine
 from sdar.training.optimizer import make_optimizer
+from sdar.training.reference import frozen_copy
 
 SAMPLES, PROMPT, RESPONSE = 3, 72, 24
 TOLERANCE = 0.15
@@ -135,7 +135,7 @@ def trained(policy: Any, dtype: str) -> tuple[Any, Callable[[], None]]:
 @pytest.mark.parametrize(("family", "dtype"), MODES)
 def test_update_and_optimizer_step(family: str, dtype: str) -> None:
     policy = model(family)
-    reference = copy.deepcopy(policy).requires_grad_(False)
+    reference = frozen_copy(policy, torch.bfloat16 if dtype == "bfloat16" else None)
     optimizer, forward_backward = trained(policy, dtype)
     estimate = expected(family, configuration(dtype))
     # The gradients of the micro-batch before are there.

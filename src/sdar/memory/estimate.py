@@ -151,7 +151,13 @@ class _Job:
         training = self.config.training
         if training.kl_coefficient == 0 or training.lora is not None:
             return 0
-        return self.share(4 * self.shape.parameters)
+        shape, precision = self.shape, self.precision
+        if not precision.casts:
+            return self.share(4 * shape.parameters)
+        # Its matrices are in the type computed in, and its head is its own.
+        head = shape.head_parameters if shape.tied else 0
+        matrices = shape.layers * shape.layer_matrices + shape.head_parameters
+        return 4 * (shape.parameters + head) - (4 - precision.compute) * matrices
 
     def resident(self) -> Parts:
         parts = {

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sdar.algorithms.context import GapQuantiles, StepContext
@@ -74,7 +75,8 @@ class Learner:
         model.eval()  # no dropout: what is sampled and what is trained are one policy
         frozen = None
         if training.kl_coefficient != 0 and training.lora is None:
-            frozen = frozen_copy(model)
+            half = accelerator.mixed_precision == "bf16" and not sharded
+            frozen = frozen_copy(model, torch.bfloat16 if half else None)
         if training.lora is not None:
             add_adapters(model, training.lora, seed)
         if training.activation_checkpointing:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from sdar.policy.lora import without_adapters
+from sdar.policy.trunk import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,18 @@ class Reference:
             self.scorer.to("cpu")
 
 
-def frozen_copy(model: Any) -> Any:
-    """The policy as it is now, never to be trained."""
-    return copy.deepcopy(model).requires_grad_(False).eval()
+def frozen_copy(model: Any, computing: torch.dtype | None = None) -> Any:
+    """The policy as it is now, never to be trained.
+
+    `computing` is the type of autocast, where that is on: it would convert a frozen matrix at every
+    use, so linear layers are converted here, once, to the same results. In families whose layers
+    may read a weight's type nothing is.
+    """
+    frozen = copy.deepcopy(model).requires_grad_(False).eval()
+    if computing is not None and model.config.model_type in FAMILIES:
+        for module in frozen.modules():
+            if isinstance(module, nn.Linear):
+                # New parameters: an embedding that is tied to the head stays as it is.
+                for name, parameter in module.named_parameters(recurse=False):
+                    setattr(module, name, nn.Parameter(parameter.to(computing), False))
+    return frozen

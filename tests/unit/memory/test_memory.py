@@ -55,15 +55,18 @@ def parts(job: MemoryEstimate, phase: str) -> dict[str, int]:
 
 def test_full_training_holds_sixteen_bytes_per_parameter_and_the_reference() -> None:
     update = parts(estimated(config()), "update")
-    assert update["weights"] == update["gradients"] == update["reference"] == 4 * SEVEN
+    assert update["weights"] == update["gradients"] == 4 * SEVEN
+    # Its matrices in bfloat16, its embedding in float32.
+    assert 2 * SEVEN < update["reference"] < 2.2 * SEVEN
     assert update["moments"] == 8 * SEVEN
 
 
 def test_ranks_share_weights_gradients_moments_and_reference() -> None:
     one = estimated(config())
     eight = estimated(config(execution={"processes": 8}))
-    for name in ("weights", "moments", "gradients", "reference"):
+    for name in ("weights", "moments", "gradients"):
         assert parts(eight, "update")[name] == -(-parts(one, "update")[name] // 8)
+    assert parts(eight, "update")["reference"] == -(-4 * SEVEN // 8)
     # Each rank plays an eighth of the 64 episodes.
     caches = [parts(each, "rollout")["cache"] for each in (one, eight)]
     assert caches[1] == pytest.approx(caches[0] / 4)
