@@ -14,7 +14,8 @@ there, in one sentence. Afterwards three things hold, whatever the template:
 - **A prompt is a function of its texts**: templates that write a date are told `DATE`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import takewhile
@@ -39,6 +40,8 @@ _QUESTIONS = ("Which way is it?\n<think></think> 'a' & <b>?", "7 apples, please"
 _SKILLS = ("Look around first.", "- Turn left twice\n- Then open the door")
 _ANSWER = "Left, then left again"
 _TIMES = 32
+KEPT_PROMPTS = 1 << 14
+"""More than a step has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +72,30 @@ class ChatFormat:
         """Token ids of a chat up to the assistant's header: the skill, if any, in the role of
         `system`, then the user's message. Qwen3's thinking mode is off."""
         texts = {message["role"]: message["content"] for message in messages}
-        ids = _student_ids(self, texts["user"])
+        ids = self._student_ids(texts["user"])
         if "system" not in texts:
             return list(ids)
         before, run = _skill_run(self, texts["system"])
         # Where the text has melted into what stands before it, that is written again.
         place = _shared(before, ids)
         return [*ids[:place], *before[place:], *run, *ids[place:]]
+
+    def prepare(self, chats: Iterable[Sequence[Mapping[str, str]]]) -> None:
+        """Have the user's messages of these chats at hand for `prompt_ids`, which gives the same:
+        the tokenizer is called once for all that are new."""
+        texts: dict[str, str] = {}
+        for messages in chats:
+            question = next(m["content"] for m in messages if m["role"] == "user")
+            if question not in self._kept:
+                # Where the template refuses it, `_prompt` says so in its turn.
+                with suppress(Refused):
+                    texts.setdefault(question, self._text((("user", question),)))
+        if len(texts) < 2:
+            return
+        encoded = self.tokenizer(list(texts.values()), add_special_tokens=False)["input_ids"]
+        for question, ids in zip(texts, encoded, strict=True):
+            if self._is_usual(question, ids):
+                self._keep(question, tuple(ids))
 
     @property
     def placement(self) -> Placement:
@@ -130,7 +150,7 @@ class ChatFormat:
                 return None
             if skill.strip() not in text:
                 return None
-            pairs.append((_student_ids(self, question), tuple(self._ids(text))))
+            pairs.append((self._student_ids(question), tuple(self._ids(text))))
         place = min(_shared(student, teacher) for student, teacher in pairs)
         student, teacher = pairs[0]
         run = teacher[place : place + len(teacher) - len(student)]
@@ -145,8 +165,7 @@ class ChatFormat:
         """The student's prompt."""
         try:
             ids = self._ids(self._text((("user", question),)))
-            usual = self._marks(ids) == self._usual_marks
-            if usual and not spells_unknown(self.tokenizer, question):
+            if self._is_usual(question, ids):
                 return tuple(ids)
         except Refused:
             pass
@@ -159,6 +178,27 @@ class ChatFormat:
                 f"which begins with {question[:60]!r}; give the model's folder a "
                 "chat_template.jinja that does not"
             ) from error
+
+    def _is_usual(self, question: str, ids: Sequence[int]) -> bool:
+        """Whether the question has become no control token of the prompt."""
+        usual = self._marks(ids) == self._usual_marks
+        return usual and not spells_unknown(self.tokenizer, question)
+
+    def _student_ids(self, question: str) -> tuple[int, ...]:
+        """`_prompt`, kept: episodes of a group often share one, and the teacher's are made of
+        them."""
+        ids = self._kept.get(question)
+        return self._keep(question, self._prompt(question)) if ids is None else ids
+
+    def _keep(self, question: str, ids: tuple[int, ...]) -> tuple[int, ...]:
+        if len(self._kept) >= KEPT_PROMPTS:
+            self._kept.pop(next(iter(self._kept)), None)  # the oldest
+        self._kept[question] = ids
+        return ids
+
+    @cached_property
+    def _kept(self) -> dict[str, tuple[int, ...]]:
+        return {}
 
     def _text(self, chat: Chat) -> str:
         return render(self.tokenizer, chat) + self.header
@@ -270,13 +310,6 @@ def _default_system(text: str, told: str) -> str:
     if not found or not text.startswith(before) or not text.endswith(after):
         return ""
     return text[len(before) : max(len(before), len(text) - len(after))]
-
-
-@lru_cache(maxsize=1 << 14)
-def _student_ids(chat: ChatFormat, question: str) -> tuple[int, ...]:
-    """Rendered prompts are kept: episodes of a group often share one, and the teacher's are made
-    of them."""
-    return chat._prompt(question)
 
 
 @lru_cache(maxsize=1 << 10)

@@ -102,6 +102,7 @@ def play(rollout: Rollout, engine: RolloutEngine) -> None:
     live = rollout.reset()
     for _ in range(settings.max_turns):
         with rollout.timed("generation"):
+            rollout.prepare_turns(live)
             opened = [rollout.open_turn(slot) for slot in live]
             for start in range(0, len(live), settings.batch):
                 part = slice(start, start + settings.batch)

@@ -8,6 +8,7 @@ compute while the engine does. When nothing is being generated, the time jumps t
 """
 
 from collections import deque
+from itertools import islice
 from typing import cast
 
 from sdar.rollout.engines.base import ContinuousEngine, RolloutEngine
@@ -41,6 +42,7 @@ def play(rollout: Rollout, engine: RolloutEngine) -> None:
                     ready.append(slot)
             rollout.report([*ready, *speaking, *(slot for _, slot in acting)])
         with rollout.timed("generation"):
+            rollout.prepare_turns(islice(ready, settings.batch - len(speaking)))
             while ready and len(speaking) < settings.batch:
                 slot = ready.popleft()
                 prompt_ids, key = rollout.open_turn(slot)

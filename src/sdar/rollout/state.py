@@ -1,16 +1,17 @@
 """The state of a rollout, for both schedules (`collector`, `continuous`)."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sdar.environments.base import EnvironmentPool, Observation
+from sdar.policy.chat import ChatFormat
 from sdar.rollout.engines.base import Generation, Key
 from sdar.rollout.episode import Episode
 from sdar.rollout.settings import RolloutProgress, RolloutSettings
-from sdar.rollout.turns import close_turn, open_turn
+from sdar.rollout.turns import close_turn, next_moment, open_turn
 
 if TYPE_CHECKING:
     from sdar.skills.library import Skill
@@ -40,6 +41,14 @@ class Rollout:
         with self.timed("environment"):
             self.current = self.pool.reset(tasks)
         return list(tasks)
+
+    def prepare_turns(self, slots: Iterable[int]) -> None:
+        """Encode the prompts of turns that are opened next, all together, which is quicker."""
+        package, chats = self.settings.package, []
+        for slot in slots:
+            moment = next_moment(self.episodes[slot], self.current[slot], self.settings)
+            chats.append(package.build_messages(moment, None))
+        ChatFormat.of(self.tokenizer).prepare(chats)
 
     def open_turn(self, slot: int) -> tuple[list[int], Key]:
         """Begin the episode's next turn: its prompt, and the key of its response."""

@@ -82,6 +82,12 @@ def read_response(
     return text, parsed
 
 
+def next_moment(episode: Episode, observation: Observation, settings: RolloutSettings) -> Moment:
+    """What the student sees at its next turn."""
+    past = [PastTurn(turn.moment.observation, turn.action) for turn in episode.turns]
+    return Moment.after(past, episode.task, observation, window=settings.history)
+
+
 def open_turn(
     episode: Episode,
     observation: Observation,
@@ -90,8 +96,7 @@ def open_turn(
     settings: RolloutSettings,
 ) -> Turn:
     """The episode's next turn up to its response; `skill` as in `fit_prompt`."""
-    past = [PastTurn(turn.moment.observation, turn.action) for turn in episode.turns]
-    moment = Moment.after(past, episode.task, observation, window=settings.history)
+    moment = next_moment(episode, observation, settings)
     return Turn(fit_prompt(tokenizer, settings.package, moment, skill, settings.max_prompt_tokens))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from sdar.policy.micro_batches import pad_batch
+from sdar.policy.reproducible import exact_kernels
 from sdar.sums import add_in_order
 from sdar.training.optimizer import clip_gradients
 from sdar.training.placed import PlacedPolicy
@@ -110,18 +111,21 @@ def add_gradients(
             micro_batch_tokens=policy.micro_batch_tokens,
         ).minibatches
         plans = share.plans
-    tokens, losses = response_tokens(samples), []
-    for rows in plans[ranks.rank]:
-        with accelerator.autocast():
-            part = [samples[row] for row in rows]
-            loss = supervised_loss(policy.scorer, part, tokens, accelerator.device)
-        accelerator.backward(loss)
-        losses.append(loss.detach())
     if policy.sharded:
-        for _ in range(len(losses), max(map(len, plans))):
-            policy.empty_pass()
-    else:
-        ranks.sum_gradients(policy.scorer.parameters())
+        ranks.require_same("the passes of an update", [len(plan) for plan in plans])
+    tokens, losses = response_tokens(samples), []
+    with exact_kernels(accelerator.device, policy.config.execution.deterministic):
+        for rows in plans[ranks.rank]:
+            with accelerator.autocast():
+                part = [samples[row] for row in rows]
+                loss = supervised_loss(policy.scorer, part, tokens, accelerator.device)
+            accelerator.backward(loss)
+            losses.append(loss.detach())
+        if policy.sharded:
+            for _ in range(len(losses), max(map(len, plans))):
+                policy.empty_pass()
+        else:
+            ranks.sum_gradients(policy.scorer.parameters())
     # On all ranks the same: what is not finite on one of them, all skip.
     return add_in_order(ranks.gather(add_in_order(map(float, losses))))
 

@@ -39,6 +39,7 @@ from sdar.rollout.teacher import TeacherPrompt, teacher_prompts
 from sdar.tracking.provenance import write_provenance
 from sdar.tracking.recorder import RunRecorder
 from sdar.training.checkpoint import load_checkpoint, save_checkpoint
+from sdar.training.checkpoint_cost import CheckpointCost
 from sdar.training.episode_log import EpisodeLog
 from sdar.training.export import export_policy
 from sdar.training.identity import RunIdentity
@@ -146,6 +147,7 @@ def train_with(
         recorder.resume(records, start)
         if ranks.first:
             episode_log.write()
+        cost = CheckpointCost(training.checkpoint_every)
         for step in (bar := _progress_bar(name, start, training.steps, shown=ranks.first)):
             last = step == training.steps - 1
             done = training_step(learner, step, bar)
@@ -174,6 +176,8 @@ def train_with(
                         keep_tokens(folder, saved)
             if ranks.first:
                 recorder.timings(step, done.timings())
+                seconds = done.clock.seconds
+                cost.step(sum(seconds.values()), seconds["checkpoint"])
             bar.set_postfix(done.summary())
             if stopping and not last:
                 raise Stopped

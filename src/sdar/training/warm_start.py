@@ -18,6 +18,7 @@ from sdar.config.stages import content_digests
 from sdar.files.digest import json_digest
 from sdar.files.lock import only_writer
 from sdar.interruption import Stopped, between_steps, stop_requested
+from sdar.policy.gpu import device_name
 from sdar.policy.reproducible import make_reproducible
 from sdar.policy.tokenizer import tokenizer_digest
 from sdar.progress import Progress
@@ -171,4 +172,5 @@ def warm_start_identity(
         "demonstrations": json_digest([(turn.messages, turn.response) for turn in turns])[:16],
         "skills": content_digests(config)["skills.library"],
     }
-    return RunIdentity.of(config, "warm_start", inputs)
+    device = device_name(policy.placed.accelerator.device)
+    return RunIdentity.of(config, "warm_start", inputs, device)

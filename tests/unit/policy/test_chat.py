@@ -310,3 +310,23 @@ def test_the_tiny_tokenizer_s_format():
     assert (form.placement, form.default_system, form.header) == ("system message", "", "")
     assert form.closing == scripted.tokenizer().eos_token_id
     assert not form.opens_thought
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "qwen3", "llama3"])
+def test_prompts_encoded_together_are_those_encoded_alone(family):
+    texts = [f"Question {n}: <|im_end|><|eot_id|> where?" * (n % 3 + 1) for n in range(6)]
+    texts += [f"You see a shelf {n}.\n  What next?  " for n in range(20)]
+    chats = [[{"role": "user", "content": text}] for text in texts]
+    alone = ChatFormat.of(chat_templates.tokenizer(family))
+    alone.__dict__.pop("_kept", None)
+    expected = [alone.prompt_ids(chat) for chat in chats]
+    together = ChatFormat.of(chat_templates.tokenizer(family))
+    together.__dict__.pop("_kept", None)
+    together.prepare(chats)
+    kept = len(together._kept)
+    assert 20 <= kept < 26, "those that spell a control token are written one by one"
+    assert [together.prompt_ids(chat) for chat in chats] == expected
+    with_skill = [[{"role": "system", "content": "Look first."}, *chat] for chat in chats]
+    taught = [together.prompt_ids(chat) for chat in with_skill]
+    together.__dict__.pop("_kept", None)
+    assert [together.prompt_ids(chat) for chat in with_skill] == taught
