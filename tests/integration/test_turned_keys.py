@@ -67,6 +67,7 @@ def test_what_changes_nothing_is_the_same_run(
     [
         ({"training": {"micro_batch": 2}}, "training.micro_batch", 2),
         ({"rollout": {"batch": 3}}, "rollout.batch", 3),
+        ({"rollout": {"static_decode": True}}, "rollout.static_decode", True),
         ({"execution": {"device": "cpu", "threads": 2}}, "execution.threads", 2),
     ],
 )
@@ -78,7 +79,8 @@ def test_what_rounds_otherwise_goes_on_and_is_on_record(
     first, second = spans(folder)
     assert (first["from_step"], second["from_step"]) == (0, FIRST)
     assert second[key] == value != first[key]
-    assert f"continues at {FIRST} with {key} ({first[key]}, now {value})" in caplog.text
+    before, now = json.dumps(first[key]), json.dumps(value)
+    assert f"continues at {FIRST} with {key} ({before}, now {now})" in caplog.text
 
 
 def test_what_changes_the_result_begins_anew_and_says_which_key(

@@ -28,6 +28,7 @@ def real(name: str, **keys: Any) -> dict[str, Any]:
         ({"policy": {"model": "a/b"}, "warm_start": {"matrix_learning_rate": 1.0}}, "matrix_"),
         ({"rollout": {"vllm": {"eager": True}}}, "rollout.vllm.eager"),
         ({"rollout": {"answer_after": 3}}, "rollout.answer_after"),
+        ({"rollout": {"engine": "vllm", "static_decode": False}}, "rollout.static_decode"),
         ({"skills": {"seed": 3}}, "skills.seed"),
         ({"tracking": {"enabled": False, "experiment": "x"}}, "tracking.experiment"),
         ({"sweep": {"steps": 3}}, "sweep.steps"),

@@ -11,6 +11,7 @@ from decode_ops import random_model
 from double_precision import double_precision, in_double
 from fake_cuda import fake_cuda, on_cuda
 from measuring import OperationCounts
+from model_families import make_model
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -196,24 +197,25 @@ def test_the_host_reads_nothing_between_two_looks(half: bool) -> None:
     assert counts.operations > 20 * LOOK
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
-@pytest.mark.parametrize("half", [False, True])
-def test_every_operation_of_a_step_exists_on_cuda_and_waits_for_nothing(
-    family: str, half: bool
-) -> None:
-    """With tensors that have a device and no values: a read of one would raise."""
+def run_on_fake_cuda(family: str, half: bool, adapted: bool = False, **more: Any) -> None:
+    """Two looks of a small model's decode, with tensors that have a device and no values."""
     config = AutoConfig.for_model(
         family,
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
+        **{
+            "vocab_size": 64,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+        }
+        | more,
     )
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+        if adapted:
+            add_adapters(model, LoraConfig(rank=2), seed=0)
     with fake_cuda(half):
         on_cuda(model)
 
@@ -224,7 +226,7 @@ def test_every_operation_of_a_step_exists_on_cuda_and_waits_for_nothing(
         assert model.lm_head(torch.zeros(2, 32, device="cuda")).dtype == dtype
         rows = StaticRows(model, head, sample, frozenset({1, 2}), None)
         rows.join([3, 4], list(uniforms([(0, 0, 0, 0), (0, 0, 1, 0)], 20)), 1.0)
-        shape = (len(rows.cache.lengths), 2, rows.cache.capacity, 8)
+        shape = (len(rows.cache.lengths), config.num_key_value_heads, rows.cache.capacity, 8)
         rows.cache.buffers = [
             tuple(torch.zeros(shape, dtype=dtype, device="cuda") for _ in range(2))
             for _ in range(2)
@@ -237,6 +239,49 @@ def test_every_operation_of_a_step_exists_on_cuda_and_waits_for_nothing(
         assert rows._log_probs.device.type == "cuda"
         with pytest.raises(DataDependentOutputException):
             rows.look()
+
+
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        ("qwen2", {}),
+        ("qwen2", {"adapted": True}),
+        ("qwen2", {"rope_parameters": {**YARN, "original_max_position_embeddings": 64}}),
+        ("qwen3", {"tie_word_embeddings": True}),
+        ("llama", {"num_key_value_heads": 4}),
+        ("olmo2", {}),
+    ],
+)
+def test_every_operation_of_a_step_exists_on_cuda_and_waits_for_nothing(
+    family: str, more: dict[str, Any], half: bool
+) -> None:
+    run_on_fake_cuda(family, half, **more)
+
+
+def test_a_model_that_asks_the_device_at_every_token_is_found_out() -> None:
+    """Positions that are embedded by the longest of them: CUDA's own check says the same before a
+    step is captured."""
+    with pytest.raises(DataDependentOutputException):
+        run_on_fake_cuda("llama", False, rope_parameters=DYNAMIC)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "family", ["phi", "opt", "gemma", "glm4", "olmo2", "nemotron", "qwen3_moe"]
+)
+def test_other_families_of_the_fast_path_are_decoded_so(family: str) -> None:
+    model = make_model(family)
+    assert find_sampling_path(ContinuousTransformersEngine, model, static=True) == ("static", {})
+    fast, static = both(model, ends=frozenset(range(0, 160, 20)))
+    options = {"max_new_tokens": 20, "temperature": 1.0}
+    prompts, keys = [list(range(3, 9)), [7, 8], [9]] * 4, KEYS[:12]
+    expected = fast.generate(prompts, keys, **options)
+    assert_same(static.generate(prompts, keys, **options), expected, 1e-4)
 
 
 def test_buckets_waste_at_most_a_quarter() -> None:
