@@ -220,6 +220,27 @@ def test_cache_of_the_rollout_to_the_byte(family: str, dtype: str) -> None:
     assert engine.prefill_tokens == prefill_tokens("cpu")
 
 
+@pytest.mark.parametrize("path", ["fast", "static"])
+@pytest.mark.parametrize(("family", "dtype"), MODES)
+def test_rollout(family: str, dtype: str, path: Any) -> None:
+    """Prompts are read and tokens drawn, but not everything at once that is counted."""
+    policy = model(family)
+    engine = TransformersEngine(policy, None, ends=frozenset(), path=path)
+    prompts = [[index + 1] * PROMPT for index in range(SAMPLES)]
+    keys = [(0, 0, index, 0) for index in range(SAMPLES)]
+
+    def sample() -> None:
+        with autocast(dtype):
+            engine.generate(prompts, keys, max_new_tokens=RESPONSE, temperature=1.0)
+
+    config = configuration(dtype, kl_coefficient=0.0)
+    rollout = config.rollout.model_copy(update={"static_decode": path == "static"})
+    config = config.model_copy(update={"rollout": rollout})
+    needed = phase_bytes(expected(family, config), "rollout") - 8 * shape(family).parameters
+    measured = peak(sample, policy)
+    assert 0.98 * measured < needed < 1.2 * measured
+
+
 def test_checkpointing() -> None:
     """Layers that compute again keep their input alone."""
     policy = model("qwen2")
