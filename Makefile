@@ -4,14 +4,19 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# The first of these that runs and is 3.11 or later; the lock was tested on 3.11.
+# The first of these that runs and is 3.11 to 3.13; the lock was tested on 3.11.
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 ifndef PYTHON
 PYTHON := $(shell for python in python3.11 python3.12 python3.13 python3; do \
-  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
-  command -v $$python && break; done)
+  $$python -c '$(SUPPORTED)' 2>/dev/null && command -v $$python && break; done)
 endif
+# Another one, for the lowest versions: the highest that runs.
+SECOND_PYTHON ?= $(shell for python in python3.13 python3.12 \
+  $$(ls -d ~/.pyenv/versions/3.1[23].*/bin/python 2>/dev/null | sort --version-sort --reverse); do \
+  $$python -c '$(SUPPORTED)' 2>/dev/null && command -v $$python && break; done)
 VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
+LOWEST_VENV ?= .venv-lowest
 # An experiment file: make demo CONFIG=config/experiments/minute.yaml
 CONFIG ?=
 # Or an environment's tiny experiment: make demo ENV=webshop (alfworld, webshop, searchqa,
@@ -35,7 +40,7 @@ CONFIG_FILE := $(or $(CONFIG),config/config.yaml)
 SNAKEMAKE := snakemake --profile profiles/local --cores $(JOBS) $(if $(CONFIG),--configfile '$(CONFIG)')
 RESULTS = results/$$(sdar config show --config '$(CONFIG_FILE)' | sed -n 's/^experiment: //p')
 
-.PHONY: help setup demo smollm2 test test-vllm test-slurm check ui repro pull bench report clean lock print-venv gpu-rehearsal gpu-bundle
+.PHONY: help setup demo smollm2 test test-lowest test-vllm test-slurm check ui repro pull bench report clean lock print-venv gpu-rehearsal gpu-bundle
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -48,8 +53,8 @@ $(STAMP): requirements.lock pyproject.toml
 	if [ -n "$$missing" ]; then \
 	  echo "make setup: missing$$missing; two dependencies of TextWorld are built from source." \
 	    "On Debian or Ubuntu: apt-get install build-essential cmake git" >&2; exit 2; fi
-	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "make setup: Python 3.11 or later is needed; give it with PYTHON=/path/to/python" >&2; \
+	@test -n "$(PYTHON)" && $(PYTHON) -c '$(SUPPORTED)' || { \
+	  echo "make setup: Python 3.11, 3.12 or 3.13 is needed; give it with PYTHON=/path/to/python" >&2; \
 	  exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "make setup: $(PYTHON) lacks the venv module; on Debian: apt-get install python3-venv" >&2; \
@@ -82,12 +87,29 @@ report: $(STAMP) ## Bind the results into results/EXPERIMENT/report.html
 test: $(STAMP) ## All tests but those of vLLM and SLURM (FAST=1: without the slow ones)
 	pytest -n 2 --dist loadfile -m "not slurm and not vllm$(if $(FAST), and not slow)"
 
+test-lowest: $(LOWEST_VENV)/.installed ## Fast tests and a small run on a second Python, with the lowest torch and transformers
+	export PATH="$(abspath $(LOWEST_VENV))/bin:$$PATH" OMP_NUM_THREADS=1; \
+	python -m pytest -n 2 --dist loadfile -m "not slurm and not vllm and not slow" && \
+	python -m pytest tests/integration/test_core_only.py
+
+$(LOWEST_VENV)/.installed: requirements-lowest.lock pyproject.toml
+	@test -n "$(SECOND_PYTHON)" || { \
+	  echo "make test-lowest: Python 3.12 or 3.13 is needed; give it with SECOND_PYTHON=/path/to/python" >&2; \
+	  exit 2; }
+	@echo "== environment $(LOWEST_VENV) (Python: $(SECOND_PYTHON))"
+	$(SECOND_PYTHON) -m venv --clear $(LOWEST_VENV)
+	@echo "== the lowest torch and transformers, and the rest as it was tested"
+	$(LOWEST_VENV)/bin/python -m pip install --quiet --no-compile --no-deps \
+	  --requirement requirements-lowest.lock
+	$(LOWEST_VENV)/bin/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
 test-vllm: $(VLLM_VENV)/.installed ## The vLLM engine, in an environment of its own (.venv-vllm, 4 GB)
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -m vllm tests/vllm
 
 $(VLLM_VENV)/.installed: requirements-vllm.lock pyproject.toml
 	@test -n "$(PYTHON)" || { \
-	  echo "make test-vllm: Python 3.11 or later is needed; give it with PYTHON=/path/to/python" >&2; \
+	  echo "make test-vllm: Python 3.11, 3.12 or 3.13 is needed; give it with PYTHON=/path/to/python" >&2; \
 	  exit 2; }
 	@echo "== environment $(VLLM_VENV) (Python: $(PYTHON))"
 	$(PYTHON) -m venv --clear $(VLLM_VENV)
