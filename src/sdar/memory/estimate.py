@@ -155,8 +155,9 @@ class _Job:
         if not precision.casts:
             return self.share(4 * shape.parameters)
         # Its matrices are in the type computed in, and its head is its own.
-        head = shape.head_parameters if shape.tied else 0
-        matrices = shape.layers * shape.layer_matrices + shape.head_parameters
+        converted = 0 if self.config.policy.fp32_head else shape.head_parameters
+        head = converted if shape.tied else 0
+        matrices = shape.layers * shape.layer_matrices + converted
         return 4 * (shape.parameters + head) - (4 - precision.compute) * matrices
 
     def resident(self) -> Parts:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sdar.policy.lora import without_adapters
+from sdar.policy.paths import has_fp32_head
 from sdar.policy.trunk import FAMILIES
 
 
@@ -49,12 +50,13 @@ def frozen_copy(model: Any, computing: torch.dtype | None = None) -> Any:
 
     `computing` is the type of autocast, where that is on: it would convert a frozen matrix at every
     use, so linear layers are converted here, once, to the same results. In families whose layers
-    may read a weight's type nothing is.
+    may read a weight's type nothing is, and a head that computes in float32 stays what it is.
     """
     frozen = copy.deepcopy(model).requires_grad_(False).eval()
     if computing is not None and model.config.model_type in FAMILIES:
+        exact = frozen.lm_head if has_fp32_head(frozen) else None
         for module in frozen.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear) and module is not exact:
                 # New parameters: an embedding that is tied to the head stays as it is.
                 for name, parameter in module.named_parameters(recurse=False):
                     setattr(module, name, nn.Parameter(parameter.to(computing), False))

@@ -10,6 +10,7 @@ from measuring import OperationCounts
 from model_families import make_model
 
 from sdar.policy.log_probs import PolicyScorer, Scores, score_responses
+from sdar.policy.paths import set_fp32_head
 from sdar.training.reference import frozen_copy
 
 PROMPTS = [[1, 2, 3], [4, 5], [6, 7, 8, 9]]
@@ -40,6 +41,18 @@ def test_a_frozen_copy_in_bfloat16_scores_to_the_same_bits(tied: bool) -> None:
     assert frozen.model.norm.weight.dtype == torch.float32
     assert {each.dtype for each in model.parameters()} == {torch.float32}
     assert not any(each.requires_grad for each in frozen.parameters())
+
+
+def test_a_frozen_copy_whose_head_computes_in_float32_scores_to_the_same_bits() -> None:
+    model = random_model(2)
+    set_fp32_head(model, True)
+    expected, _ = scored(copy.deepcopy(model).requires_grad_(False))
+    frozen = frozen_copy(model, torch.bfloat16)
+    found, _ = scored(frozen)
+    assert torch.equal(found.log_probs, expected.log_probs)
+    assert frozen.lm_head.weight.dtype == torch.float32
+    assert frozen.lm_head.weight is frozen.model.embed_tokens.weight
+    assert frozen.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
 
 
 def test_without_autocast_or_in_another_family_nothing_is_converted() -> None:
