@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pretrained_world
 import pytest
 
 from sdar.config import ExperimentConfig, Layout, parse_config
@@ -15,8 +16,12 @@ from sdar.section import Section
 # Where results go, and what only chooses among runs: they are in the names of outputs. Panels are
 # the columns of MLflow's pages, and generated tasks are made for all of them.
 BESIDE_THE_RESULT = {"experiment", "methods", "seeds", "evaluation.panels"}
-# Demonstrations beyond these are refused; none is made shorter.
-ONLY_REFUSE = {"warm_start": {"policy.max_prompt_tokens", "policy.max_teacher_prompt_tokens"}}
+# Demonstrations beyond these are refused; none is made shorter. Where prompts are made for a model,
+# it must have room for a response.
+ONLY_REFUSE = {
+    "demonstrations": {"policy.max_response_tokens"},
+    "warm_start": {"policy.max_prompt_tokens", "policy.max_teacher_prompt_tokens"},
+}
 
 
 def places(section: Section, prefix: str = "") -> Iterator[tuple[int, str]]:
@@ -101,3 +106,17 @@ def test_a_stage_reads_no_key_beyond_those_it_depends_on(
         beside = BESIDE_THE_RESULT | ONLY_REFUSE.get(stage, set())
         undeclared[stage] = sorted(read - declared - harmless - beside)
     assert undeclared == {stage: [] for stage in STAGES if stage != "compare_sweep"}
+
+
+@pytest.mark.slow
+def test_nor_does_the_warm_start_of_a_pretrained_model(tmp_path: Path) -> None:
+    model = pretrained_world.save_model(tmp_path / "model")
+    config = pretrained_world.configuration(model, updates=2, dagger=pretrained_world.DAGGER)
+    layout = Layout(tmp_path, config.experiment)
+    harmless = {key for key, _, changes in config.leaves() if changes == "nothing"}
+    for stage, run in stages(config, layout)[1:3]:
+        with watched(config) as read:
+            run()
+        declared = depends_on(config, stage).keys() | computed_with(config, stage).keys()
+        beside = BESIDE_THE_RESULT | ONLY_REFUSE[stage]
+        assert read - declared - harmless - beside == set(), stage

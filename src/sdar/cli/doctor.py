@@ -245,7 +245,22 @@ def _memory(config: ExperimentConfig) -> list[Finding]:
     level: Level = "good" if verdict.level == "fits" else "note"
     if verdict.level == "too large" and verdict.estimate.on_gpu:
         level = "wrong"
-    return [Finding(level, subject, f"{verdict.need()}\n{verdict.table()}", verdict.remedy())]
+    found = Finding(level, subject, f"{verdict.need()}\n{verdict.table()}", verdict.remedy())
+    return [found, *_warm_start_memory(config)]
+
+
+def _warm_start_memory(config: ExperimentConfig) -> list[Finding]:
+    """What the warm start of a pretrained model needs; what the tiny policy's does is nothing."""
+    from sdar.memory.warm_start import judge_warm_start, warm_start_remedies
+
+    verdict = judge_warm_start(config)
+    if verdict is None:
+        return []
+    level: Level = "good" if verdict.level == "fits" else "note"
+    if verdict.level == "too large" and verdict.estimate.on_gpu:
+        level = "wrong"
+    remedy = "" if verdict.level in ("fits", "unknown") else warm_start_remedies(config)
+    return [Finding(level, "warm-start memory", verdict.need(), remedy)]
 
 
 def _chat(config: ExperimentConfig, root: Path) -> list[Finding]:

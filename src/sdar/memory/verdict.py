@@ -108,13 +108,13 @@ def judge_experiment(config: ExperimentConfig) -> Verdict | None:
     methods = [get_method(name) for name in trained_among(config.methods)]
     if shape is None or not methods:
         return None
-    on_gpu, capacity = _machine(config)
+    on_gpu, capacity = machine(config)
     return judge(shape, config, methods, on_gpu=on_gpu, capacity=capacity)
 
 
 def slow_precision(config: ExperimentConfig) -> str | None:
     """What float32 costs a pretrained model on a GPU, in a sentence; None where it is not so."""
-    on_gpu, _ = _machine(config)
+    on_gpu, _ = machine(config)
     if not on_gpu or config.policy.dtype != "float32" or config.policy.model == "tiny":
         return None
     shape, costs = shape_of_policy(config), "products take several times as long as in bfloat16"
@@ -137,7 +137,7 @@ def require_memory(config: ExperimentConfig, method: Method) -> None:
     if slow is not None:
         log.warning("%s", slow)
     shape = shape_of_policy(config)
-    on_gpu, capacity = _machine(config)
+    on_gpu, capacity = machine(config)
     if shape is None or not on_gpu:
         return
     verdict = judge(shape, config, [method], on_gpu=True, capacity=capacity)
@@ -147,7 +147,7 @@ def require_memory(config: ExperimentConfig, method: Method) -> None:
         log.warning("%s", verdict.sentence())
 
 
-def _machine(config: ExperimentConfig) -> tuple[bool, int | None]:
+def machine(config: ExperimentConfig) -> tuple[bool, int | None]:
     """Whether training is on GPUs, and the memory in bytes of one, or what is free on the host."""
     import torch
 

@@ -16,6 +16,7 @@ from sdar.errors import SdarError
 from sdar.policy.weights import whole
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
+_OWN = ("fused", "foreach", "capturable")
 WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.pt"
 
 
@@ -91,7 +92,10 @@ def _in_full(state: dict[str, Any], keep: bool) -> dict[str, Any]:
 
 
 def _restore(optimizer: Any, state: dict[str, Any]) -> None:
-    """Give one optimizer the state it had, laid out as its parameters are."""
+    """Give one optimizer the state it had, laid out as its parameters are. How it takes a step
+    (fused, in groups) stays its own: that goes by the device, which may be another one."""
+    for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        saved.update({key: own[key] for key in _OWN if key in own})
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, of_parameter in state["state"].items():
         for name, value in of_parameter.items():

@@ -18,6 +18,7 @@ from sdar.config.stages import content_digests
 from sdar.files.digest import json_digest
 from sdar.files.lock import only_writer
 from sdar.interruption import Stopped, between_steps, stop_requested
+from sdar.memory.warm_start import require_memory_of_warm_start
 from sdar.policy.gpu import device_name
 from sdar.policy.reproducible import make_reproducible
 from sdar.policy.tokenizer import tokenizer_digest
@@ -59,6 +60,7 @@ def warm_start(config: ExperimentConfig, layout: Layout) -> None:
     join_ranks(config.execution.nodes, config.execution.processes)
     make_reproducible(config.execution.threads)
     accelerator = make_accelerator(config)
+    require_memory_of_warm_start(config)
     ranks = Ranks.of(accelerator)
     with ranks.entered_by_first(only_writer(layout.warm_start)):
         _warm_start(config, layout, accelerator, ranks)
@@ -76,6 +78,7 @@ def _warm_start(config: ExperimentConfig, layout: Layout, accelerator: Any, rank
     done, plan = 0, phases(config)
     total = plan[-1].first_update + plan[-1].schedule.updates
     identity = warm_start_identity(config, policy, turns)
+    ranks.require_same("model and demonstrations", json_digest(dict(identity.depends_on)))
     checkpoint = None
     if ranks.first:
         checkpoint = identity.find_start(folder / "checkpoints", total)

@@ -81,6 +81,28 @@ def test_rounding_is_known_where_it_matters() -> None:
     assert computed_with(turned, "tasks") == {}
 
 
+def test_a_warm_start_depends_on_what_computes_it() -> None:
+    """Of a pretrained model: on training's micro-batches and ranks, for the rounding, and on the
+    rollout where it plays. What null stands for counts, and not that it is null."""
+    model = {"policy": {"model": "a/b"}}
+    tiny, pretrained = parse_config({}), parse_config(model)
+    plays = parse_config(model | {"warm_start": {"dagger": {"rounds": 1}}})
+    for key in ("execution.processes", "execution.threads"):
+        assert key not in computed_with(tiny, "warm_start")
+        assert key in computed_with(pretrained, "warm_start")
+    assert computed_with(pretrained, "warm_start")["warm_start.micro_batch"] == 64
+    assert "execution.warm_start_threads" not in computed_with(pretrained, "warm_start")
+    assert "rollout.temperature" not in depends_on(pretrained, "warm_start")
+    played = depends_on(plays, "warm_start")
+    assert {"rollout.temperature", "rollout.engine", "policy.max_prompt_tokens"} <= played.keys()
+    said = parse_config(model | {"warm_start": {"learning_rate": 1e-5, "updates": 300}})
+    assert fingerprint(said, "warm_start") == fingerprint(pretrained, "warm_start")
+    assert depends_on(tiny, "warm_start")["warm_start.learning_rate"] == 3e-3
+    # Demonstrations are cut to the limits of a model that has its own tokenizer.
+    assert "policy.max_prompt_tokens" in depends_on(pretrained, "demonstrations")
+    assert "policy.max_prompt_tokens" not in depends_on(tiny, "demonstrations")
+
+
 @pytest.mark.parametrize(
     ("values", "stages"),
     [

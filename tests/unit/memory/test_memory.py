@@ -1,5 +1,6 @@
 """The memory estimate and its verdict: what makes it larger or smaller, and what it advises."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,15 @@ from sdar.config import ExperimentConfig, Layout, load_config, parse_config
 from sdar.config.generate import resolved_yaml
 from sdar.errors import SdarError
 from sdar.memory import verdict as judging
+from sdar.memory import warm_start as warm_start_memory
 from sdar.memory.disk import checkpoint_disk
 from sdar.memory.estimate import GIB, MemoryEstimate, estimate
 from sdar.memory.verdict import judge, judge_experiment, require_memory
+from sdar.memory.warm_start import (
+    estimate_warm_start,
+    judge_warm_start,
+    require_memory_of_warm_start,
+)
 from sdar.methods.declarations import get_method
 from sdar.policy.shape import shape_of_policy
 
@@ -155,7 +162,8 @@ def test_the_papers_experiments_fit_what_they_ask_for(file: Path) -> None:
 def machine(monkeypatch: pytest.MonkeyPatch, gib: float | None, on_gpu: bool = True) -> None:
     """As if there were GPUs of that much memory."""
     capacity = None if gib is None else int(gib * GIB)
-    monkeypatch.setattr(judging, "_machine", lambda experiment: (on_gpu, capacity))
+    for module in (judging, warm_start_memory):
+        monkeypatch.setattr(module, "machine", lambda experiment: (on_gpu, capacity))
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_loaded(
@@ -333,3 +341,45 @@ def test_a_disk_too_small_for_the_checkpoints_is_noted(tmp_path: Path) -> None:
     assert found["checkpoints"].level == "note"
     assert "training.keep_checkpoints" in found["checkpoints"].remedy
     assert found["precision"].level == "note"
+
+
+def warm(**keys: Any) -> ExperimentConfig:
+    return config(warm_start={"enabled": True, **keys})
+
+
+def test_a_warm_start_holds_no_reference_and_the_teacher_s_prompts() -> None:
+    experiment = warm()
+    shape = shape_of_policy(experiment)
+    assert shape is not None
+    job = estimate_warm_start(shape, experiment)
+    assert [phase.name for phase in job.phases] == ["update", "optimizer step"]
+    update = parts(job, "update")
+    assert update["weights"] == update["gradients"] == 4 * SEVEN
+    assert update["reference"] == 0
+    # A micro-batch of hinted prompts, which only the teacher has in training.
+    assert update["activations"] > 1.5 * parts(estimated(experiment), "update")["activations"]
+    adapted = estimate_warm_start(shape, warm(lora={}))
+    assert parts(adapted, "update")["moments"] < 0.02 * update["moments"]
+    plays = estimate_warm_start(shape, warm(dagger={"rounds": 1}))
+    assert "rollout" in {phase.name for phase in plays.phases}
+
+
+def test_a_warm_start_that_cannot_fit_is_refused_with_its_own_keys(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine(monkeypatch, 79)
+    for remedy in ("warm_start.micro_batch (now 4)", "warm_start.lora to {}"):
+        with pytest.raises(SdarError, match=re.escape(remedy)):
+            require_memory_of_warm_start(warm())
+    machine(monkeypatch, 1000)
+    require_memory_of_warm_start(warm())
+    verdict = judge_warm_start(warm())
+    assert verdict is not None
+    machine(monkeypatch, verdict.estimate.peak / 0.95 / GIB)
+    require_memory_of_warm_start(warm())
+    assert "the warm start with 7.62 B parameters" in caplog.text
+    machine(monkeypatch, 1)
+    require_memory_of_warm_start(config())
+    require_memory_of_warm_start(parse_config({}))
+    machine(monkeypatch, 1, on_gpu=False)
+    require_memory_of_warm_start(warm())

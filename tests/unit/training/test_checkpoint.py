@@ -53,6 +53,21 @@ def test_continued_training_equals_uninterrupted_training(tmp_path):
     assert model.lm_head.weight is model.model.embed_tokens.weight, "still tied"
 
 
+def test_how_a_step_is_taken_goes_by_the_device_and_not_by_the_checkpoint(tmp_path):
+    """Written on a GPU, where steps are fused, and continued on a CPU; and the other way round."""
+    model, optimizer = trained(2)
+    for group in optimizer.param_groups:
+        group["fused"] = True
+    save(tmp_path, 2, (model, optimizer))
+    model, optimizer = trained(0)
+    load_checkpoint(latest_complete(tmp_path), model, optimizer)
+    assert [group["fused"] for group in optimizer.param_groups] == [None, None]
+    update(model, optimizer)
+    expected = trained(3)[0].state_dict()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
 def test_only_the_newest_are_kept(tmp_path):
     parts = trained(1)
     for step in (1, 2, 10):

@@ -1,0 +1,79 @@
+"""Whether the warm start of a pretrained model fits: a training job's update, without the rest."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from sdar.config import ExperimentConfig
+from sdar.errors import SdarError
+from sdar.memory.estimate import MemoryEstimate, estimate
+from sdar.memory.verdict import Verdict, log, machine
+from sdar.methods.declarations import Method
+from sdar.policy.shape import ModelShape, shape_of_policy
+
+# Half of the demonstrations are hinted, so prompts may be as long as the teacher's; no teacher and
+# no reference computes.
+_TUNING = Method("the warm start", label="", colour="", summary="", rollout_with_skill=True)
+_PHASES = {"update", "optimizer step"}
+
+
+def estimate_warm_start(
+    shape: ModelShape,
+    config: ExperimentConfig,
+    *,
+    on_gpu: bool = True,
+    gpu_bytes: int | None = None,
+) -> MemoryEstimate:
+    """As `estimate`. With rounds of relabelling, the policy plays as well."""
+    chosen, batch = config.chosen_warm_start, config.warm_start.batch
+    training = config.training.model_copy(
+        update={
+            "lora": config.warm_start.lora,
+            "micro_batch": min(chosen.micro_batch or batch, batch),
+            "kl_coefficient": 0.0,
+        }
+    )
+    tuning = config.model_copy(update={"training": training})
+    found = estimate(shape, tuning, _TUNING, on_gpu=on_gpu, gpu_bytes=gpu_bytes)
+    counted = _PHASES | ({"rollout"} if chosen.dagger_rounds else set())
+    return replace(found, phases=tuple(p for p in found.phases if p.name in counted))
+
+
+def judge_warm_start(config: ExperimentConfig) -> Verdict | None:
+    """The estimate beside what this machine has; None for the tiny policy, where there is no warm
+    start, and where the model's shape is not known."""
+    if config.policy.model == "tiny" or not config.warm_start.enabled:
+        return None
+    shape = shape_of_policy(config)
+    if shape is None:
+        return None
+    on_gpu, capacity = machine(config)
+    gpu_bytes = capacity if on_gpu else None
+    return Verdict(estimate_warm_start(shape, config, on_gpu=on_gpu, gpu_bytes=gpu_bytes), capacity)
+
+
+def warm_start_remedies(config: ExperimentConfig) -> str:
+    """The keys that lower what it needs, cheapest first."""
+    return ", or ".join(_remedies(config))
+
+
+def require_memory_of_warm_start(config: ExperimentConfig) -> None:
+    """Raise `SdarError` before anything is loaded when a GPU cannot hold the warm start; warn when
+    it hardly can. Does nothing on a CPU."""
+    verdict = judge_warm_start(config) if machine(config)[0] else None
+    if verdict is None:
+        return
+    if verdict.level == "too large":
+        raise SdarError(f"{verdict.need()}: {warm_start_remedies(config)} (the table: sdar doctor)")
+    if verdict.level == "tight":
+        log.warning("%s: %s", verdict.need(), warm_start_remedies(config))
+
+
+def _remedies(config: ExperimentConfig) -> Iterator[str]:
+    samples = min(config.chosen_warm_start.micro_batch or 1, config.warm_start.batch)
+    if samples > 1:
+        yield f"lower warm_start.micro_batch (now {samples})"
+    if not config.training.activation_checkpointing:
+        yield "set training.activation_checkpointing to true"
+    if config.warm_start.lora is None:
+        yield "set warm_start.lora to {}"
+    yield "raise execution.processes"
