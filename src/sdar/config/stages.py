@@ -44,6 +44,7 @@ STAGES: dict[Stage, tuple[str, ...]] = {
         "rollout.static_decode",
         *("execution.warm_start_threads", "execution.device", "execution.threads"),
         *("execution.nodes", "execution.processes", "execution.accelerate"),
+        "execution.deterministic",
     ),
     "train": (
         *("environment", "skills", "policy", "warm_start.enabled", "rollout", "training"),
