@@ -1,6 +1,7 @@
 """Demonstrations from real data: the expert plays the training tasks, and those alone."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from real_worlds import PANELS, configured, data_of, listed
 
-from sdar.config import ExperimentConfig, Layout
+from sdar.config import ExperimentConfig, Layout, parse_config
 from sdar.environments.base import FIRST_OPENING
 from sdar.environments.packages import environment_package
 from sdar.environments.practices import open_practices
@@ -25,6 +26,7 @@ from sdar.training.demonstrations import (
     read_demonstrations,
     solved_episode,
 )
+from sdar.training.warm_start import warm_start
 
 NAMES = ("alfworld", "webshop", "searchqa")
 World = tuple[ExperimentConfig, Layout]
@@ -54,6 +56,11 @@ def with_demonstrations(config: ExperimentConfig, **keys: Any) -> ExperimentConf
 def made_in(config: ExperimentConfig, layout: Layout) -> list[Demonstration]:
     make_demonstrations(config, layout)
     return read_demonstrations(layout.demonstrations / "demonstrations.parquet")
+
+
+def made_folder(config: ExperimentConfig, layout: Layout) -> Path:
+    make_demonstrations(config, layout)
+    return layout.demonstrations
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -204,6 +211,32 @@ def test_whoever_acts_the_expert_goes_on_from_there(
         assert sum(practice.observation.won for practice in playing) >= (
             1 if name == "searchqa" else 5
         )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_policy_plays_real_tasks_and_the_expert_relabels(
+    name: str, worlds: Callable[[str], World], tmp_path: Path
+) -> None:
+    config, made = worlds(name)
+    few = {"updates": 2, "batch": 4, "warmup": 1, "micro_batch": 4, "enabled": True}
+    dagger = {"rounds": 1, "episodes": 3, "updates": 2}
+    values = config.model_dump()
+    values["warm_start"] |= few | {"dagger": values["warm_start"]["dagger"] | dagger}
+    values["policy"] |= {"max_response_tokens": 400}
+    values["environment"]["max_turns"] = min(4, config.environment.max_turns)
+    values["tracking"]["enabled"] = False
+    playing = parse_config(values)
+    layout = listed(playing, tmp_path)
+    shutil.copytree(made_folder(config, made), layout.demonstrations)
+    warm_start(playing, layout)
+    turns = read_demonstrations(layout.warm_start / "relabelled" / "round-1.parquet")
+    assert {turn.episode for turn in turns} <= {10_000_000 + number for number in range(3)}
+    package = environment_package(name)
+    said = {task.instruction for task in read_tasks(layout, "train")}
+    for turn in turns:
+        assert package.parse(turn.response).valid
+        assert any(text in turn.messages[-1]["content"] for text in said)
+    assert (layout.warm_start / "policy").is_dir()
 
 
 def test_unsolved_tasks_are_left_out_and_counted(

@@ -77,6 +77,24 @@ def test_paper_experiments_have_the_papers_hyperparameters(repository: Path, nam
     )
 
 
+@pytest.mark.parametrize("size", ["qwen2.5-3b", "qwen2.5-7b", "qwen3-1.7b"])
+@pytest.mark.parametrize("environment", ["alfworld", "webshop", "searchqa"])
+def test_the_papers_experiments_have_twins_with_warm_start(
+    repository: Path, environment: str, size: str
+) -> None:
+    folder = repository / "config" / "experiments"
+    plain, warm = (
+        {key: value for key, value, _ in load_config(folder / f"{name}.yaml").leaves()}
+        for name in (f"{environment}-{size}", f"{environment}-{size}-warm")
+    )
+    assert plain.keys() == warm.keys()
+    differing = {key: (plain[key], warm[key]) for key in plain if plain[key] != warm[key]}
+    assert differing == {
+        "experiment": (f"{environment}-{size}", f"{environment}-{size}-warm"),
+        "warm_start.enabled": (False, True),
+    }
+
+
 def test_dvc_stages_cover_every_run(repository: Path) -> None:
     """dvc.yaml spells out methods and seeds, which its templates cannot: keep the two in step."""
     stages = yaml.safe_load((repository / "dvc.yaml").read_text())["stages"]

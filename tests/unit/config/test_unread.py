@@ -36,6 +36,10 @@ def real(name: str, **keys: Any) -> dict[str, Any]:
         ({"methods": ["grpo"], "training": {"distillation": {"coefficient": 1.0}}}, "coefficient"),
         (real("alfworld", habit=0.5), "environment.habit"),
         (real("webshop", products=5), "environment.products"),
+        (
+            real("alfworld") | {"warm_start": {"demonstrations": {"worlds": 5}}},
+            "warm_start.demonstrations.worlds",
+        ),
         (real("searchqa", questions={"test": 3}), "environment.questions.test"),
         (
             {"environment": {"name": "searchqa", "retriever": {"query_prefix": "q"}}},
