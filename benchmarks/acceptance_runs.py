@@ -1,7 +1,6 @@
 """Sections of the acceptance run that are whole runs of the command line: resume, learn."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -26,8 +25,7 @@ POLL = 0.05
 def sdar(*arguments: str, root: Path, config: Path) -> subprocess.Popen[bytes]:
     """A command of sdar, started."""
     return subprocess.Popen(
-        [sys.executable, "-m", "sdar.cli", *arguments, "--config", config, "--root", root],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path[1:])},
+        [sys.executable, "-m", "sdar.cli", *arguments, "--config", config, "--root", root]
     )
 
 

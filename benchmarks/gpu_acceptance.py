@@ -32,7 +32,8 @@ from contextlib import suppress
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
+OURS = [str(HERE), str(HERE.parent / "src")]
+sys.path[:0] = OURS
 
 from acceptance_record import FILE, Finding, read_findings, shown  # noqa: E402
 
@@ -76,6 +77,12 @@ def section_command(name: str) -> list[str]:
     return [sys.executable, __file__, *sys.argv[1:], "--section", name]
 
 
+def with_ours() -> dict[str, str]:
+    """The environment, in which Python finds sdar without its being installed."""
+    paths = [*OURS, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
 def run_all(
     options: argparse.Namespace, command: Callable[[str], list[str]] = section_command
 ) -> dict[str, str]:
@@ -88,7 +95,7 @@ def run_all(
             break
         print(f"\n== {name} ({left:.0f} s left)", flush=True)
         # A session of its own: what it started ends with it.
-        process = subprocess.Popen(command(name), start_new_session=True)
+        process = subprocess.Popen(command(name), start_new_session=True, env=with_ours())
         try:
             code = process.wait(timeout=min(LIMITS[name] * options.patience, left))
             outcomes[name] = "passed" if code == 0 else f"failed: exit code {code}"
