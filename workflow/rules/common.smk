@@ -83,8 +83,7 @@ ON_GPU = CONFIG.execution.device == "cuda"
 
 # Memory, run time, GPUs; partition, account and the like where the configuration has them.
 JOBS = {
-    kind: job_resources(CONFIG.cluster, kind, ON_GPU)
-    for kind in ("small", "evaluate")
+    kind: job_resources(CONFIG.cluster, kind, ON_GPU) for kind in ("small", "evaluate")
 }
 JOBS["train"] = training_resources(CONFIG)
 JOBS["warm_start"] = warm_start_resources(CONFIG)
