@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from sdar.policy.paths import scoring_path
 from sdar.policy.probe import find_scoring_path
 from sdar.rollout.engines.probe import find_sampling_path
 from sdar.rollout.engines.transformers_continuous import ContinuousTransformersEngine
+from sdar.training.step_batch import StepBatch
 from sdar.training.trainer import training_step
 
 DEEP = QWEN2 | {"num_hidden_layers": 24}
@@ -164,6 +166,15 @@ def bf16(record: Record, options: Any) -> None:
         apart = apart_SR[mask_SR].abs()
         record.at_most(f"{name}, mean (nats)", float(apart.mean()), 0.05)
         record.note(f"{name}, largest (nats)", float(apart.max()))
+
+    exact_head = replace(case, policy={**case.policy, "fp32_head": True})
+    with_head = open_case(exact_head, target(), model, tokenizer)
+    batch = StepBatch.from_episodes(with_head.rollout(0, PhaseClock()))
+    engine_SR, old_SR = batch.engine_log_probs(), with_head.score_old(batch)[0]
+    apart = (engine_SR - old_SR)[batch.response_mask_SR].abs()
+    record.note("engine against scorer, head in float32, mean (nats)", float(apart.mean()))
+    record.note("engine against scorer, head in float32, largest (nats)", float(apart.max()))
+    with_head.close()
 
     done = training_step(learner, 0)
     learner.close()

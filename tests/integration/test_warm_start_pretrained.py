@@ -26,6 +26,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "lora": {"lora": LORA},
     "dagger": {"updates": 4, "dagger": DAGGER},
     "muon": {"optimizer": "muon"},
+    "bfloat16": {"values": {"policy": {"dtype": "bfloat16"}}},
 }
 
 
