@@ -47,7 +47,7 @@ class ActionListPackage:
 
     def experts(self, environment: Any, folder: Path) -> MakeExpert:
         """None: there is no real data."""
-        raise NotImplementedError  # never asked for: the section refuses `data`
+        raise NotImplementedError  # never asked for: `plays_data` is false
 
     def mistake(self, task: Task, observation: Observation, draw: random.Random) -> str:
         """Any admissible action."""
