@@ -4,7 +4,6 @@ deterministic one, and a first ratio of 1 in bfloat16."""
 import pytest
 import torch
 import trainer_world
-from accelerate.state import AcceleratorState
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdar.clock import PhaseClock
@@ -39,14 +38,6 @@ class Forbidden(TorchDispatchMode):
         if name in WITHOUT_KERNEL or base in WITHOUT_KERNEL or (base in OF_FLOATS and floats):
             self.found.add(name)
         return function(*args, **(kwargs or {}))
-
-
-@pytest.fixture(autouse=True)
-def another_precision():
-    """accelerate keeps the precision of a process's first run."""
-    AcceleratorState._reset_state()
-    yield
-    AcceleratorState._reset_state()
 
 
 def learner_of(method="sdar", **values):

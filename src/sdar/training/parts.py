@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 
 from sdar.config import ExperimentConfig, Layout
@@ -84,6 +85,8 @@ def make_accelerator(config: ExperimentConfig) -> Accelerator:
     if not on_cpu:
         fit_local_rank(torch.cuda.device_count())
     patience = InitProcessGroupKwargs(timeout=PATIENCE)
+    # accelerate keeps the precision of a process's first run, and refuses a second run another one.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=mixed, kwargs_handlers=[patience])
     # accelerate takes all cores for its ranks where OMP_NUM_THREADS is not set.
     torch.set_num_threads(config.execution.threads)
