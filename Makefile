@@ -45,7 +45,7 @@ RESULTS = results/$$(sdar config show --config '$(CONFIG_FILE)' | sed -n 's/^exp
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-setup: $(STAMP) ## Make .venv and install the tested versions (5-8 min the first time, then instant)
+setup: $(STAMP) ## Make .venv and install the tested versions (4-8 min the first time, then instant)
 
 $(STAMP): requirements.lock pyproject.toml
 	@missing=""; for tool in gcc g++ cmake make git; do \
@@ -87,39 +87,40 @@ report: $(STAMP) ## Bind the results into results/EXPERIMENT/report.html
 test: $(STAMP) ## All tests but those of vLLM, SLURM and a pretrained model (FAST=1: without the slow ones)
 	pytest -n 2 --dist loadfile -m "not slurm and not vllm and not real_model$(if $(FAST), and not slow)"
 
+# An environment of its own in the target's folder: what it is for, the variable that says which Python,
+# and which ones will do. Then all of a lock file as it stands, with further options of pip.
+define new_environment
+@test -n "$($(2))" || { \
+  echo "make $(1): Python $(3) is needed; give it with $(2)=/path/to/python" >&2; exit 2; }
+@echo "== environment $(@D) (Python: $($(2)))"
+$($(2)) -m venv --clear $(@D)
+endef
+
+define install_all_of
+@echo "== all of $(1), as it was tested"
+$(@D)/bin/python -m pip install --quiet --no-deps $(2) --requirement $(1)
+$(@D)/bin/python -m pip install --quiet --no-deps --editable .
+@touch $@
+endef
+
 test-lowest: $(LOWEST_VENV)/.installed ## Fast tests and a small run on a second Python, with the lowest torch and transformers
 	export PATH="$(abspath $(LOWEST_VENV))/bin:$$PATH" OMP_NUM_THREADS=1; \
 	python -m pytest -n 2 --dist loadfile -m "not slurm and not vllm and not real_model and not slow" && \
 	python -m pytest tests/integration/test_core_only.py
 
 $(LOWEST_VENV)/.installed: requirements-lowest.lock pyproject.toml
-	@test -n "$(SECOND_PYTHON)" || { \
-	  echo "make test-lowest: Python 3.12 or 3.13 is needed; give it with SECOND_PYTHON=/path/to/python" >&2; \
-	  exit 2; }
-	@echo "== environment $(LOWEST_VENV) (Python: $(SECOND_PYTHON))"
-	$(SECOND_PYTHON) -m venv --clear $(LOWEST_VENV)
-	@echo "== the lowest torch and transformers, and the rest as it was tested"
-	$(LOWEST_VENV)/bin/python -m pip install --quiet --no-compile --no-deps \
-	  --requirement requirements-lowest.lock
-	$(LOWEST_VENV)/bin/python -m pip install --quiet --no-deps --editable .
-	@touch $@
+	$(call new_environment,test-lowest,SECOND_PYTHON,3.12 or 3.13)
+	$(call install_all_of,requirements-lowest.lock,--no-compile)
 
 test-vllm: $(VLLM_VENV)/.installed ## The vLLM engine, in an environment of its own (.venv-vllm, 4 GB)
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -m vllm tests/vllm
 
 $(VLLM_VENV)/.installed: requirements-vllm.lock pyproject.toml
-	@test -n "$(PYTHON)" || { \
-	  echo "make test-vllm: Python 3.11, 3.12 or 3.13 is needed; give it with PYTHON=/path/to/python" >&2; \
-	  exit 2; }
-	@echo "== environment $(VLLM_VENV) (Python: $(PYTHON))"
-	$(PYTHON) -m venv --clear $(VLLM_VENV)
+	$(call new_environment,test-vllm,PYTHON,3.11 to 3.13)
 	@echo "== torch"
-	$(VLLM_VENV)/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) \
+	$(@D)/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) \
 	  "$$(grep '^torch==' requirements-vllm.lock)"
-	@echo "== vLLM and the rest, as they were tested"
-	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps --requirement requirements-vllm.lock
-	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps --editable .
-	@touch $@
+	$(call install_all_of,requirements-vllm.lock)
 
 test-slurm: $(STAMP) ## The pipeline on SLURM clusters of two nodes, brought up for it (needs slurm-wlm)
 	@missing=""; for tool in munged slurmctld slurmd sbatch; do \
