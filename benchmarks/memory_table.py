@@ -6,6 +6,7 @@ Nothing is run. Prints markdown; with --output, writes it between the table's ma
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from sdar.config import ExperimentConfig, load_config
@@ -13,7 +14,14 @@ from sdar.memory.estimate import GIB
 from sdar.memory.verdict import Verdict, judge_experiment
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "config" / "experiments"
+GPUS, GPU_GIB = [1, 4, 8], 79.0
 BEGIN, END = "<!-- begin of the generated table -->\n", "<!-- end of the generated table -->\n"
+
+
+def papers() -> list[Path]:
+    """The paper's experiments. Their twins with warm start train alike."""
+    found = sorted(EXPERIMENTS.glob("*-qwen*.yaml"))
+    return [file for file in found if not file.stem.endswith("-warm")]
 
 
 def on_gpus(config: ExperimentConfig, gpus: int, gib: float) -> Verdict:
@@ -27,7 +35,7 @@ def on_gpus(config: ExperimentConfig, gpus: int, gib: float) -> Verdict:
     return verdict
 
 
-def table(files: list[Path], counts: list[int], gib: float) -> str:
+def table(files: list[Path], counts: Sequence[int] = GPUS, gib: float = GPU_GIB) -> str:
     """Markdown: one row per experiment, GiB per GPU."""
     own = ["GPUs", "micro-batch", "rollout", "scoring", "update", "optimizer step"]
     head = ["experiment", *own, *(f"with {count}" for count in counts)]
@@ -48,12 +56,11 @@ def table(files: list[Path], counts: list[int], gib: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", type=Path, nargs="*", help="default: the paper's experiments")
-    parser.add_argument("--gpus", type=int, nargs="+", default=[1, 4, 8])
-    parser.add_argument("--gib", type=float, default=79.0, help="memory of a GPU")
+    parser.add_argument("--gpus", type=int, nargs="+", default=GPUS)
+    parser.add_argument("--gib", type=float, default=GPU_GIB, help="memory of a GPU")
     parser.add_argument("--output", type=Path, help="a file with the table's marks")
     options = parser.parse_args()
-    files = options.files or sorted(EXPERIMENTS.glob("*-qwen*.yaml"))
-    made = table(files, options.gpus, options.gib)
+    made = table(options.files or papers(), options.gpus, options.gib)
     print(made, end="")
     if options.output is not None:
         text = options.output.read_text(encoding="utf-8")
