@@ -16,7 +16,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sdar.config.execution import LoraConfig
+from sdar.policy.log_probs import PolicyScorer, score_responses
 from sdar.policy.lora import add_adapters
+from sdar.policy.paths import set_fp32_head
 from sdar.rollout.engines import computing
 from sdar.rollout.engines.base import uniforms
 from sdar.rollout.engines.buckets import capacity_bucket, row_bucket
@@ -155,6 +157,21 @@ def test_weights_are_read_anew_and_may_move() -> None:
         assert all(each.dtype == torch.float32 for each in model.parameters())
         assert model.lm_head.weight is model.model.embed_tokens.weight
         assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_head_in_float32_is_decoded_with_its_own_weights() -> None:
+    """As it is scored. Rounded to bfloat16 they would part engine and scorer by some .001 nats."""
+    model = scripted.policy()
+    set_fp32_head(model, True)
+    _, engine = both(model, ends=frozenset())
+    with torch.autocast("cpu", torch.bfloat16):
+        made = engine.generate(PROMPTS, KEYS, max_new_tokens=20, temperature=1.0)
+        answers = [each.token_ids for each in made]
+        scores = score_responses(PolicyScorer(model), PROMPTS, answers).log_probs
+        with computing.ComputingWeights(model).in_use():
+            assert model.lm_head.weight.dtype == torch.float32
+            assert model.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+    assert (scores - torch.tensor([each.log_probs for each in made])).abs().mean() < 2e-4
 
 
 def test_adapters_and_frozen_weights_are_converted_once() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from sdar.policy.paths import has_fp32_head
 from sdar.policy.trunk import FAMILIES
 
 PACKED = "sdar_packed"
@@ -24,19 +25,22 @@ class ComputingWeights:
 
     Autocast keeps what it converts for as long as it lasts, and frozen weights not at all; a CUDA
     graph needs addresses that stay. Without autocast there is nothing to convert; other families
-    than those that are known may read the type of a weight, and keep their own.
+    than those that are known may read the type of a weight, and keep their own. So does a head that
+    computes in float32.
     """
 
     def __init__(self, model: Any) -> None:
         kind = model.device.type
         self.kind = kind
         self.dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        exact = model.lm_head if has_fp32_head(model) else None
         self._places = [
             (module, name, parameter)
             for module in model.modules()
             if self.dtype is not None
             and model.config.model_type in FAMILIES
             and isinstance(module, nn.Linear)
+            and module is not exact
             for name, parameter in module.named_parameters(recurse=False)
             if parameter.dtype == torch.float32
         ]
