@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import random
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -249,3 +251,25 @@ def test_real_passages_are_found(shared: Path, tmp_path: Path) -> None:
         held.setdefault(question.data_source, []).append(hit)
     recall = {source: sum(hits) / len(hits) for source, hits in held.items()}
     assert recall == pytest.approx({"nq": 0.57, "triviaqa": 0.64, "popqa": 0.43}, abs=0.03)
+
+
+JAX = """
+import os, pathlib
+used = pathlib.Path(__file__).with_name("used")
+def top_k(values, k):
+    used.write_text(os.environ.get("JAX_PLATFORMS", "what there is"))
+"""
+
+
+@pytest.mark.parametrize("said", [None, "cuda"])
+def test_jax_where_it_is_installed_leaves_the_gpu_alone(tmp_path: Path, said: str | None) -> None:
+    """bm25s computes with it as soon as it is imported, and on a GPU jax takes most of the memory."""
+    jax = tmp_path / "jax"
+    jax.mkdir()
+    (jax / "__init__.py").touch()
+    (jax / "lax.py").write_text(JAX)
+    code = "from sdar.environments.searchqa.retrieval.bm25 import bm25s; bm25s()"
+    environment = os.environ | ({} if said is None else {"JAX_PLATFORMS": said})
+    paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    subprocess.run([sys.executable, "-c", code], env=environment | {"PYTHONPATH": paths}, check=True)
+    assert (jax / "used").read_text() == (said or "cpu")

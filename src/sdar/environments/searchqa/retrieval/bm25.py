@@ -8,11 +8,13 @@ bm25s builds the index and lays it out; scores are summed and ranked here, becau
 leaves equal scores in no particular order.
 """
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,9 +55,7 @@ class Bm25Retriever:
 
     def __init__(self, index: Path) -> None:
         """`index`: a folder that `open` made."""
-        import bm25s
-
-        loaded = bm25s.BM25.load(index, mmap=True, load_corpus=False, load_vocab=True)
+        loaded = bm25s().BM25.load(index, mmap=True, load_corpus=False, load_vocab=True)
         self._word_numbers: dict[str, int] = loaded.vocab_dict
         scores = loaded.scores
         # Plain views: numpy's memmap class is slow to slice; the memory stays mapped.
@@ -95,6 +95,15 @@ class Bm25Retriever:
         ]
 
 
+def bm25s() -> Any:
+    """The package. Where jax is installed, importing it makes jax compute something, which on a GPU
+    would take most of the policy's memory: jax is kept on the CPU, unless told otherwise."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    import bm25s
+
+    return bm25s
+
+
 def best_scores(scores: NDArray[np.float32], top_k: int) -> list[tuple[int, float]]:
     """(number, score) of the `top_k` highest scores above 0: score down, then number up.
 
@@ -112,12 +121,10 @@ def best_scores(scores: NDArray[np.float32], top_k: int) -> list[tuple[int, floa
 
 def build(folder: Path, contents: Iterable[str]) -> None:
     """Write bm25s's index of the contents into `folder`."""
-    import bm25s
-
     vocabulary: dict[str, int] = {}
     documents = [
         [vocabulary.setdefault(word, len(vocabulary)) for word in words(text)] for text in contents
     ]
-    index = bm25s.BM25(k1=K1, b=B, method="lucene", backend="numpy")
+    index = bm25s().BM25(k1=K1, b=B, method="lucene", backend="numpy")
     index.index((documents, vocabulary), show_progress=False)
     index.save(folder, show_progress=False)
