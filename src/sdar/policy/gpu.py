@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sdar.errors import SdarError
 
 GIB = 2**30
 _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """The variable, and what it was called before torch 2.9."""
+_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""What a run lets torch choose from, see `reproducible.choose_kernels`."""
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -83,5 +85,6 @@ def attention_backend(
         return "not known"
     query = torch.zeros(1, heads, 32, head_size, dtype=dtype, device=device, requires_grad=True)
     key = torch.zeros(1, kv_heads, 32, head_size, dtype=dtype, device=device, requires_grad=True)
-    chosen = choose(query, key, key, is_causal=True, enable_gqa=heads != kv_heads)
+    with sdpa_kernel(_ATTENTION):
+        chosen = choose(query, key, key, is_causal=True, enable_gqa=heads != kv_heads)
     return str(SDPBackend(chosen).name)

@@ -27,9 +27,14 @@ def make_reproducible(threads: int) -> None:
 def choose_kernels(device: torch.device) -> None:
     """Between blocks of `exact_kernels`: the quickest kernels on a GPU, which sampling needs (a
     sum of floats has no other, and a cache is filled many times slower otherwise). On a CPU
-    `make_reproducible` has said it."""
+    `make_reproducible` has said it.
+
+    Attention is never cuDNN's, which torch would take first on some GPUs where it need not be
+    exact: it prepares a plan for each shape, tens of milliseconds, and prompts always have another.
+    """
     if is_gpu(device):
         torch.use_deterministic_algorithms(False)
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 @contextmanager

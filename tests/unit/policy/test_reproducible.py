@@ -7,6 +7,7 @@ import torch
 
 from sdar.errors import SdarError
 from sdar.policy import reproducible
+from sdar.policy.gpu import attention_backend
 from sdar.policy.reproducible import choose_kernels, exact_kernels, make_reproducible
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
@@ -21,6 +22,7 @@ def calls(monkeypatch):
         made.append((mode, warn_only))
 
     monkeypatch.setattr(reproducible.torch, "use_deterministic_algorithms", record)
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", lambda enabled: None)
     return made
 
 
@@ -31,6 +33,23 @@ def test_scoring_and_update_are_strict_on_a_gpu_and_what_lies_between_is_not(cal
         # Not warn_only: attention's backward pass takes its deterministic kernel without it alone.
         assert calls[1:] == [(True, False)]
     assert calls[2:] == [(False, False)]
+
+
+def test_attention_on_a_gpu_is_never_that_which_prepares_each_shape(calls, monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", calls.append)
+    choose_kernels(CPU)
+    assert calls == []
+    choose_kernels(GPU)
+    assert False in calls
+    asked = []
+
+    def choice(*heads, **options):
+        asked.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return 1
+
+    monkeypatch.setattr(torch, "_fused_sdp_choice", choice)
+    assert attention_backend(8, 2, 64, torch.float32, "cpu") == "FLASH_ATTENTION"
+    assert asked == [False]
 
 
 def test_nothing_is_touched_on_a_cpu_or_where_it_is_not_wanted(calls):
