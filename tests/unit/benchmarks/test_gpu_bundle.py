@@ -1,7 +1,9 @@
 """What travels to a machine without a network: enough, not more, and in parts that fit."""
 
+import shlex
 from pathlib import Path
 
+import gpu_acceptance
 import gpu_bundle
 import pytest
 
@@ -63,10 +65,25 @@ def test_a_part_that_is_too_large_is_refused(
     entries = gpu_bundle.make_bundle(tmp_path / "bundle", model, "3.12")
     assert entries == [("part-2/model.1", 1001)]
     commands = (tmp_path / "bundle" / "COMMANDS.txt").read_text()
-    assert "bundle/part-2/. /tmp/sdar/" in commands
-    assert "--wheel /tmp/sdar/some-1.whl" in commands
+    assert "bundle/part-2/. $WORK/" in commands
+    assert "--wheel $WORK/some-1.whl" in commands
     with pytest.raises(gpu_bundle.BundleError, match="exists: remove it"):
         gpu_bundle.make_bundle(tmp_path / "bundle", model, "3.12")
+
+
+def test_the_commands_are_in_calls_of_less_than_ten_minutes_and_run_all_sections() -> None:
+    commands = gpu_bundle.COMMANDS.format(folder="bundle", wheel="some-1.whl")
+    calls = commands.replace("\\\n", " ").split("\n\n")
+    parser, named = gpu_acceptance.make_parser(), []
+    for call in calls:
+        words = shlex.split(call, comments=True)
+        options = parser.parse_args(words[words.index("benchmarks/gpu_acceptance.py") + 1 :])
+        assert options.budget < 550
+        # A section that needs what a part brings comes after it.
+        assert options.model is None or "bundle/part-2/." in words
+        named += options.sections
+    assert sorted(named) == sorted(gpu_acceptance.LIMITS)
+    assert len(calls) == 3
 
 
 def test_without_the_model_nothing_is_made(tmp_path: Path) -> None:

@@ -263,7 +263,7 @@ def top_k(values, k):
 
 @pytest.mark.parametrize("said", [None, "cuda"])
 def test_jax_where_it_is_installed_leaves_the_gpu_alone(tmp_path: Path, said: str | None) -> None:
-    """bm25s computes with it as soon as it is imported, and on a GPU jax takes most of the memory."""
+    """bm25s computes with it when it is imported, and on a GPU jax takes most of the memory."""
     jax = tmp_path / "jax"
     jax.mkdir()
     (jax / "__init__.py").touch()
@@ -271,5 +271,7 @@ def test_jax_where_it_is_installed_leaves_the_gpu_alone(tmp_path: Path, said: st
     code = "from sdar.environments.searchqa.retrieval.bm25 import bm25s; bm25s()"
     environment = os.environ | ({} if said is None else {"JAX_PLATFORMS": said})
     paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
-    subprocess.run([sys.executable, "-c", code], env=environment | {"PYTHONPATH": paths}, check=True)
+    subprocess.run(
+        [sys.executable, "-c", code], env=environment | {"PYTHONPATH": paths}, check=True
+    )
     assert (jax / "used").read_text() == (said or "cpu")
