@@ -21,6 +21,7 @@ from sdar.environments.packages import environment_package
 from sdar.environments.practices import open_practices
 from sdar.environments.tasks import read_tasks
 from sdar.errors import SdarError
+from sdar.training import warm_policy
 from sdar.training.demonstrations import (
     Demonstration,
     library_of,
@@ -210,7 +211,8 @@ def test_whoever_acts_the_expert_goes_on_from_there(world: World) -> None:
         assert sum(practice.observation.won for practice in playing) >= least
 
 
-def test_the_policy_plays_real_tasks_and_the_expert_relabels(world: World, tmp_path: Path) -> None:
+def with_a_round(world: World, root: Path) -> World:
+    """The experiment with a warm start that has a round of relabelling, ready for it."""
     config, made = world
     few = {"updates": 2, "batch": 4, "warmup": 1, "micro_batch": 4, "enabled": True}
     dagger = {"rounds": 1, "episodes": 3, "updates": 2}
@@ -219,10 +221,15 @@ def test_the_policy_plays_real_tasks_and_the_expert_relabels(world: World, tmp_p
     values["policy"] |= {"max_response_tokens": 400}
     values["environment"]["max_turns"] = min(4, config.environment.max_turns)
     values["tracking"]["enabled"] = False
-    playing = parse_config(values)
-    layout = listed(playing, tmp_path)
+    plays = parse_config(values)
+    layout = listed(plays, root)
     shutil.copytree(made_folder(config, made), layout.demonstrations)
-    warm_start(playing, layout)
+    return plays, layout
+
+
+def test_the_policy_plays_real_tasks_and_the_expert_relabels(world: World, tmp_path: Path) -> None:
+    config, layout = with_a_round(world, tmp_path)
+    warm_start(config, layout)
     turns = read_demonstrations(layout.warm_start / "relabelled" / "round-1.parquet")
     assert {turn.episode for turn in turns} <= {10_000_000 + number for number in range(3)}
     package = environment_package(config.environment.name)
@@ -231,6 +238,29 @@ def test_the_policy_plays_real_tasks_and_the_expert_relabels(world: World, tmp_p
         assert package.parse(turn.response).valid
         assert any(text in turn.messages[-1]["content"] for text in said)
     assert (layout.warm_start / "policy").is_dir()
+
+
+@pytest.mark.slow
+def test_rounds_on_other_tasks_are_another_warm_start(
+    worlds: Callable[[str], World],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though the demonstrations, which are fewer than the tasks, may be the same."""
+    config, layout = with_a_round(worlds("searchqa"), tmp_path)
+    warm_start(config, layout)
+    tasks = layout.tasks / "tasks.jsonl"
+    kept = tasks.read_text().splitlines(keepends=True)
+    kept.remove(next(line for line in kept if json.loads(line)["split"] == "train"))
+    tasks.write_text("".join(kept))
+    warm_start(config, layout)
+    assert "was made with other settings or data" in caplog.text
+    assert "inputs.tasks" in caplog.text
+    tasks.unlink()
+    monkeypatch.setattr(warm_policy, "load_policy", None)
+    with pytest.raises(SdarError, match=r"environment\.data .*run `sdar tasks` to make it"):
+        warm_start(config, layout)
 
 
 def test_unsolved_tasks_are_left_out_and_counted(

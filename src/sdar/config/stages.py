@@ -64,7 +64,7 @@ STAGES: dict[Stage, tuple[str, ...]] = {
     "compare_sweep": ("sweep", "seeds", "training.steps", "evaluation"),
 }
 
-_PROMPT_LIMITS = ("policy.max_prompt_tokens", "policy.max_teacher_prompt_tokens")
+PROMPT_LIMITS = ("policy.max_prompt_tokens", "policy.max_teacher_prompt_tokens")
 
 DEVICE = "device used"
 """What `execution.device: auto` came to, beside the keys of `computed_with`: `cpu`, or a GPU's
@@ -184,7 +184,7 @@ def _keys(config: ExperimentConfig, stage: Stage, kind: str) -> dict[str, Any]:
     if stage == "tasks" and config.environment.data is None:
         unread.append("evaluation.panels")
     if stage == "demonstrations" and config.policy.model == "tiny":
-        unread += ["policy.trust_remote_code", *_PROMPT_LIMITS]
+        unread += ["policy.trust_remote_code", *PROMPT_LIMITS]
     chosen: dict[str, Any] = {}
     if stage == "warm_start":
         unread += _unread_by_warm_start(config)
@@ -204,9 +204,9 @@ def _unread_by_warm_start(config: ExperimentConfig) -> list[str]:
         # The limits only refuse demonstrations that are too long.
         trainer = ["rollout.engine", "rollout.vllm", "rollout.static_decode"]
         ranks = [f"execution.{name}" for name in ("threads", "nodes", "processes", "accelerate")]
-        return [*_PROMPT_LIMITS, *trainer, "training.micro_batch", *ranks]
+        return [*PROMPT_LIMITS, *trainer, "training.micro_batch", *ranks]
     plays = config.chosen_warm_start.dagger_rounds > 0
-    return ["execution.warm_start_threads", *([] if plays else ["rollout", *_PROMPT_LIMITS])]
+    return ["execution.warm_start_threads", *([] if plays else ["rollout", *PROMPT_LIMITS])]
 
 
 def _below(key: str, roots: Iterable[str]) -> bool:

@@ -283,12 +283,17 @@ def write_demonstrations(path: Path, turns: list[Demonstration]) -> None:
 
 
 def read_demonstrations(
-    path: Path, remedy: str = "make it with `sdar demonstrations`"
+    path: Path,
+    remedy: str = "make it with `sdar demonstrations`",
+    *,
+    may_be_empty: bool = False,
 ) -> list[Demonstration]:
-    """What `write_demonstrations` wrote. Raises `SdarError` when the file is missing or broken."""
+    """What `write_demonstrations` wrote. Raises `SdarError` when the file is missing or broken, or
+    empty and not allowed to be."""
     table = read_table(path, _COLUMNS, remedy)
     full = (name for name in _COLUMNS.names if name != "system")
-    if not table.num_rows or any(table[name].null_count for name in full):
+    empty = not table.num_rows and not may_be_empty
+    if empty or any(table[name].null_count for name in full):
         raise SdarError(f"{path} cannot be read (it has no rows, or rows with gaps): {remedy}")
     return [
         Demonstration(messages=tuple(chat(row.pop("user"), row.pop("system"))), **row)

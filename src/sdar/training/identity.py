@@ -6,7 +6,7 @@ which steps were computed with what.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,18 @@ from typing import Any
 from sdar.config import ExperimentConfig
 from sdar.config.stages import (
     DEVICE,
+    PROMPT_LIMITS,
     Stage,
     changed,
     computed_with,
     content_digests,
     depends_on,
     differing,
+    played_data,
 )
+from sdar.environments.base import Task
 from sdar.errors import SdarError
+from sdar.files.digest import json_digest
 from sdar.methods.declarations import Method
 from sdar.training.checkpoint import Checkpoint, latest_complete
 
@@ -29,8 +33,6 @@ log = logging.getLogger("sdar.training")
 Span = dict[str, Any]
 """Keys of rounding and limits with their values, and under `from_step` the first step that had
 them."""
-LIMITS = ("policy.max_prompt_tokens", "policy.max_teacher_prompt_tokens")
-"""A run continues with more of them: what was computed stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class RunIdentity:
         before, now = self._last(checkpoint.state), self._span()
         if before is None or not differing(before, now):
             return checkpoint
-        if checkpoint.step >= steps and any(before.get(key) != now.get(key) for key in LIMITS):
+        if checkpoint.step >= steps and _limits(before) != _limits(now):
             log.warning(
                 "%s is the end of a run with lower limits: the run begins anew; %s",
                 checkpoint.path,
@@ -170,5 +172,14 @@ class RunIdentity:
         return checkpoint.step <= steps
 
 
+def task_inputs(config: ExperimentConfig, tasks: Sequence[Task]) -> dict[str, str]:
+    """For `RunIdentity.of`: digests of the training tasks, and of the data they are played from."""
+    return {
+        "tasks": json_digest([task.digest for task in tasks])[:16],
+        **played_data(config, ("train",)),
+    }
+
+
 def _limits(values: Mapping[str, Any]) -> dict[str, int]:
-    return {key: values[key] for key in LIMITS if key in values}
+    """A run continues with higher ones: what was computed stays as it is."""
+    return {key: values[key] for key in PROMPT_LIMITS if key in values}

@@ -11,10 +11,9 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 
 from sdar.config import ExperimentConfig, Layout
-from sdar.config.stages import played_data
 from sdar.environments.base import EnvironmentPool, Task
 from sdar.errors import SdarError
-from sdar.files.digest import json_digest, text_digest
+from sdar.files.digest import text_digest
 from sdar.methods.declarations import Method, get_method
 from sdar.policy.gpu import choose_allocator, chosen_device
 from sdar.policy.loading import load_policy
@@ -24,6 +23,7 @@ from sdar.policy.weights import policy_digest
 from sdar.ranks.ranks import PATIENCE
 from sdar.ranks.rendezvous import fit_local_rank
 from sdar.rollout.settings import longest_sequence
+from sdar.training.identity import task_inputs
 
 
 @dataclass
@@ -68,9 +68,8 @@ def open_parts(config: ExperimentConfig, layout: Layout, device: torch.device) -
     inputs = {
         "policy": policy_digest(model),
         "tokenizer": tokenizer_digest(tokenizer),
-        "tasks": json_digest([task.digest for task in tasks])[:16],
+        **task_inputs(config, tasks),
         "skills": text_digest(json.dumps(digests))[:16],
-        **played_data(config, ("train",)),
     }
     pool = package.open_pool(config.environment, layout.tasks)
     return Parts(model, tokenizer, pool, tasks, skills, inputs)

@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 from sdar.config import ExperimentConfig, Layout
+from sdar.environments.base import Task
 from sdar.environments.packages import environment_package
-from sdar.environments.practices import open_practices
+from sdar.environments.practices import open_practices, training_tasks
 from sdar.errors import SdarError
 from sdar.files.digest import file_digest
 from sdar.policy.chat import render_prompt
@@ -63,8 +64,8 @@ class Relabelling:
         played: dict[str, str],
         plays: bool,
     ) -> "Relabelling":
-        """With the engine, where a round is yet to be played (`plays`). Raises `SdarError` when it
-        cannot start."""
+        """With the engine, where a round is yet to be played (`plays`): asleep, since fine-tuning
+        comes first. Raises `SdarError` when it cannot start."""
         engine: Any = None
         if plays:
             engine = (
@@ -79,6 +80,7 @@ class Relabelling:
                     rank=policy.ranks.rank,
                 )
             )
+            rest(engine)
         return cls(config, layout, policy, tokenizer, engine, played)
 
     def close(self) -> None:
@@ -97,7 +99,8 @@ class Relabelling:
         if done > phase.first_update:
             checkpoints = folder / "checkpoints"
             remedy = f"remove {checkpoints} and run the warm start again, it then begins anew"
-            turns = read_demonstrations(path, remedy)
+            # An expert that knew no answer anywhere left nothing to learn, and that is no damage.
+            turns = read_demonstrations(path, remedy, may_be_empty=True)
             if file_digest(path) != self.played.get(path.name):
                 raise SdarError(f"{path} is not what the checkpoint was trained with: {remedy}")
             return turns
@@ -164,3 +167,12 @@ class Relabelling:
             if not live:
                 break
         return turns
+
+
+def tasks_to_play(config: ExperimentConfig, layout: Layout) -> list[Task]:
+    """The real tasks that rounds are played on; none in generated worlds, and without rounds.
+    Raises `SdarError` where they are missing: the first round comes long after the start."""
+    environment = config.environment
+    if not (environment.plays_data and config.chosen_warm_start.dagger_rounds):
+        return []
+    return training_tasks(environment.data, layout)

@@ -15,6 +15,7 @@ from typing import Any
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.config.stages import content_digests
+from sdar.environments.base import Task
 from sdar.files.digest import json_digest
 from sdar.files.lock import only_writer
 from sdar.interruption import Stopped, between_steps, stop_requested
@@ -30,12 +31,12 @@ from sdar.tracking.recorder import RunRecorder
 from sdar.training.checkpoint import load_checkpoint, save_checkpoint
 from sdar.training.demonstrations import Demonstration, read_demonstrations
 from sdar.training.export import export_policy
-from sdar.training.identity import RunIdentity
+from sdar.training.identity import RunIdentity, task_inputs
 from sdar.training.kept_records import keep_records, kept_in, restore_files
 from sdar.training.parts import make_accelerator
 from sdar.training.phases import Phase, as_sample, demonstrated_samples, mixture, phases
 from sdar.training.placed import ThisProcess
-from sdar.training.relabelling import Relabelling
+from sdar.training.relabelling import Relabelling, tasks_to_play
 from sdar.training.sft import Sample, fine_tune
 from sdar.training.skips import Skips
 from sdar.training.warm_policy import WarmPolicy, open_warm_policy
@@ -71,13 +72,14 @@ def _warm_start(config: ExperimentConfig, layout: Layout, accelerator: Any, rank
     settings, chosen = config.warm_start, config.chosen_warm_start
     folder = layout.warm_start
     turns = read_demonstrations(layout.demonstrations / "demonstrations.parquet")
+    tasks = tasks_to_play(config, layout)
     tokenizer = read_warm_tokenizer(config, layout)
     demonstrated = demonstrated_samples(tokenizer, turns, config)
     policy = open_warm_policy(config, tokenizer, accelerator, ranks)
     model, optimizer = policy.placed.model, policy.optimizer
     done, plan = 0, phases(config)
     total = plan[-1].first_update + plan[-1].schedule.updates
-    identity = warm_start_identity(config, policy, turns)
+    identity = warm_start_identity(config, policy, turns, tasks)
     ranks.require_same("model and demonstrations", json_digest(dict(identity.depends_on)))
     checkpoint = None
     if ranks.first:
@@ -166,14 +168,19 @@ def _warm_start(config: ExperimentConfig, layout: Layout, accelerator: Any, rank
 
 
 def warm_start_identity(
-    config: ExperimentConfig, policy: WarmPolicy, turns: Sequence[Demonstration]
+    config: ExperimentConfig,
+    policy: WarmPolicy,
+    turns: Sequence[Demonstration],
+    tasks: Sequence[Task],
 ) -> RunIdentity:
-    """What the warm start of these weights on these demonstrations depends on."""
+    """What the warm start of these weights on these demonstrations depends on; `tasks` are the real
+    ones that it plays."""
     inputs = {
         "policy": policy.digest,
         "tokenizer": tokenizer_digest(policy.tokenizer),
         "demonstrations": json_digest([(turn.messages, turn.response) for turn in turns])[:16],
         "skills": content_digests(config)["skills.library"],
+        **(task_inputs(config, tasks) if tasks else {}),
     }
     device = device_name(policy.placed.accelerator.device)
     return RunIdentity.of(config, "warm_start", inputs, device)
