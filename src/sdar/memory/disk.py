@@ -7,8 +7,9 @@ trained parameter. It is written and hashed while nothing is computed.
 from dataclasses import dataclass
 
 from sdar.config import ExperimentConfig
+from sdar.memory.estimate import trained_parameters
 from sdar.methods.roles import trained_among
-from sdar.policy.shape import ModelShape, shape_of_policy
+from sdar.policy.shape import shape_of_policy
 
 GB = 10**9
 
@@ -38,23 +39,14 @@ def checkpoint_disk(config: ExperimentConfig) -> CheckpointDisk | None:
     if shape is None:
         return None
     training = config.training
-    checkpoint, policy = 12 * trained_parameters(shape, config), 4 * shape.parameters
+    checkpoint, policy = 12 * trained_parameters(shape, training.lora), 4 * shape.parameters
     times = -(-training.steps // training.checkpoint_every)
     runs = len(trained_among(config.methods)) * len(config.seeds)
     # A new one is whole before the oldest goes. The warm start keeps two.
     kept = runs * (min(times, training.keep_checkpoints) * checkpoint + policy) + checkpoint
     if config.warm_start.enabled:
-        kept += 2 * 12 * shape.parameters + policy
+        kept += 2 * 12 * trained_parameters(shape, config.warm_start.lora) + policy
     return CheckpointDisk(checkpoint, times, times * checkpoint + policy, kept)
-
-
-def trained_parameters(shape: ModelShape, config: ExperimentConfig) -> int:
-    """All parameters, or those of the adapters."""
-    lora = config.training.lora
-    if lora is None:
-        return shape.parameters
-    targets = None if lora.targets == "all-linear" else tuple(lora.targets)
-    return shape.adapter_parameters(lora.rank, targets)
 
 
 def _gb(count: int) -> str:

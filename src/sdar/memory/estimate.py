@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 from sdar.config import ExperimentConfig
+from sdar.config.execution import LoraConfig
 from sdar.memory import activations
 from sdar.memory.activations import FLOAT32, Precision
 from sdar.methods.declarations import Method
@@ -99,6 +100,14 @@ def worst_case(
     )
 
 
+def trained_parameters(shape: ModelShape, lora: LoraConfig | None) -> int:
+    """All parameters, or those of the adapters."""
+    if lora is None:
+        return shape.parameters
+    targets = None if lora.targets == "all-linear" else tuple(lora.targets)
+    return shape.adapter_parameters(lora.rank, targets)
+
+
 @dataclass(frozen=True)
 class _Job:
     shape: ModelShape
@@ -135,15 +144,11 @@ class _Job:
 
     @property
     def adapters(self) -> int:
-        lora = self.config.training.lora
-        if lora is None:
-            return 0
-        targets = None if lora.targets == "all-linear" else tuple(lora.targets)
-        return self.shape.adapter_parameters(lora.rank, targets)
+        return 0 if self.config.training.lora is None else self.trained
 
     @property
     def trained(self) -> int:
-        return self.adapters or self.shape.parameters
+        return trained_parameters(self.shape, self.config.training.lora)
 
     @property
     def reference(self) -> int:

@@ -4,15 +4,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from sdar.config import ExperimentConfig
+from sdar.config.rollout import RolloutConfig
 from sdar.errors import SdarError
 from sdar.memory.estimate import MemoryEstimate, estimate
-from sdar.memory.verdict import Verdict, log, machine
+from sdar.memory.verdict import Verdict, log, machine, slow_precision
 from sdar.methods.declarations import Method
 from sdar.policy.shape import ModelShape, shape_of_policy
 
-# Half of the demonstrations are hinted, so prompts may be as long as the teacher's; no teacher and
-# no reference computes.
-_TUNING = Method("the warm start", label="", colour="", summary="", rollout_with_skill=True)
+_TUNING = Method("the warm start", label="", colour="", summary="")
 _PHASES = {"update", "optimizer step"}
 
 
@@ -24,17 +23,8 @@ def estimate_warm_start(
     gpu_bytes: int | None = None,
 ) -> MemoryEstimate:
     """As `estimate`. With rounds of relabelling, the policy plays as well."""
-    chosen, batch = config.chosen_warm_start, config.warm_start.batch
-    training = config.training.model_copy(
-        update={
-            "lora": config.warm_start.lora,
-            "micro_batch": min(chosen.micro_batch or batch, batch),
-            "kl_coefficient": 0.0,
-        }
-    )
-    tuning = config.model_copy(update={"training": training})
-    found = estimate(shape, tuning, _TUNING, on_gpu=on_gpu, gpu_bytes=gpu_bytes)
-    counted = _PHASES | ({"rollout"} if chosen.dagger_rounds else set())
+    found = estimate(shape, _as_training(config), _TUNING, on_gpu=on_gpu, gpu_bytes=gpu_bytes)
+    counted = _PHASES | ({"rollout"} if config.chosen_warm_start.dagger_rounds else set())
     return replace(found, phases=tuple(p for p in found.phases if p.name in counted))
 
 
@@ -58,14 +48,41 @@ def warm_start_remedies(config: ExperimentConfig) -> str:
 
 def require_memory_of_warm_start(config: ExperimentConfig) -> None:
     """Raise `SdarError` before anything is loaded when a GPU cannot hold the warm start; warn when
-    it hardly can. Does nothing on a CPU."""
+    it hardly can, and of float32. Does nothing on a CPU."""
     verdict = judge_warm_start(config) if machine(config)[0] else None
+    slow = slow_precision(_as_training(config))
+    if slow is not None and config.warm_start.enabled:
+        log.warning("%s", slow)
     if verdict is None:
         return
     if verdict.level == "too large":
         raise SdarError(f"{verdict.need()}: {warm_start_remedies(config)} (the table: sdar doctor)")
     if verdict.level == "tight":
         log.warning("%s: %s", verdict.need(), warm_start_remedies(config))
+
+
+def _as_training(config: ExperimentConfig) -> ExperimentConfig:
+    """The warm start as a training run: its keys in the places of training's."""
+    settings, chosen, policy = config.warm_start, config.chosen_warm_start, config.policy
+    training = config.training.model_copy(
+        update={
+            "lora": settings.lora,
+            "micro_batch": min(chosen.micro_batch or settings.batch, settings.batch),
+            "kl_coefficient": 0.0,
+            "tasks_per_step": settings.dagger.episodes,
+            "group_size": 1,
+        }
+    )
+    # Hinted demonstrations are as long as the teacher's prompts.
+    longest = max(policy.max_prompt_tokens, policy.max_teacher_prompt_tokens)
+    return config.model_copy(
+        update={
+            "training": training,
+            "policy": policy.model_copy(update={"max_prompt_tokens": longest}),
+            # Without rounds no engine is opened.
+            "rollout": config.rollout if chosen.dagger_rounds else RolloutConfig(),
+        }
+    )
 
 
 def _remedies(config: ExperimentConfig) -> Iterator[str]:

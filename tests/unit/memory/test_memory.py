@@ -1,6 +1,7 @@
 """The memory estimate and its verdict: what makes it larger or smaller, and what it advises."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -332,6 +333,16 @@ def test_checkpoints_take_twelve_bytes_a_trained_parameter() -> None:
     adapters = checkpoint_disk(config(training={"lora": {"rank": 8}}))
     assert adapters is not None
     assert adapters.checkpoint < disk.checkpoint / 100
+    # Of the warm start: two checkpoints of what it trains, and its policy.
+    for lora, most in ((None, 28 * SEVEN), ({"rank": 8}, 4.1 * SEVEN)):
+        started = checkpoint_disk(
+            config(
+                training={"steps": 150, "checkpoint_every": 5, "keep_checkpoints": 3},
+                warm_start={"enabled": True, "lora": lora},
+            )
+        )
+        assert started is not None
+        assert 4 * SEVEN < started.at_most - disk.at_most <= most
 
 
 def test_a_disk_too_small_for_the_checkpoints_is_noted(tmp_path: Path) -> None:
@@ -364,6 +375,25 @@ def test_a_warm_start_holds_no_reference_and_the_teacher_s_prompts() -> None:
     assert "rollout" in {phase.name for phase in plays.phases}
 
 
+def test_a_warm_start_plays_the_episodes_of_its_rounds_and_without_rounds_opens_no_engine() -> None:
+    few = {"tasks_per_step": 1, "group_size": 2}
+    rounds = {"rounds": 1, "episodes": 16}
+    experiment = config(warm_start={"enabled": True, "dagger": rounds}, training=few)
+    shape = shape_of_policy(experiment)
+    assert shape is not None
+    plays = estimate_warm_start(shape, experiment)
+    alike = config(training={"tasks_per_step": 2, "group_size": 8})
+    skilled = replace(get_method("grpo"), rollout_with_skill=True)
+    sixteen = estimate(shape, alike, skilled)
+    assert parts(plays, "rollout")["cache"] == parts(sixteen, "rollout")["cache"]
+    awake = {"engine": "vllm", "vllm": {"sleep": False}}
+    for number, engine in ((0, 0), (1, 0.4 * 80 * GIB)):
+        settings = {"enabled": True, "dagger": {"rounds": number}}
+        job = config(warm_start=settings, rollout=awake)
+        found = estimate_warm_start(shape, job, gpu_bytes=80 * GIB)
+        assert parts(found, "update").get("engine", 0) == int(engine)
+
+
 def test_a_warm_start_that_cannot_fit_is_refused_with_its_own_keys(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -372,6 +402,8 @@ def test_a_warm_start_that_cannot_fit_is_refused_with_its_own_keys(
         with pytest.raises(SdarError, match=re.escape(remedy)):
             require_memory_of_warm_start(warm())
     machine(monkeypatch, 1000)
+    require_memory_of_warm_start(config(warm_start={"enabled": True}, policy={"dtype": "float32"}))
+    assert "policy.dtype is float32 on a GPU" in caplog.text
     require_memory_of_warm_start(warm())
     verdict = judge_warm_start(warm())
     assert verdict is not None
