@@ -1,21 +1,14 @@
-"""Training runs of the scripted world on the ranks that torchrun or accelerate starts. A script:
+"""Training runs of the scripted world on the ranks that torchrun or accelerate starts.
 
-torchrun --nproc-per-node 2 ranks_world.py ROOT JOBS
-
-JOBS is a JSON file: a list of objects with `name` (the run's folder under ROOT) and, where they
-differ from the default: `method`, `sharded` (null: as the launcher says), `training` (keys of that
-section), `rollout`, `tied`, `kill` ([rank, call of the world's `step` at which it kills itself]),
-`fail` (likewise, but raises SdarError), `sleep`, `stop` (as if a scheduler had told that rank to
-stop), `mistake` (one made on purpose).
-
-In double precision, so that only what is really different differs by more than 1e-10.
+A script of `jobs_of_ranks`. A job may have, where it differs from the default: `method`, `sharded`
+(null: as the launcher says), `training` (keys of that section), `rollout`, `tied`, `kill` ([rank,
+call of the world's `step` at which it kills itself]), `fail` (likewise, but raises SdarError),
+`sleep`, `stop` (as if a scheduler had told that rank to stop), `mistake` (one made on purpose).
 """
 
-import json
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +20,8 @@ import pytest
 import scripted
 import torch
 import trainer_world
-from double_precision import double_precision, in_double
+from double_precision import in_double
+from jobs_of_ranks import run_jobs
 
 from sdar.config import ExperimentConfig, Layout
 from sdar.errors import SdarError
@@ -160,12 +154,5 @@ def run(root: Path, job: dict[str, Any]) -> Path:
     return layout.run(method, 0)
 
 
-def main() -> None:
-    root, jobs = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
-    with double_precision():
-        for job in jobs:
-            run(root, job)
-
-
 if __name__ == "__main__":
-    main()
+    run_jobs(run)

@@ -1,18 +1,12 @@
-"""Warm starts of a small pretrained model on the ranks that torchrun starts. A script:
+"""Warm starts of a small pretrained model on the ranks that torchrun starts.
 
-torchrun --nproc-per-node 2 warm_ranks_world.py ROOT JOBS
-
-ROOT holds `model` and the demonstrations. JOBS is a JSON file: a list of objects with `name` (the
-folder under ROOT that the warm start is written to) and, where they differ from the default:
-`sharded`, `warm_start` (keys of that section), `values` (sections), `stop` ([rank, update] at which
-that rank is told to stop). In double precision, so that only what is different differs by more than
-1e-10.
+A script of `jobs_of_ranks`, whose ROOT holds `model` and the demonstrations. A job may have, where
+it differs from the default: `sharded`, `warm_start` (keys of that section), `values` (sections),
+`stop` ([rank, update] at which that rank is told to stop).
 """
 
-import json
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +14,8 @@ import pretrained_world
 import pytest
 import torch
 from accelerate import Accelerator
-from double_precision import double_precision, in_double
+from double_precision import in_double
+from jobs_of_ranks import run_jobs
 
 from sdar.config import Layout
 from sdar.interruption import Stopped, take
@@ -66,12 +61,5 @@ def run(root: Path, job: dict[str, Any]) -> None:
             print(f"rank {RANK} stopped", flush=True)
 
 
-def main() -> None:
-    root, jobs = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
-    with double_precision():
-        for job in jobs:
-            run(root, job)
-
-
 if __name__ == "__main__":
-    main()
+    run_jobs(run)

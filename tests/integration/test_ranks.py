@@ -1,23 +1,24 @@
 """Training on two ranks (real processes, gloo) is training on one.
 
-In double precision; see `ranks_world`. All runs that end well are made by one start of torchrun.
+See `ranks_world`. All runs that end well are made by one start of torchrun.
 """
 
-import json
-import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jobs_of_ranks
 import polars as pl
 import pytest
 import ranks_world
 import torch
 from double_precision import double_precision
+from jobs_of_ranks import distance, environment, weights
 from safetensors.torch import load_file
 
 from sdar.files import lines
@@ -60,45 +61,12 @@ def jobs_of(names: Any, prefix: str = "", **more: Any) -> list[dict[str, Any]]:
     return [{"name": prefix + name, **CASES[name], **more} for name in names]
 
 
-def command(root: Path, jobs: list[dict[str, Any]]) -> list[str]:
-    root.mkdir(parents=True, exist_ok=True)
-    path = root / "jobs.json"
-    path.write_text(json.dumps(jobs))
-    return [str(SCRIPT), str(root), str(path)]
-
-
-def environment(**more: str) -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **more}
-
-
-def start(root: Path, jobs: list[dict[str, Any]], ranks: int = 2) -> Any:
-    """The finished start of so many ranks."""
-    launch = [sys.executable]
-    if ranks > 1:
-        launch += ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-        launch += [f"--nproc-per-node={ranks}"]
-    return subprocess.run(
-        [*launch, *command(root, jobs)],
-        capture_output=True,
-        text=True,
-        timeout=550,
-        env=environment(),
-    )
+start = partial(jobs_of_ranks.start, SCRIPT)
+command = partial(jobs_of_ranks.command, SCRIPT)
 
 
 def run_folder(root: Path, job: dict[str, Any]) -> Path:
     return root / job["name"] / "runs" / "world" / job.get("method", "sdar") / "seed-0"
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "policy" / "model.safetensors")
-
-
-def distance(one: Path, other: Path) -> float:
-    """Largest difference of a weight; both name the same weights."""
-    ours, theirs = weights(one), weights(other)
-    assert ours.keys() == theirs.keys()
-    return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +95,7 @@ def two(tmp_path_factory):
 
 
 def assert_same_run(one: Path, two: Path, metric: float) -> None:
-    """The same weights to 1e-5, as the issue has it, in fact nearly to rounding; the same files."""
+    """The same weights nearly to rounding, and the same files."""
     assert distance(one, two) < 1e-8
     ours, theirs = (lines.read(folder / "metrics.jsonl") for folder in (one, two))
     assert len(ours) == len(theirs) == 3

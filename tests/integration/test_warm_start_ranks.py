@@ -1,19 +1,17 @@
 """A warm start on two ranks (real processes, gloo), replicated or sharded, is that on one.
 
-In double precision; see `warm_ranks_world`. All that end are made by one start of torchrun.
+See `warm_ranks_world`. All that end are made by one start of torchrun.
 """
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import jobs_of_ranks
 import pretrained_world
 import pytest
 import torch
 import warm_ranks_world
+from jobs_of_ranks import distance, weights
 from pretrained_world import DAGGER, LORA
 from safetensors.torch import load_file
 
@@ -35,18 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def start(root: Path, jobs: list[dict[str, Any]], ranks: int) -> str:
-    (root / "jobs.json").write_text(json.dumps(jobs))
-    launch = [sys.executable]
-    if ranks > 1:
-        launch += ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-        launch += [f"--nproc-per-node={ranks}"]
-    done = subprocess.run(
-        [*launch, str(SCRIPT), str(root), str(root / "jobs.json")],
-        capture_output=True,
-        text=True,
-        timeout=550,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
-    )
+    done = jobs_of_ranks.start(SCRIPT, root, jobs, ranks)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -73,12 +60,6 @@ def two_ranks() -> list[dict[str, Any]]:
 
 def folder(root: Path, name: str) -> Path:
     return Layout(root / name, "pretrained").warm_start
-
-
-def distance(one: Path, other: Path) -> float:
-    ours, theirs = (load_file(path / "policy" / "model.safetensors") for path in (one, other))
-    assert ours.keys() == theirs.keys()
-    return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
 
 
 @pytest.mark.parametrize("how", ["replicated", "sharded"])
@@ -126,5 +107,5 @@ def test_muon_is_refused_where_matrices_are_in_parts(root: Path) -> None:
 
 def test_weights_move_at_all(root: Path) -> None:
     before = load_file(root / "model" / "model.safetensors")
-    after = load_file(folder(root, "one full") / "policy" / "model.safetensors")
+    after = weights(folder(root, "one full"))
     assert max(float((before[n] - after[n].to(torch.float32)).abs().max()) for n in before) > 1e-3
