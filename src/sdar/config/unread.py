@@ -27,7 +27,7 @@ def unread_keys(config: ExperimentConfig) -> list[str]:
 def _reasons(config: ExperimentConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Why keys are not read, and those keys or their sections."""
     if config.policy.model != "tiny":
-        yield "policy.model is not tiny", ("policy.tiny",)
+        yield "policy.model is not tiny", ("policy.tiny", "execution.warm_start_threads")
     if not config.warm_start.enabled:
         own = tuple(
             f"warm_start.{k}" for k in type(config.warm_start).model_fields if k != "enabled"

@@ -76,9 +76,9 @@ class Ranks:
         if any(each != values[0] for each in values):
             listed = ", ".join(f"rank {rank}: {each}" for rank, each in enumerate(values))
             raise SdarError(
-                f"the ranks do not agree on {what} ({listed[:300]}): they hold different steps; "
-                "see that all machines have the same files, packages and configuration, and run "
-                "the same command again to continue from the newest checkpoint"
+                f"the ranks do not agree on {what} ({listed[:300]}): see that all "
+                "machines have the same files, packages and configuration, and run the same "
+                "command again to continue from the newest checkpoint"
             )
 
     def sum(self, values: Tensor) -> Tensor:

@@ -89,8 +89,6 @@ def place(
     """A scorer of `policy` on its devices, at the temperature of sampling or another."""
     usual = config.rollout.temperature
     scorer = PolicyScorer(policy, temperature=usual if temperature is None else temperature)
-    if isinstance(accelerator, ThisProcess):
-        return scorer
     if sharded:
         return shard(scorer, accelerator)
     # Not as accelerate prepares for training: a rank passes as often as its share takes,

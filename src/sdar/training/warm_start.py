@@ -80,7 +80,7 @@ def _warm_start(config: ExperimentConfig, layout: Layout, accelerator: Any, rank
     done, plan = 0, phases(config)
     total = plan[-1].first_update + plan[-1].schedule.updates
     identity = warm_start_identity(config, policy, turns, tasks)
-    ranks.require_same("model and demonstrations", json_digest(dict(identity.depends_on)))
+    ranks.require_same("settings, model and data", json_digest(dict(identity.depends_on)))
     checkpoint = None
     if ranks.first:
         checkpoint = identity.find_start(folder / "checkpoints", total)

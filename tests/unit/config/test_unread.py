@@ -26,6 +26,7 @@ def real(name: str, **keys: Any) -> dict[str, Any]:
             "dagger.episodes",
         ),
         ({"policy": {"model": "a/b"}, "warm_start": {"matrix_learning_rate": 1.0}}, "matrix_"),
+        (MODEL | {"execution": {"warm_start_threads": 1}}, "execution.warm_start_threads"),
         ({"rollout": {"vllm": {"eager": True}}}, "rollout.vllm.eager"),
         ({"rollout": {"answer_after": 3}}, "rollout.answer_after"),
         ({"rollout": {"engine": "vllm", "static_decode": False}}, "rollout.static_decode"),
