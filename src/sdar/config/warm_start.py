@@ -74,11 +74,11 @@ class WarmStartConfig(Section):
     """Samples per forward-backward pass. Null: the whole batch for the tiny policy, else
     training.micro_batch."""
     optimizer: OptimizerName | None = None
-    """`muon` (with AdamW for embeddings and norms) suits small policies that begin with random
+    """`muon` (with AdamW for embedding, head and norms) suits small policies that begin with random
     weights. Null: muon for the tiny policy, adamw for a pretrained model."""
     learning_rate: PositiveFloat | None = None
-    """AdamW's; beside Muon that of embeddings and norms. Null: 3e-3 for the tiny policy and beside
-    Muon, else 1e-5, or 1e-4 with LoRA."""
+    """AdamW's; beside Muon that of embedding, head and norms. Null: 3e-3 for the tiny policy and
+    beside Muon, else 1e-5, or 1e-4 with LoRA."""
     matrix_learning_rate: PositiveFloat = 0.02
     """Muon's, for the hidden matrices."""
     weight_decay: NonNegative = 0.01

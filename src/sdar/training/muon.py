@@ -1,7 +1,7 @@
 """Muon in float32: momentum whose matrix updates are orthogonalised (Jordan et al., 2024).
 
 For the hidden matrices of a small policy trained from scratch on a CPU, where the bfloat16
-iteration of `torch.optim.Muon` is slow. Embeddings, norms and biases stay with AdamW.
+iteration of `torch.optim.Muon` is slow. Embedding, head, norms and biases stay with AdamW.
 """
 
 from collections.abc import Iterable
@@ -67,23 +67,26 @@ class Muon(torch.optim.Optimizer):
 
 
 class MuonWithAdamW:
-    """Muon for the hidden matrices of a policy, AdamW for its embeddings and norms, as one.
+    """Muon for the hidden matrices of a policy, AdamW for embedding, head and norms, as one.
 
     Has the parts of an optimizer that a training loop and a checkpoint use.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         *,
         matrix_learning_rate: float,
         learning_rate: float,
         weight_decay: float,
     ) -> None:
-        embeddings = {
-            id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
+        head = model.get_output_embeddings()
+        ends = {
+            id(module.weight)
+            for module in model.modules()
+            if isinstance(module, nn.Embedding) or module is head
         }
-        matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in embeddings]
+        matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in ends]
         chosen = {id(p) for p in matrices}
         others = [p for p in model.parameters() if id(p) not in chosen]
         self.parts: tuple[torch.optim.Optimizer, ...] = (

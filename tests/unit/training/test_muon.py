@@ -125,3 +125,16 @@ def test_a_saved_state_goes_on_bit_for_bit() -> None:
         not torch.equal(value, forgetful.state_dict()[name])
         for name, value in model.state_dict().items()
     ), "the state would not matter"
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_embedding_and_head_are_no_hidden_matrices(tied: bool) -> None:
+    """A pretrained model often has a head of its own."""
+    model = scripted.policy()
+    if not tied:
+        model.config.tie_word_embeddings = False
+        model.lm_head.weight = torch.nn.Parameter(0.5 * model.lm_head.weight.detach())
+    muon, adamw = make(model).parts
+    ends = {id(model.lm_head.weight), id(model.model.embed_tokens.weight)}
+    assert ends <= {id(weight) for weight in adamw.param_groups[0]["params"]}
+    assert len(muon.param_groups[0]["params"]) == 2 * 7
