@@ -189,6 +189,10 @@ def main() -> None:
         parser.error(f"no section {unknown[0]}: give some of {' '.join(LIMITS)}")
     if options.model is not None and not (options.model / "config.json").is_file():
         parser.error(f"--model {options.model}: no Hugging Face folder there (config.json)")
+    if options.reference is not None and not options.reference.is_file():
+        parser.error(f"--reference {options.reference}: no such file (acceptance_reference.py)")
+    if options.data is not None and not list(options.data.glob("*/tasks")):
+        parser.error(f"--data {options.data}: no folder with EXPERIMENT/tasks (make gpu-bundle)")
     options.sections = options.sections or list(LIMITS)
     options.out = options.out.resolve()
     if options.section:

@@ -100,6 +100,8 @@ def test_a_line_that_was_cut_short_is_left_out(tmp_path: Path) -> None:
     [
         (["agre", "--out", "x"], "no section agre"),
         (["--out", "x", "--model", "nowhere"], "no Hugging Face folder"),
+        (["--out", "x", "--reference", "nowhere"], "no such file"),
+        (["--out", "x", "--data", "nowhere"], "no folder with EXPERIMENT/tasks"),
     ],
 )
 def test_what_cannot_be_run_is_refused(
