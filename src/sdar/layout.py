@@ -20,7 +20,7 @@ class Layout:
 
     @property
     def demonstrations(self) -> Path:
-        """Folder with `demonstrations.parquet` and `tokenizer/`."""
+        """Folder with `demonstrations.parquet` and, for the tiny policy, its `tokenizer/`."""
         return self.root / "data" / self.experiment / "demonstrations"
 
     @property

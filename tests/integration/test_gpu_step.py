@@ -12,6 +12,7 @@ from sdar.policy.log_probs import PolicyScorer
 from sdar.rollout.engines.transformers import TransformersEngine
 from sdar.training.learner import Learner
 from sdar.training.parts import make_accelerator, trained_method
+from sdar.training.sft import Sample, add_gradients
 from sdar.training.trainer import training_step
 
 # Of the documentation of torch.use_deterministic_algorithms: what raises on CUDA.
@@ -74,6 +75,30 @@ def test_a_step_samples_with_quick_kernels_and_scores_and_updates_with_exact_one
         learner.close()
         torch.use_deterministic_algorithms(True, warn_only=True)
     assert set(seen) == {("sample", False), ("score", True), ("update", True)}
+
+
+def test_fine_tuning_takes_exact_kernels_and_none_is_lacking(monkeypatch):
+    seen, forward = [], PolicyScorer.forward
+
+    def scored(self, *args, **named):
+        seen.append((torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled()))
+        return forward(self, *args, **named)
+
+    learner = learner_of()
+    monkeypatch.setattr(reproducible, "is_gpu", lambda device: True)
+    reproducible.choose_kernels(torch.device("cpu"))
+    monkeypatch.setattr(PolicyScorer, "forward", scored)
+    samples = [Sample((3, 4, 5)[:length], (6, 7)) for length in (1, 2, 3)]
+    try:
+        with Forbidden() as forbidden:
+            add_gradients(learner.updating.policy, samples, micro_batch=2)
+        assert not torch.are_deterministic_algorithms_enabled()
+    finally:
+        learner.close()
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    assert seen == [(True, True)] * 2
+    assert forbidden.seen > 100
+    assert forbidden.found == set()
 
 
 @pytest.mark.parametrize("method", ["grpo", "sdar", "reverse_kl_full", "gigpo", "rlsd"])

@@ -67,10 +67,9 @@ class PlacedPolicy:
 
 
 class ThisProcess:
-    """What is used of an `Accelerator`: the CPU of one process, and the type of the weights."""
+    """What is used of an `Accelerator`, for one process on a CPU that computes in float32."""
 
     device = torch.device("cpu")
-    num_processes, process_index = 1, 0
 
     def autocast(self) -> AbstractContextManager[None]:
         return nullcontext()
