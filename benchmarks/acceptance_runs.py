@@ -123,7 +123,7 @@ def learning_config(options: Any) -> Path:
     if target() == "cuda":
         sections["policy"]["dtype"] = "bfloat16"
         # Two cores take few samples at once, a GPU many.
-        sections["warm_start"] = {"micro_batch": 16}
+        sections["warm_start"] = {"micro_batch": 16, "checkpoint_every": 250}
         training["micro_batch"] = 32
     return write_config(path, "searchqa-smollm2", **sections)
 

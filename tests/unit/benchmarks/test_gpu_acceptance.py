@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -78,6 +79,27 @@ def test_a_section_that_hangs_is_cut_off_with_all_it_started(
     assert run(tmp_path, bodies) == {"probe": "cut off", "bf16": "passed"}
     assert time.monotonic() - start < 50
     assert [finding.value for finding in read_findings(tmp_path)] == [1, 2]
+    gone = Path(f"/proc/{pid_file.read_text()}/stat")
+    assert not gone.exists() or gone.read_text().split()[2] == "Z"
+
+
+def test_a_run_that_is_ended_ends_its_section(tmp_path: Path) -> None:
+    pid_file, bench = tmp_path / "pid", Path(gpu_acceptance.__file__).parent
+    child = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    code = f"""
+import functools, sys
+sys.path.insert(0, {str(bench)!r})
+import gpu_acceptance as script
+command = lambda name: [sys.executable, "-c", {child!r}]
+script.run_all = functools.partial(script.run_all, command=command)
+sys.argv = ["gpu_acceptance.py", "probe", "--out", {str(tmp_path / "out")!r}]
+script.main()
+"""
+    process = subprocess.Popen([sys.executable, "-c", code])
+    while not (pid_file.is_file() and pid_file.read_text()):
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=30) == 143
     gone = Path(f"/proc/{pid_file.read_text()}/stat")
     assert not gone.exists() or gone.read_text().split()[2] == "Z"
 

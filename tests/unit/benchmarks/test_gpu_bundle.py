@@ -80,9 +80,8 @@ def test_the_commands_are_in_calls_of_less_than_ten_minutes_and_run_all_sections
     for call in calls:
         words = shlex.split(call, comments=True)
         options = parser.parse_args(words[words.index("benchmarks/gpu_acceptance.py") + 1 :])
-        assert options.budget < 550
-        # A section that needs what a part brings comes after it.
-        assert options.model is None or "bundle/part-2/." in words
+        assert options.budget < 570
+        assert options.model is None or call is not calls[0]  # part-2 brings it
         named += options.sections
     assert sorted(named) == sorted(gpu_acceptance.LIMITS)
     assert len(calls) == 3
