@@ -34,7 +34,7 @@ SMALL: dict[str, Any] = {
     "experiment": NAME,
     "methods": ["sdar"],
     "seeds": [0],
-    "environment": {"questions": {"train": 8, "test": 8}, "max_turns": 3, "history": 3},
+    "environment": {"questions": {"train": 8, "test": 8}, "max_turns": 2, "history": 2},
     "policy": {"model": str(MODEL)},
     "warm_start": {
         "updates": 14,
