@@ -242,10 +242,7 @@ def _memory(config: ExperimentConfig) -> list[Finding]:
         families = ", ".join(FAMILIES)
         remedy = f"of {families} models, fetch at least config.json; others are not estimated"
         return [Finding("note", subject, state, remedy)]
-    level: Level = "good" if verdict.level == "fits" else "note"
-    if verdict.level == "too large" and verdict.estimate.on_gpu:
-        level = "wrong"
-    found = Finding(level, subject, f"{verdict.need()}\n{verdict.table()}", verdict.remedy())
+    found = _needed(subject, verdict, verdict.remedy())
     return [found, *_warm_start_memory(config)]
 
 
@@ -256,11 +253,17 @@ def _warm_start_memory(config: ExperimentConfig) -> list[Finding]:
     verdict = judge_warm_start(config)
     if verdict is None:
         return []
+    short = verdict.estimate.on_gpu and verdict.level in ("tight", "too large")
+    remedy = warm_start_remedies(config, verdict) if short else ""
+    return [_needed("warm-start memory", verdict, remedy)]
+
+
+def _needed(subject: str, verdict: Any, remedy: str) -> Finding:
+    """A verdict with its table; on a CPU nothing is wrong."""
     level: Level = "good" if verdict.level == "fits" else "note"
     if verdict.level == "too large" and verdict.estimate.on_gpu:
         level = "wrong"
-    remedy = "" if verdict.level in ("fits", "unknown") else warm_start_remedies(config)
-    return [Finding(level, "warm-start memory", verdict.need(), remedy)]
+    return Finding(level, subject, f"{verdict.need()}\n{verdict.table()}", remedy)
 
 
 def _chat(config: ExperimentConfig, root: Path) -> list[Finding]:

@@ -41,9 +41,9 @@ def judge_warm_start(config: ExperimentConfig) -> Verdict | None:
     return Verdict(estimate_warm_start(shape, config, on_gpu=on_gpu, gpu_bytes=gpu_bytes), capacity)
 
 
-def warm_start_remedies(config: ExperimentConfig) -> str:
-    """The keys that lower what it needs, cheapest first."""
-    return ", or ".join(_remedies(config))
+def warm_start_remedies(config: ExperimentConfig, verdict: Verdict) -> str:
+    """The keys that lower what its largest phase needs, cheapest first."""
+    return ", or ".join(_remedies(config, verdict.estimate.worst.name))
 
 
 def require_memory_of_warm_start(config: ExperimentConfig) -> None:
@@ -56,9 +56,10 @@ def require_memory_of_warm_start(config: ExperimentConfig) -> None:
     if verdict is None:
         return
     if verdict.level == "too large":
-        raise SdarError(f"{verdict.need()}: {warm_start_remedies(config)} (the table: sdar doctor)")
+        remedies = warm_start_remedies(config, verdict)
+        raise SdarError(f"{verdict.need()}: {remedies} (the table: sdar doctor)")
     if verdict.level == "tight":
-        log.warning("%s: %s", verdict.need(), warm_start_remedies(config))
+        log.warning("%s: %s", verdict.need(), warm_start_remedies(config, verdict))
 
 
 def _as_training(config: ExperimentConfig) -> ExperimentConfig:
@@ -85,11 +86,16 @@ def _as_training(config: ExperimentConfig) -> ExperimentConfig:
     )
 
 
-def _remedies(config: ExperimentConfig) -> Iterator[str]:
+def _remedies(config: ExperimentConfig, phase: str) -> Iterator[str]:
+    rollout = config.rollout
     samples = min(config.chosen_warm_start.micro_batch or 1, config.warm_start.batch)
-    if samples > 1:
+    if phase == "rollout" and rollout.vllm_in_process:
+        yield f"lower rollout.vllm.gpu_memory_share (now {rollout.vllm.gpu_memory_share:g})"
+    elif phase == "rollout":
+        yield f"lower rollout.batch (now {rollout.batch})"
+    if phase == "update" and samples > 1:
         yield f"lower warm_start.micro_batch (now {samples})"
-    if not config.training.activation_checkpointing:
+    if phase == "update" and not config.training.activation_checkpointing:
         yield "set training.activation_checkpointing to true"
     if config.warm_start.lora is None:
         yield "set warm_start.lora to {}"

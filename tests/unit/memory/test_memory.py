@@ -255,8 +255,8 @@ methods: [sdar]
 """
 
 
-def finding(file: Path, tmp_path: Path) -> Any:
-    return next(each for each in examine(file, tmp_path) if each.subject == "training memory")
+def finding(file: Path, tmp_path: Path, subject: str = "training memory") -> Any:
+    return next(each for each in examine(file, tmp_path) if each.subject == subject)
 
 
 def test_doctor_without_a_gpu_compares_with_the_key(tmp_path: Path) -> None:
@@ -275,6 +275,19 @@ def test_doctor_without_a_gpu_or_the_key_says_which_key_to_set(tmp_path: Path) -
     check = finding(write(tmp_path, EXPERIMENT + "execution: {device: cuda}"), tmp_path)
     assert check.level == "note"
     assert check.remedy.startswith("set execution.gpu_memory_gib")
+
+
+def test_doctor_shows_what_the_warm_start_needs(tmp_path: Path) -> None:
+    text = EXPERIMENT.replace("false", "true") + "execution: {device: cuda, gpu_memory_gib: 79}"
+    check = finding(write(tmp_path, text), tmp_path, "warm-start memory")
+    assert check.level == "wrong"
+    assert check.remedy.startswith("lower warm_start.micro_batch (now 16)")
+    lines = check.state.splitlines()
+    assert lines[0].startswith("the warm start with 7.62 B parameters needs up to ")
+    assert lines[1].split() == ["GiB", "update", "optimizer", "step"]
+    on_cpu = write(tmp_path, EXPERIMENT.replace("false", "true") + "execution: {device: cpu}")
+    check = finding(on_cpu, tmp_path, "warm-start memory")
+    assert (check.level, check.remedy) == ("note", "")
 
 
 def test_doctor_on_a_cpu_only_notes(tmp_path: Path) -> None:
@@ -392,6 +405,28 @@ def test_a_warm_start_plays_the_episodes_of_its_rounds_and_without_rounds_opens_
         job = config(warm_start=settings, rollout=awake)
         found = estimate_warm_start(shape, job, gpu_bytes=80 * GIB)
         assert parts(found, "update").get("engine", 0) == int(engine)
+
+
+@pytest.mark.parametrize(
+    ("rollout", "remedy"),
+    [
+        ({"batch": 1024}, "lower rollout.batch (now 1024)"),
+        (
+            {"engine": "vllm", "vllm": {"gpu_memory_share": 0.9}},
+            "lower rollout.vllm.gpu_memory_share (now 0.9)",
+        ),
+    ],
+)
+def test_where_its_rounds_do_not_fit_their_key_is_named(
+    rollout: dict[str, Any], remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, 79)
+    rounds = {"enabled": True, "lora": {}, "dagger": {"rounds": 1, "episodes": 1024}}
+    small = {"micro_batch": 1, "activation_checkpointing": True}
+    experiment = config(warm_start=rounds, rollout=rollout, training=small)
+    with pytest.raises(SdarError, match=re.escape(f"(rollout), which has 79.0 GiB: {remedy}")) as e:
+        require_memory_of_warm_start(experiment)
+    assert "micro_batch" not in str(e.value)
 
 
 def test_a_warm_start_that_cannot_fit_is_refused_with_its_own_keys(
