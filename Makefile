@@ -157,7 +157,7 @@ bench: $(STAMP) ## Time the environment, the rollouts, the update and a whole st
 	sdar bench update
 	sdar bench step
 
-gpu-rehearsal: $(STAMP) ## benchmarks/gpu_acceptance.py on this CPU, as small as it can be (3 min)
+gpu-rehearsal: $(STAMP) ## benchmarks/gpu_acceptance.py on this CPU, as small as it can be (4 min)
 	out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && \
 	  OMP_NUM_THREADS=1 python benchmarks/gpu_acceptance.py --small --out "$$out/found"
 

@@ -11,6 +11,8 @@ Shape suffixes: S samples (turns), R response tokens.
 """
 
 import argparse
+import sys
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -204,17 +206,23 @@ def main() -> None:
     options = parser.parse_args()
     shared = options.out / EPISODES
     episodes = torch.load(shared, weights_only=False) if shared.is_file() else {}
-    results = {}
+    results, failed = {}, []
     for case in CASES:
         if options.only and case.name not in options.only:
             continue
-        results[case.name] = play_and_train(
-            case, options.device, episodes.get(case.name), options.static
-        )
+        try:
+            results[case.name] = play_and_train(
+                case, options.device, episodes.get(case.name), options.static
+            )
+        except Exception:  # the others are compared all the same
+            failed.append(case.name)
+            traceback.print_exc()
         print(f"{options.device}: {case.name}", flush=True)
     if not shared.is_file():
         torch.save({name: result["episodes"] for name, result in results.items()}, shared)
     torch.save(results, options.out / f"{options.name or options.device}.pt")
+    if failed:
+        sys.exit(f"{options.device}: failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

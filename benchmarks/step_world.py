@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from sdar.environments.alfworld.config import ALFWORLD_TASK_TYPES
 from sdar.environments.alfworld.package import PACKAGE
 from sdar.environments.base import Moment, Observation, Task
+from sdar.environments.pools import SentActions
 from sdar.policy.chat import render_prompt
 from sdar.policy.tokenizer import train_tokenizer
 from sdar.skills import Skill
@@ -43,8 +44,10 @@ class World:
         self.turns = turns
         self.length = length
         self.taken: dict[int, int] = {}
+        self._sent = SentActions()
 
     def reset(self, tasks: dict[int, Task]) -> dict[int, Observation]:
+        self._sent.drop(tasks)
         self.taken = dict.fromkeys(tasks, 0)
         return {slot: self.see(int(task.location), False) for slot, task in tasks.items()}
 
@@ -55,6 +58,12 @@ class World:
             over = self.taken[slot] == self.turns
             seen[slot] = self.see(1000 + 97 * slot + self.taken[slot], over, over and slot % 3 == 0)
         return seen
+
+    def send(self, actions: dict[int, str]) -> None:
+        self._sent.put(actions)
+
+    def receive(self, slots: Sequence[int]) -> dict[int, Observation]:
+        return self.step(self._sent.take(slots))
 
     def see(self, seed: int, done: bool, won: bool = False) -> Observation:
         return Observation(words(self.length, seed), ACTIONS, won, done)

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import acceptance_agree
+import acceptance_world
 import gpu_acceptance
 import pytest
+import torch
 from acceptance_record import FILE, read_findings
 from acceptance_world import QWEN3, random_model
+from step_world import World
+from step_world import tasks as made_up_tasks
 
 from sdar.rollout.engines.static import StaticRows
 
@@ -171,3 +175,29 @@ def test_why_a_step_cannot_be_decoded_in_fixed_shapes_is_said(
     said = acceptance_agree.decoded_alone(model)
     assert "in fails" in said
     assert "not permitted when stream is capturing" in said
+
+
+def test_a_case_that_fails_on_a_device_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def played(case: Any, *_: Any) -> dict[str, Any]:
+        if case.name == "sdar":
+            raise RuntimeError("no such kernel")
+        return {"episodes": []}
+
+    monkeypatch.setattr(acceptance_world, "play_and_train", played)
+    monkeypatch.setattr(sys, "argv", ["", "--device", "cpu", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="cpu: failed: sdar"):
+        acceptance_world.main()
+    found = torch.load(tmp_path / "cpu.pt", weights_only=False)
+    assert [*found] == [case.name for case in acceptance_world.CASES if case.name != "sdar"]
+
+
+def test_the_world_of_the_benchmarks_is_played_continuously_too() -> None:
+    world, tasks = World(2, 3), dict(enumerate(made_up_tasks(2)))
+    world.reset(tasks)
+    expected = world.step({0: "look", 1: "look"})
+    world.reset(tasks)
+    world.send({1: "look"})
+    world.send({0: "look"})
+    assert world.receive([1]) | world.receive([0]) == expected
