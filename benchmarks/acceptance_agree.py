@@ -4,6 +4,7 @@ Shape suffixes: S samples (turns), R response tokens.
 """
 
 import platform
+import shutil
 import subprocess
 import sys
 import traceback
@@ -48,7 +49,9 @@ def probe(record: Record, options: Any) -> None:
     """What machine this is, and by which path each family is scored and sampled on it."""
     record.note("python", platform.python_version())
     record.note("torch", torch.__version__)
-    record.note("device", target())
+    # Without this a driver that torch cannot use would pass for a machine without a GPU.
+    alone = shutil.which("nvidia-smi") is None
+    record.check("device", target(), target() == "cuda" or alone, "cuda, where nvidia-smi is there")
     if target() == "cuda":
         properties = torch.cuda.get_device_properties(0)
         record.note("name", properties.name)

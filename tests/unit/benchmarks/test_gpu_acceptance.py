@@ -13,7 +13,7 @@ import acceptance_world
 import gpu_acceptance
 import pytest
 import torch
-from acceptance_record import FILE, read_findings
+from acceptance_record import FILE, Record, read_findings
 from acceptance_world import QWEN3, random_model
 from step_world import World
 from step_world import tasks as made_up_tasks
@@ -201,3 +201,19 @@ def test_the_world_of_the_benchmarks_is_played_continuously_too() -> None:
     world.send({1: "look"})
     world.send({0: "look"})
     assert world.receive([1]) | world.receive([0]) == expected
+
+
+@pytest.mark.parametrize("program", [None, "/usr/bin/nvidia-smi"])
+def test_a_gpu_that_torch_cannot_use_is_found_out(
+    program: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def enough(*_: Any) -> None:
+        raise StopIteration
+
+    monkeypatch.setattr(acceptance_agree.shutil, "which", lambda _: program)
+    monkeypatch.setattr(acceptance_agree, "target", lambda: "cpu")
+    monkeypatch.setattr(acceptance_agree, "random_model", enough)
+    with pytest.raises(StopIteration):
+        acceptance_agree.probe(Record(tmp_path, "probe"), None)
+    (device,) = [each for each in read_findings(tmp_path) if each.name == "device"]
+    assert device.passed is (program is None)
