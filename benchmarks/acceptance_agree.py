@@ -58,6 +58,8 @@ def probe(record: Record, options: Any) -> None:
         record.note("capability", f"{properties.major}.{properties.minor}")
         record.note("memory_gib", round(properties.total_memory / 2**30, 1))
         record.note("cuda", torch.version.cuda)
+        # Not "highest" (some images set TF32): `agree` would fail for that alone.
+        record.note("float32 products", torch.get_float32_matmul_precision())
         record.check("bf16", torch.cuda.is_bf16_supported(), torch.cuda.is_bf16_supported(), "")
         for name in ("flash", "mem_efficient", "cudnn", "math"):
             record.note(f"sdpa/{name}", getattr(torch.backends.cuda, f"{name}_sdp_enabled")())
