@@ -70,12 +70,18 @@ def probe(record: Record, options: Any) -> None:
             find_scoring_path(model, PolicyScorer, CONTEXT)
             name = f"{shape['model_type']}/{str(dtype).removeprefix('torch.')}"
             record.equal(f"{name}/scored", scoring_path(model), "fast")
-            path, against = find_sampling_path(ContinuousTransformersEngine, model, CONTEXT, True)
+            path = note_sampling(record, name, model)
             record.equal(f"{name}/sampled", path, "static")
-            for other, reason in against.items():
-                record.note(f"{name}/not {other}", reason)
             if path != "static":
                 record.note(f"{name}/static alone", decoded_alone(model))
+
+
+def note_sampling(record: Record, name: str, model: Any) -> str:
+    """By which path the model is sampled, where all may be; what ruled out the quicker ones."""
+    path, against = find_sampling_path(ContinuousTransformersEngine, model, CONTEXT, True)
+    for other, reason in against.items():
+        record.note(f"{name}/not {other}", reason)
+    return path
 
 
 def decoded_alone(model: Any) -> str:
@@ -160,6 +166,10 @@ def reference(record: Record, options: Any) -> None:
         record.note("not compared", "give --model and --reference")
         return
     check_reference(record, options.model, options.reference, target())
+    # As an evaluation loads it; rounding alone may rule out a path.
+    model, _ = load_policy(options.model, target(), "bfloat16")
+    record.note("bfloat16/scored", scoring_path(model))
+    record.note("bfloat16/sampled", note_sampling(record, "bfloat16", model))
 
 
 def bf16(record: Record, options: Any) -> None:

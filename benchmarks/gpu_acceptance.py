@@ -42,7 +42,7 @@ from acceptance_record import FILE, Finding, read_findings, shown  # noqa: E402
 LIMITS = {
     "probe": 120,
     "agree": 180,
-    "reference": 60,
+    "reference": 90,
     "bf16": 90,
     "resume": 200,
     "speed": 420,
