@@ -42,7 +42,7 @@ class Verdict:
         """What is needed, and what there is."""
         job, where = self.estimate, "GPU" if self.estimate.on_gpu else "process"
         need = (
-            f"{job.method} with {job.shape.parameters / 1e9:.2f} B parameters needs up to "
+            f"{job.method} with {_count(job.shape.parameters)} parameters needs up to "
             f"{_size(job.peak)} of each {where}'s memory ({job.worst.name})"
         )
         return need if self.capacity is None else f"{need}, which has {_size(self.capacity)}"
@@ -163,3 +163,7 @@ def machine(config: ExperimentConfig) -> tuple[bool, int | None]:
 
 def _size(count: int) -> str:
     return f"{count / GIB:.1f} GiB" if count > GIB else f"{count / MIB:.0f} MiB"
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e9:.2f} B" if parameters >= 5e8 else f"{parameters / 1e6:.1f} M"

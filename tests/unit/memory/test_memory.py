@@ -277,6 +277,11 @@ def test_doctor_without_a_gpu_or_the_key_says_which_key_to_set(tmp_path: Path) -
     assert check.remedy.startswith("set execution.gpu_memory_gib")
 
 
+def test_doctor_counts_the_tiny_policys_parameters_in_millions(tmp_path: Path) -> None:
+    check = finding(write(tmp_path, "execution: {device: cpu}"), tmp_path)
+    assert "with 0.5 M parameters needs up to " in check.state
+
+
 def test_doctor_shows_what_the_warm_start_needs(tmp_path: Path) -> None:
     text = EXPERIMENT.replace("false", "true") + "execution: {device: cuda, gpu_memory_gib: 79}"
     check = finding(write(tmp_path, text), tmp_path, "warm-start memory")
