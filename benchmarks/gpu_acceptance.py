@@ -142,7 +142,9 @@ def gpus() -> list[str]:
     """Names and drivers of the GPUs, as their own program says; none where it is not there."""
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", timeout=30, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return []
     return done.stdout.splitlines()

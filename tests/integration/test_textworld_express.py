@@ -138,14 +138,14 @@ def test_the_expert_plays_the_games_that_were_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
 def test_a_java_process_that_does_not_answer_is_named(tmp_path: Path, how: signal.Signals) -> None:
     task = Task("coin/dev/10000", "dev", "coin", "", "coin/dev/10000")
-    settings = CONFIG.environment.model_copy(update={"worker_timeout": 1.0})
+    settings = CONFIG.environment.model_copy(update={"worker_timeout": 5.0})
     pool = PACKAGE.open_pool(settings, tmp_path)
     first = pool.reset({0: task})[0]
     process = _gateway()._gateway.java_process
     os.kill(process.pid, how)
     if how == signal.SIGKILL:
         process.wait()
-    why = "has not answered for 1 s" if how == signal.SIGSTOP else "ended .exit code -9."
+    why = "has not answered for 5 s" if how == signal.SIGSTOP else "ended .exit code -9."
     named = f"Java process {process.pid}, playing coin/dev/10000, {why}: free memory, or raise"
     with pytest.raises(SdarError, match=named):
         pool.step({0: "look around"})
