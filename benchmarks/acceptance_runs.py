@@ -122,9 +122,9 @@ def learning_config(options: Any) -> Path:
     sections["policy"] = {"model": str(options.model.resolve())}
     if target() == "cuda":
         sections["policy"]["dtype"] = "bfloat16"
-        # Two cores take few samples at once, a GPU many.
+        # Two cores take few tasks a step and few samples at once, a GPU more.
         sections["warm_start"] = {"micro_batch": 16, "checkpoint_every": 250}
-        training["micro_batch"] = 32
+        training |= {"tasks_per_step": 8, "micro_batch": 32}
     return write_config(path, "searchqa-smollm2", **sections)
 
 
