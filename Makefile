@@ -130,7 +130,7 @@ test-slurm: $(STAMP) ## The pipeline on SLURM clusters of two nodes, brought up 
 	  exit 2; fi
 	pytest -m slurm -n 2 --dist worksteal --durations=0 --durations-min=1 tests/slurm
 
-test-real-model: smollm2 ## SmolLM2 through the stages on Search-QA, killed and continued (11 min on two cores)
+test-real-model: smollm2 ## SmolLM2 through the stages on Search-QA, killed and continued (8 min on two cores)
 	OMP_WAIT_POLICY=passive pytest -m real_model --durations=0 --durations-min=1 tests/real_model
 
 check: $(STAMP) ## Lint, format, imports, types
