@@ -77,6 +77,7 @@ def start_engine(
             # The offline class's defaults: many tokens per step.
             return vllm.LLMEngine.from_engine_args(arguments, UsageContext.LLM_CLASS)
         except (ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
+            # What vLLM raises of a model, a device or settings that it cannot serve.
             raise SdarError(
                 f"rank {rank}: vLLM cannot start with this policy "
                 f"({' '.join(str(error).split())[:300]}); see rollout.vllm, or set rollout.engine "
