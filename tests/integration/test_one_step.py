@@ -34,7 +34,7 @@ from sdar.files import lines
 from sdar.methods.declarations import METHODS
 from sdar.policy.reproducible import make_reproducible
 from sdar.rollout.episode import Episode
-from sdar.rollout.teacher import teacher_prompts
+from sdar.rollout.teacher import Teaching
 from sdar.training import trainer
 from sdar.training.learner import Learner
 from sdar.training.parts import Parts, make_accelerator
@@ -139,13 +139,13 @@ def to_samples(parts: Parts, config: ExperimentConfig, episodes: list[Episode]) 
     """Turns as the slow trainer takes them. The teacher's prompts are data here: the real ones."""
     limit = config.policy.max_teacher_prompt_tokens
     package = environment_package(config.environment.name)
-    taught = teacher_prompts(parts.tokenizer, episodes, parts.skills, package=package, limit=limit)
+    teaching = Teaching(parts.tokenizer, package, parts.skills, limit)
     turns = [(episode, turn) for episode in episodes for turn in episode.turns]
     return [
         Sample(
             prompt=list(turn.prompt.token_ids),
             response=list(turn.response_ids),
-            teacher_prompt=list(teacher.prompt.token_ids),
+            teacher_prompt=teaching.prompt(episode.task, turn).prompt.token_ids,
             group=episode.group,
             episode=episode.slot,
             turn=turn.moment.index,
@@ -156,7 +156,7 @@ def to_samples(parts: Parts, config: ExperimentConfig, episodes: list[Episode]) 
             won=episode.won,
             observation=turn.moment.observation,
         )
-        for (episode, turn), teacher in zip(turns, taught, strict=True)
+        for episode, turn in turns
     ]
 
 

@@ -18,7 +18,7 @@ from sdar.policy.reproducible import exact_kernels
 from sdar.records.tables import skill_in
 from sdar.rollout.engines.base import RolloutEngine
 from sdar.rollout.episode import Episode, Prompt
-from sdar.rollout.teacher import teacher_prompts
+from sdar.rollout.teacher import Teaching
 from sdar.rollout.turns import fit_prompt
 from sdar.skills.library import SkillLibrary
 
@@ -43,9 +43,11 @@ def score_episode(
     package = environment_package(config.environment.name)
     shown = _student_prompts(tokenizer, package, episode, config.policy.max_prompt_tokens)
     student = [prompt.token_ids for prompt in shown]
-    limit = config.policy.max_teacher_prompt_tokens
-    cuts = [prompt.cut for prompt in shown]
-    taught = teacher_prompts(tokenizer, [episode], skills, package=package, limit=limit, cuts=cuts)
+    teaching = Teaching(tokenizer, package, skills, config.policy.max_teacher_prompt_tokens)
+    taught = [
+        teaching.prompt(episode.task, turn, prompt.cut)
+        for turn, prompt in zip(episode.turns, shown, strict=True)
+    ]
     teacher = [entry.prompt.token_ids for entry in taught]
     responses = [turn.response_ids for turn in episode.turns]
     distillation = config.training.distillation

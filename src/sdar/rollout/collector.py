@@ -17,6 +17,7 @@ from sdar.rollout.engines.base import RolloutEngine
 from sdar.rollout.episode import Episode
 from sdar.rollout.settings import RolloutProgress, RolloutSettings
 from sdar.rollout.state import Rollout
+from sdar.rollout.teacher import Teaching
 
 if TYPE_CHECKING:
     from sdar.skills.library import Skill, SkillLibrary
@@ -38,13 +39,15 @@ def collect(
     on_progress: Callable[[RolloutProgress], None] | None = None,
     clock: PhaseClock | None = None,
     first_slot: int = 0,
+    teaching: Teaching | None = None,
 ) -> list[Episode]:
     """Play one episode of each task, in slots from `first_slot` on, to its end or the turn limit.
 
     `groups[i]` is the group of episode i. `skills` None: the student plays without a skill. The
     schedule is that of the settings; `continuous` needs a `ContinuousEngine`. Returns the episodes
     in the order of the tasks. `clock` gets the phases `environment` (waiting for it) and
-    `generation`. A prompt over the limit is shortened by `turns.fit_prompt`'s rule.
+    `generation`. With `teaching` every turn gets the teacher's prompt, too. A prompt over the limit
+    is shortened by `turns.fit_prompt`'s rule.
     """
     if len(tasks) != len(groups):
         raise ValueError(f"{len(tasks)} tasks but {len(groups)} groups")
@@ -68,6 +71,7 @@ def collect(
         step=step,
         timed=clock if clock is not None else lambda phase: nullcontext(),
         on_progress=on_progress,
+        teaching=teaching,
     )
     if settings.schedule == "continuous":
         continuous.play(rollout, engine)
@@ -98,7 +102,7 @@ def warn_of_cuts(episodes: Sequence[Episode], settings: RolloutSettings) -> None
 
 def play(rollout: Rollout, engine: RolloutEngine) -> None:
     """Play turn after turn, until no episode is live or the turn limit is reached."""
-    settings, pool = rollout.settings, rollout.pool
+    settings = rollout.settings
     live = rollout.reset()
     for _ in range(settings.max_turns):
         with rollout.timed("generation"):
@@ -114,8 +118,9 @@ def play(rollout: Rollout, engine: RolloutEngine) -> None:
                 )
                 for slot, generation in zip(live[part], generations, strict=True):
                     rollout.close_turn(slot, generation)
+        rollout.send(live)
         with rollout.timed("environment"):
-            answers = pool.step({slot: rollout.action(slot) for slot in live})
+            answers = rollout.pool.receive(live)
         live = [slot for slot in live if rollout.take(slot, answers[slot])]
         rollout.report(live)
         if not live:

@@ -63,6 +63,5 @@ def play(rollout: Rollout, engine: RolloutEngine) -> None:
         silent = sorted(slot for slot, _ in ended)
         speaking.difference_update(silent)
         if silent:
-            with rollout.timed("environment"):
-                pool.send({slot: rollout.action(slot) for slot in silent})
+            rollout.send(silent)
             acting.extend((now + settings.answer_after, slot) for slot in silent)

@@ -22,12 +22,22 @@ class Prompt:
     cut: int = 0
 
 
+@dataclass(frozen=True)
+class TeacherPrompt:
+    """What the teacher reads before a turn's response, and name and digest of the skill in it."""
+
+    prompt: Prompt
+    skill: str
+    digest: str
+
+
 @dataclass
 class Turn:
     """One model call: the student's prompt and the response sampled for it.
 
     `log_probs` are those of the sampled tokens (nats, temperature 1) as the engine saw them.
-    `penalty` is subtracted from the episode's return for this turn.
+    `penalty` is subtracted from the episode's return for this turn. `teacher` is the teacher's
+    prompt where the rollout made it.
     """
 
     prompt: Prompt
@@ -39,6 +49,7 @@ class Turn:
     admissible: bool = False
     penalty: float = 0.0
     next_observation: str = ""
+    teacher: TeacherPrompt | None = None
 
     @property
     def moment(self) -> Moment:

@@ -1,7 +1,7 @@
 """The state of a rollout, for both schedules (`collector`, `continuous`)."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from sdar.policy.chat import ChatFormat
 from sdar.rollout.engines.base import Generation, Key
 from sdar.rollout.episode import Episode
 from sdar.rollout.settings import RolloutProgress, RolloutSettings
+from sdar.rollout.teacher import Teaching
 from sdar.rollout.turns import close_turn, next_moment, open_turn
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class Rollout:
     step: int
     timed: Callable[[str], AbstractContextManager[None]]
     on_progress: Callable[[RolloutProgress], None] | None
+    teaching: Teaching | None = None
+    """Makes the teacher's prompts; None: there are none."""
     current: dict[int, Observation] = field(default_factory=dict)
     """The last observation of each episode."""
     played: Counter[int] = field(default_factory=Counter)
@@ -62,8 +65,15 @@ class Rollout:
     def close_turn(self, slot: int, generation: Generation) -> None:
         close_turn(self.episodes[slot].turns[-1], generation, self.tokenizer, self.settings)
 
-    def action(self, slot: int) -> str:
-        return self.episodes[slot].turns[-1].action
+    def send(self, slots: Sequence[int]) -> None:
+        """Send the last turns' actions; make the teacher's prompts while the environments act."""
+        with self.timed("environment"):
+            self.pool.send({slot: self.episodes[slot].turns[-1].action for slot in slots})
+            if self.teaching is not None:
+                for slot in slots:
+                    episode = self.episodes[slot]
+                    turn = episode.turns[-1]
+                    turn.teacher = self.teaching.prompt(episode.task, turn)
 
     def take(self, slot: int, observation: Observation) -> bool:
         """Take in the answer to the last action; returns whether the episode goes on."""

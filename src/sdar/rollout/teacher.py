@@ -6,12 +6,11 @@ nothing is decoded and tokenised again. Where the skill goes, the chat template 
 teacher's prompt lose history, or text, that the student's has: never the skill, and it is counted.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sdar.environments.base import EnvironmentPackage
-from sdar.rollout.episode import Episode, Prompt
+from sdar.environments.base import EnvironmentPackage, Task
+from sdar.rollout.episode import TeacherPrompt, Turn
 from sdar.rollout.turns import fit_prompt
 
 if TYPE_CHECKING:
@@ -19,34 +18,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TeacherPrompt:
-    """What the teacher reads before a turn's response, and name and digest of the skill in it."""
+class Teaching:
+    """Makes teacher's prompts of at most `limit` tokens. The library chooses the skill of a task
+    (`skills.retrieval`)."""
 
-    prompt: Prompt
-    skill: str
-    digest: str
+    tokenizer: Any
+    package: EnvironmentPackage
+    skills: "SkillLibrary"
+    limit: int
 
+    def prompt(self, task: Task, turn: Turn, cut: int | None = None) -> TeacherPrompt:
+        """The teacher's prompt of a turn. `cut`: the characters that the student's prompt lacks;
+        None: those that the turn's own does.
 
-def teacher_prompts(
-    tokenizer: Any,
-    episodes: Sequence[Episode],
-    skills: "SkillLibrary",
-    *,
-    package: EnvironmentPackage,
-    limit: int,
-    cuts: Sequence[int] | None = None,
-) -> list[TeacherPrompt]:
-    """One prompt per turn, in the order of episodes and turns; `limit` in tokens. `cuts`: the
-    characters that the students' prompts lack; None: those that the turns' own do.
-
-    The library chooses the skill (`skills.retrieval`). Raises `SdarError` when the task's type is
-    unknown, or when a skill leaves no room for a prompt.
-    """
-    prompts: list[TeacherPrompt] = []
-    for episode in episodes:
-        skill = skills.for_task(episode.task)
-        for turn in episode.turns:
-            cut = turn.prompt.cut if cuts is None else cuts[len(prompts)]
-            prompt = fit_prompt(tokenizer, package, turn.moment, skill.text, limit, cut)
-            prompts.append(TeacherPrompt(prompt, skill.name, skill.digest))
-    return prompts
+        Raises `SdarError` when the task's type is unknown, or when the skill leaves no room.
+        """
+        skill = self.skills.for_task(task)
+        lacking = turn.prompt.cut if cut is None else cut
+        prompt = fit_prompt(
+            self.tokenizer, self.package, turn.moment, skill.text, self.limit, lacking
+        )
+        return TeacherPrompt(prompt, skill.name, skill.digest)

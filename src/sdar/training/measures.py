@@ -20,7 +20,7 @@ from sdar.algorithms.gates import QUANTILES, gate_by_position, gate_statistics
 from sdar.algorithms.loss import TrainingLoss
 from sdar.methods.declarations import Method
 from sdar.ranks.ranks import Ranks
-from sdar.rollout.teacher import TeacherPrompt
+from sdar.rollout.episode import TeacherPrompt
 from sdar.sums import add_in_order
 from sdar.training.step_batch import StepBatch
 

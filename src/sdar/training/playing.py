@@ -17,6 +17,7 @@ from sdar.rollout.collector import collect
 from sdar.rollout.engines.base import RemoteWeights, Sleeper
 from sdar.rollout.episode import Episode
 from sdar.rollout.settings import RolloutProgress, RolloutSettings
+from sdar.rollout.teacher import Teaching
 from sdar.training.parts import Parts
 from sdar.training.shares import slots_of_rank
 
@@ -72,6 +73,12 @@ class Playing:
         slots = slots_of_rank(len(tasks), self.ranks.count, self.ranks.rank)
         if not slots:
             return []
+        settings = RolloutSettings.from_config(self.config, skill=with_skill)
+        teaching = None
+        if self.method.needs_teacher:
+            limit = self.config.policy.max_teacher_prompt_tokens
+            parts = self.parts
+            teaching = Teaching(parts.tokenizer, settings.package, parts.skills, limit)
         with self.accelerator.autocast():
             return collect(
                 self.engine,
@@ -79,13 +86,14 @@ class Playing:
                 self.parts.pool,
                 tasks[slots.start : slots.stop],
                 groups[slots.start : slots.stop],
-                settings=RolloutSettings.from_config(self.config, skill=with_skill),
+                settings=settings,
                 skills=self.parts.skills if with_skill else None,
                 seed=self.seed,
                 step=step,
                 on_progress=show,
                 clock=clock,
                 first_slot=slots.start,
+                teaching=teaching,
             )
 
 

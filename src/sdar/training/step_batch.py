@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sdar.algorithms.inputs import StepSamples
-from sdar.rollout.episode import Episode, Turn
+from sdar.rollout.episode import Episode, TeacherPrompt, Turn
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class StepBatch:
     @property
     def prompts(self) -> list[list[int]]:
         return [turn.prompt.token_ids for turn in self.turns]
+
+    @property
+    def teacher_prompts(self) -> list[TeacherPrompt]:
+        """Where the rollout made them."""
+        return [turn.teacher for turn in self.turns if turn.teacher is not None]
 
     @property
     def responses(self) -> list[list[int]]:

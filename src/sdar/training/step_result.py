@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sdar.clock import PhaseClock
 from sdar.memory.peak import peak_memory_gib
-from sdar.rollout.teacher import TeacherPrompt
+from sdar.rollout.episode import TeacherPrompt
 from sdar.training.measures import Metrics
 from sdar.training.step_batch import StepBatch
 

@@ -22,7 +22,6 @@ from sdar.algorithms.policy_loss import importance_weights
 from sdar.algorithms.step import step_advantages
 from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig, Layout
-from sdar.environments.packages import environment_package
 from sdar.files.digest import file_digest
 from sdar.files.lock import only_writer
 from sdar.interruption import Stopped, between_steps, stop_requested
@@ -34,8 +33,8 @@ from sdar.policy.sharding import wants_sharding
 from sdar.progress import Progress
 from sdar.ranks.ranks import Ranks
 from sdar.ranks.rendezvous import join_ranks
+from sdar.rollout.episode import TeacherPrompt
 from sdar.rollout.limits import check_limits
-from sdar.rollout.teacher import TeacherPrompt, teacher_prompts
 from sdar.tracking.provenance import write_provenance
 from sdar.tracking.recorder import RunRecorder
 from sdar.training.checkpoint import load_checkpoint, save_checkpoint
@@ -203,13 +202,7 @@ def training_step(learner: Learner, step: int, bar: Any = None) -> StepResult:
     distribution: TeacherDistribution | None = None
     if method.needs_teacher:
         with clock("teacher"):
-            teacher = teacher_prompts(
-                learner.parts.tokenizer,
-                batch.episodes,
-                learner.parts.skills,
-                package=environment_package(config.environment.name),
-                limit=config.policy.max_teacher_prompt_tokens,
-            )
+            teacher = batch.teacher_prompts
             taught = [entry.prompt.token_ids for entry in teacher]
             teacher_SR, distribution = learner.score_teacher(batch, taught)
         metrics |= teacher_measures(batch, teacher)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from sdar.rollout.collector import collect
 from sdar.rollout.engines.base import Generation
 from sdar.rollout.engines.transformers import TransformersEngine
 from sdar.rollout.engines.transformers_continuous import ContinuousTransformersEngine
+from sdar.rollout.teacher import Teaching
 
 TURNS = scripted.SETTINGS
 CONTINUOUS = replace(TURNS, schedule="continuous")
@@ -131,6 +133,56 @@ def assert_same_episodes(episodes, expected):
         for turn, same in zip(one.turns, other.turns, strict=True):
             np.testing.assert_allclose(turn.log_probs, same.log_probs, atol=1e-9)
     assert without_log_probs(episodes) == without_log_probs(expected)
+
+
+class Skills:
+    def for_task(self, task):
+        text = f"Skill of {task.task_type}."
+        return type("Skill", (), {"name": task.task_type, "text": text, "digest": "d"})
+
+
+class WatchedTeaching(Teaching):
+    """Counts the environments that act while a prompt is made."""
+
+    acting: ClassVar[list[int]] = []
+
+    def prompt(self, task, turn, cut=None):
+        self.acting.append(len(self.skills.pool.acting))
+        return super().prompt(task, turn, cut)
+
+
+class WatchedPool(scripted.ScriptedPool):
+    def __init__(self):
+        super().__init__()
+        self.acting = set()
+
+    def send(self, actions):
+        self.acting.update(actions)
+        super().send(actions)
+
+    def receive(self, slots):
+        self.acting.difference_update(slots)
+        return super().receive(slots)
+
+
+@pytest.mark.parametrize("settings", [TURNS, CONTINUOUS], ids=["turns", "continuous"])
+def test_the_teachers_prompts_are_made_while_the_environments_act(settings, monkeypatch):
+    monkeypatch.setattr(WatchedTeaching, "acting", [])
+    pool, skills = WatchedPool(), Skills()
+    skills.pool = pool
+    limit = 2000
+    watched = WatchedTeaching(scripted.tokenizer(), settings.package, skills, limit)
+    episodes = play(settings, pool=pool, teaching=watched)
+    turns = [(episode.task, turn) for episode in episodes for turn in episode.turns]
+    assert len(WatchedTeaching.acting) == len(turns)
+    assert all(WatchedTeaching.acting)
+    plain = Teaching(scripted.tokenizer(), settings.package, Skills(), limit)
+    assert [turn.teacher for _, turn in turns] == [plain.prompt(*each) for each in turns]
+    untaught = play(settings)
+    assert all(turn.teacher is None for episode in untaught for turn in episode.turns)
+    for _, turn in turns:
+        turn.teacher = None
+    assert episodes == untaught
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

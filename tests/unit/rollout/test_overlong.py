@@ -13,7 +13,7 @@ from sdar.errors import SdarError
 from sdar.rollout.collector import collect
 from sdar.rollout.engines.transformers import TransformersEngine
 from sdar.rollout.limits import check_limits
-from sdar.rollout.teacher import teacher_prompts
+from sdar.rollout.teacher import Teaching
 from sdar.rollout.turns import CUT, fit_prompt
 from sdar.training.measures import rollout_measures, teacher_measures
 from sdar.training.step_batch import StepBatch
@@ -76,7 +76,9 @@ def test_one_long_page_is_cut_and_counted_and_the_rest_goes_on(caplog):
     batch = StepBatch.from_episodes(episodes)
     assert rollout_measures(batch, 10)["train/cut_prompts"] == 1
     package = environment_package("alfworld")
-    taught = teacher_prompts(TOKENIZER, episodes, Skills(), package=package, limit=2000)
+    teaching = Teaching(TOKENIZER, package, Skills(), 2000)
+    pairs = [(episode.task, turn) for episode in episodes for turn in episode.turns]
+    taught = [teaching.prompt(*pair) for pair in pairs]
     assert teacher_measures(batch, taught)["teacher/cut_prompts"] == 1
 
 
@@ -84,10 +86,11 @@ def test_one_long_page_is_cut_and_counted_and_the_rest_goes_on(caplog):
 def test_the_teacher_reads_the_same_cut_text_and_the_whole_skill(with_skill):
     episodes = play(skills=Skills() if with_skill else None, limit=800 if with_skill else LIMIT)
     package = environment_package("alfworld")
-    taught = teacher_prompts(TOKENIZER, episodes, Skills(), package=package, limit=2000)
-    turns = [turn for episode in episodes for turn in episode.turns]
-    assert any(turn.prompt.cut for turn in turns)
-    for turn, teacher in zip(turns, taught, strict=True):
+    teaching = Teaching(TOKENIZER, package, Skills(), 2000)
+    pairs = [(episode.task, turn) for episode in episodes for turn in episode.turns]
+    assert any(turn.prompt.cut for _, turn in pairs)
+    for task, turn in pairs:
+        teacher = teaching.prompt(task, turn)
         assert teacher.prompt.messages[-1] == turn.prompt.messages[-1]
         assert teacher.prompt.messages[0]["content"] == SKILL
         assert teacher.prompt.cut == turn.prompt.cut

@@ -12,7 +12,7 @@ from sdar.environments.packages import environment_package
 from sdar.errors import SdarError
 from sdar.policy.chat import render_prompt, token_pieces
 from sdar.rollout.episode import Episode, Prompt, Turn
-from sdar.rollout.teacher import teacher_prompts
+from sdar.rollout.teacher import Teaching
 from sdar.rollout.turns import fit_prompt
 from sdar.skills.library import SkillLibrary
 from sdar.training.playing import tasks_of_step
@@ -48,7 +48,8 @@ def episode(index=0, turns=1, won=False):
 
 def make(episodes, limit=1000):
     package = environment_package("alfworld")
-    return teacher_prompts(scripted.tokenizer(), episodes, Skills(), package=package, limit=limit)
+    teaching = Teaching(scripted.tokenizer(), package, Skills(), limit)
+    return [teaching.prompt(each.task, turn) for each in episodes for turn in each.turns]
 
 
 def test_skill_is_the_system_message_of_each_type():
