@@ -8,7 +8,7 @@ import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
 
@@ -56,7 +56,7 @@ class Scene:
     receptacles: tuple[Receptacle, ...]
     classes: frozenset[str]
 
-    @property
+    @cached_property
     def receptacle_kinds(self) -> frozenset[str]:
         return frozenset(receptacle.kind for receptacle in self.receptacles)
 

@@ -6,6 +6,7 @@ and 4-9 objects, kept where the home's habits say with probability `habit`.
 
 import random
 from collections import Counter
+from functools import cache
 
 from sdar.environments.alfworld.world import scenes, vocabulary
 from sdar.environments.alfworld.world.abstract import Game, Item
@@ -29,24 +30,19 @@ def combinations(task_type: str, home: Home, split: str) -> list[Combination]:
     """Every combination of object, goal and scene this home allows in small games, sorted."""
     possible = []
     for room, kinds in vocabulary.TASK_OBJECTS[task_type].items():
-        for number in scenes.scene_numbers(room, split):
-            scene = scenes.scene(number)
-            if _capacity(scene) < FEWEST_RECEPTACLES:
-                continue
-            for kind in kinds:
-                usual = home.usual[room][kind]
-                needed = {usual, *_needed(task_type, room, home)}
-                if not needed <= scene.receptacle_kinds:
+        numbers = _roomy_scenes(room, split)
+        for kind in kinds:
+            needed = {home.usual[room][kind], *_needed(task_type, room, home)}
+            # Never the usual place, where a target starts, nor the appliance it is treated at.
+            hosts = [goal for goal in _hosts(room, kind) if goal not in needed]
+            for number in numbers:
+                there = scenes.scene(number).receptacle_kinds
+                if not needed <= there:
                     continue
                 if task_type == "look_at_obj_in_light":
                     possible.append((task_type, kind, "", number))
                     continue
-                # Never the usual place, where a target starts, nor the appliance it is treated at.
-                possible += [
-                    (task_type, kind, goal, number)
-                    for goal in sorted({*vocabulary.FURNITURE[room]} & scene.receptacle_kinds)
-                    if goal not in needed and kind in scenes.holds()[goal]
-                ]
+                possible += [(task_type, kind, goal, number) for goal in hosts if goal in there]
     return sorted(possible)
 
 
@@ -99,6 +95,19 @@ def say(task_type: str, target: str, goal: str, rng: random.Random) -> str:
     assert isinstance(templates, list)
     sentence = rng.choice(templates)
     return f"{sentence.format(obj=target.lower(), recep=goal.lower(), toggle='desklamp')}."
+
+
+@cache
+def _roomy_scenes(room: str, split: str) -> list[int]:
+    """The scenes a split may use that have furniture enough."""
+    numbers = scenes.scene_numbers(room, split)
+    return [n for n in numbers if _capacity(scenes.scene(n)) >= FEWEST_RECEPTACLES]
+
+
+@cache
+def _hosts(room: str, kind: str) -> list[str]:
+    """The room's furniture that may contain an object class."""
+    return [place for place in vocabulary.FURNITURE[room] if kind in scenes.holds()[place]]
 
 
 def _capacity(scene: Scene) -> int:
