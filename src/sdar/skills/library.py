@@ -8,6 +8,7 @@ which is no part of the skill.
 """
 
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,12 @@ class SkillLibrary:
         derived = derived_keywords({name: text.split("\n", 1)[0] for name, text in texts.items()})
         self.keywords = {name: self.keywords.get(name, derived[name]) for name in texts}
         self._skills: dict[str, Skill] = {}
+
+    def told(self, knowledge: Knowledge | None) -> "SkillLibrary":
+        """The same skills, filled in with this knowledge; no file is read again."""
+        library = copy(self)
+        library.knowledge, library._skills = knowledge, {}
+        return library
 
     @property
     def task_types(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import logging
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -174,13 +175,14 @@ def _play(
 
 
 def library_of(config: ExperimentConfig) -> Libraries:
-    """The skill library with a world's habits (each world's is built once)."""
+    """The skill library with a world's habits; it is read once, and each world's is built once."""
     known: dict[Any, SkillLibrary] = {}
+    plain = cache(lambda: SkillLibrary(config.skills.library, None, config.environment.name))
 
     def get(knowledge: Knowledge | None) -> SkillLibrary:
         key = None if knowledge is None else repr(knowledge)
         if key not in known:
-            known[key] = SkillLibrary(config.skills.library, knowledge, config.environment.name)
+            known[key] = plain().told(knowledge)
         return known[key]
 
     return get
@@ -212,11 +214,9 @@ def in_worlds(
     turns: list[Demonstration] = []
     for index in Progress(range(settings.episodes), desc="demonstrations", unit="episode"):
         turns.extend(expert_episode(config, practices, index, libraries, tokenizer))
+    told = libraries(None).told  # a world that nothing else is set in: its library is not kept
     for number in Progress(range(settings.openings), desc="openings", unit="task"):
-        # A world that nothing else is set in: its library is not worth keeping.
-        player = Player(
-            config, practices, number, library_of(config), opening=True, tokenizer=tokenizer
-        )
+        player = Player(config, practices, number, told, opening=True, tokenizer=tokenizer)
         turns.append(player.demonstrate()[0])
     return turns
 

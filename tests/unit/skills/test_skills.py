@@ -1,6 +1,7 @@
 """The skill library: exact lookup, habits told, digests that change with what is told."""
 
 from importlib.util import find_spec
+from shutil import copytree, rmtree
 
 import pytest
 
@@ -33,6 +34,19 @@ def test_habits_are_told_with_a_home_and_dropped_without() -> None:
     habits = home.habits_text("pick_heat_then_place_in_recep")
     assert told.text == f"{plain.text}\n{habits}"
     assert told.digest != plain.digest
+
+
+def test_a_library_that_is_told_of_another_home_is_one_read_for_it(tmp_path) -> None:
+    copied = copytree(SkillLibrary().folder, tmp_path / "skills")
+    first, second = Home.draw(1), Home.draw(2)
+    library = SkillLibrary(copied, first)
+    before = [library.lookup(name) for name in ALFWORLD_TASK_TYPES]
+    fresh = SkillLibrary(copied, second)
+    rmtree(copied)  # nothing is read again
+    told = library.told(second)
+    for name in ALFWORLD_TASK_TYPES:
+        assert told.lookup(name) == fresh.lookup(name)
+    assert [library.lookup(name) for name in ALFWORLD_TASK_TYPES] == before
 
 
 def test_digests_are_of_the_text_and_of_the_home() -> None:
