@@ -9,6 +9,7 @@ unseen text falls back to bytes, and every text decodes to itself. It loads with
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
@@ -52,11 +53,16 @@ def learn_units(corpus: list[str], size: int, words: Iterable[str] = ()) -> list
         names.update(_NAME.findall(segment))
     atoms: Counter[str] = Counter()
     phrases: Counter[str] = Counter()
+
+    @cache  # there are some thousand, and each comes very often
+    def stands_alone(atom: str) -> bool:
+        return atom.strip(" :") in names or atom == "\n" or bool(re.fullmatch(_ENTITY, atom))
+
     for segment, count in segments.items():
         run: list[str] = []
         for atom in _ATOM.findall(segment):
             atoms[atom] += count
-            if atom.strip(" :") in names or re.fullmatch(_ENTITY, atom) or atom == "\n":
+            if stands_alone(atom):
                 if len(run) > 1:
                     phrases["".join(run)] += count
                 run = []
