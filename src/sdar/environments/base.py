@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from sdar.environments.chat import Message
+from sdar.environments.chat import Message, PromptLayout
 from sdar.environments.parsing import ParsedAction
 from sdar.environments.recorded import RecordedFormat
 from sdar.files.digest import json_digest
@@ -75,7 +75,7 @@ class Moment:
 
     `history` is the window shown of the turns before, oldest first; `observation` and
     `admissible_actions` are the environment's last words. `index` counts the turns taken so far,
-    so the first turn is 0.
+    so the first turn is 0. `layout` is the experiment's: student and teacher read the same.
     """
 
     task: Task
@@ -83,14 +83,23 @@ class Moment:
     observation: str
     admissible_actions: tuple[str, ...]
     index: int
+    layout: PromptLayout = "paper"
 
     @classmethod
     def after(
-        cls, past: Sequence[PastTurn], task: Task, observation: Observation, *, window: int
+        cls,
+        past: Sequence[PastTurn],
+        task: Task,
+        observation: Observation,
+        *,
+        window: int,
+        layout: PromptLayout = "paper",
     ) -> "Moment":
         """After all turns so far, `past`, of which at most the last `window` are shown."""
         history = tuple(past[max(0, len(past) - window) :])
-        return cls(task, history, observation.text, observation.admissible_actions, len(past))
+        return cls(
+            task, history, observation.text, observation.admissible_actions, len(past), layout
+        )
 
     def without_oldest(self, count: int) -> "Moment":
         """The same turn with that many entries fewer in its history."""
@@ -262,7 +271,8 @@ class EnvironmentPackage(Protocol):
         ...
 
     def build_messages(self, moment: Moment, skill: str | None = None) -> list[Message]:
-        """The chat of one turn; the skill, unless None or empty, has the role `system`."""
+        """The chat of one turn, in the moment's layout; the skill, unless None or empty, has the
+        role `system`."""
         ...
 
     def parse(self, response: str) -> ParsedAction:

@@ -13,7 +13,7 @@ from sdar.environments.base import (
     Observation,
     Task,
 )
-from sdar.environments.chat import Message, chat
+from sdar.environments.chat import ACTION_FORM, ACTION_FORM_AHEAD, Message, chat
 from sdar.environments.parsing import ParsedAction, parse_action_block
 from sdar.environments.recorded import RecordedFormat
 
@@ -32,14 +32,17 @@ class ActionListPackage:
         return None
 
     def build_messages(self, moment: Moment, skill: str | None = None) -> list[Message]:
-        lines = [f"{moment.task.instruction} You have taken {moment.index} actions."]
+        can = "You can: " + ", ".join(f"'{action}'" for action in moment.admissible_actions)
+        taken = f"You have taken {moment.index} actions."
+        if moment.layout == "prefix":
+            lines = [ACTION_FORM_AHEAD, moment.task.instruction]
+            for past in moment.history:
+                lines += [f"You see: {past.observation}", f"You do: {past.action}"]
+            lines += [f"You see: {moment.observation}", can, taken]
+            return chat("\n".join(lines), skill)
+        lines = [f"{moment.task.instruction} {taken}"]
         lines += [f"You saw: {past.observation} You did: {past.action}" for past in moment.history]
-        lines += [
-            f"Now you see: {moment.observation}",
-            "You can: " + ", ".join(f"'{action}'" for action in moment.admissible_actions),
-            "First reason inside <think></think>, then give one of these actions inside "
-            "<action></action>.",
-        ]
+        lines += [f"Now you see: {moment.observation}", can, ACTION_FORM]
         return chat("\n".join(lines), skill)
 
     def parse(self, response: str) -> ParsedAction:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from sdar.environments.chat import PromptLayout
 from sdar.extras import Extras
 from sdar.section import Section
 
@@ -34,6 +35,7 @@ class EnvironmentSection(Section):
         data: Path | None
         max_turns: int
         history: int
+        prompt_layout: PromptLayout
         success_reward: float
         invalid_action_penalty: float
         workers: int

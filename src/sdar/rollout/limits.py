@@ -46,7 +46,8 @@ def _check(
 ) -> None:
     package = environment_package(config.environment.name)
     shortest = min(tasks, key=lambda task: len(task.instruction))
-    messages = package.build_messages(Moment(shortest, (), "", (), 0), skill)
+    moment = Moment(shortest, (), "", (), 0, config.environment.prompt_layout)
+    messages = package.build_messages(moment, skill)
     needed = len(render_prompt(tokenizer, messages))
     if needed > limit:
         raise SdarError(

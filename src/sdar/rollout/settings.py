@@ -5,6 +5,7 @@ from typing import Literal
 
 from sdar.config import ExperimentConfig
 from sdar.environments.base import EnvironmentPackage
+from sdar.environments.chat import PromptLayout
 from sdar.environments.packages import environment_package
 
 
@@ -14,7 +15,7 @@ class RolloutSettings:
 
     `temperature` 0 is greedy; `batch` is the most responses that the engine generates at once; the
     penalty is subtracted for each turn whose response does not parse. `schedule` and
-    `answer_after`: see `config.rollout`.
+    `answer_after`: see `config.rollout`; `layout`: `environments.chat`.
     """
 
     package: EnvironmentPackage
@@ -28,6 +29,7 @@ class RolloutSettings:
     invalid_action_penalty: float
     schedule: Literal["turns", "continuous"] = "turns"
     answer_after: int = 1
+    layout: PromptLayout = "paper"
 
     @classmethod
     def from_config(
@@ -49,6 +51,7 @@ class RolloutSettings:
             invalid_action_penalty=environment.invalid_action_penalty,
             schedule=config.rollout.chosen_schedule,
             answer_after=config.rollout.answer_after,
+            layout=environment.prompt_layout,
         )
 
 

@@ -85,7 +85,9 @@ def read_response(
 def next_moment(episode: Episode, observation: Observation, settings: RolloutSettings) -> Moment:
     """What the student sees at its next turn."""
     past = [PastTurn(turn.moment.observation, turn.action) for turn in episode.turns]
-    return Moment.after(past, episode.task, observation, window=settings.history)
+    return Moment.after(
+        past, episode.task, observation, window=settings.history, layout=settings.layout
+    )
 
 
 def open_turn(

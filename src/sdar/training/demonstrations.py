@@ -85,7 +85,7 @@ class Player:
         are cut as a rollout's are; None: they are whole."""
         self.package: EnvironmentPackage = environment_package(config.environment.name)
         self.episode = FIRST_OPENING + index if opening else index
-        self.window = config.environment.history
+        self.window, self.layout = config.environment.history, config.environment.prompt_layout
         self.practice: Practice = practices.episode(index, opening=opening, slot=slot)
         task_type = self.practice.task.task_type
         self.skill: str | None = None
@@ -96,7 +96,11 @@ class Player:
 
     def messages(self) -> list[Message]:
         practice = self.practice
-        moment = Moment.after(self.past, practice.task, practice.observation, window=self.window)
+        moment = Moment.after(
+            *(self.past, practice.task, practice.observation),
+            window=self.window,
+            layout=self.layout,
+        )
         if self._tokenizer is None:
             return self.package.build_messages(moment, self.skill)
         policy = self._policy

@@ -106,6 +106,10 @@ def test_a_warm_start_depends_on_what_computes_it() -> None:
 @pytest.mark.parametrize(
     ("values", "stages"),
     [
+        (
+            {"environment": {"prompt_layout": "prefix"}},
+            {"tasks", "demonstrations", "warm_start", "train", "evaluate"},
+        ),
         ({"rollout": {"engine": "vllm"}}, {"train", "evaluate"}),
         ({"rollout": {"temperature": 0.5}}, {"warm_start", "train"}),
         ({"training": {"learning_rate": 1.0}}, {"train"}),

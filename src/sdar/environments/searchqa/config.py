@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from sdar.environments.chat import PromptLayout
 from sdar.environments.section import EnvironmentSection
 from sdar.files.paths import GivenModel, GivenPath, model_folder
 from sdar.section import NOTHING, NonNegative, Section, Url
@@ -98,6 +99,10 @@ class SearchqaConfig(EnvironmentSection):
     """Seed of the generated questions."""
     max_turns: PositiveInt = 4
     history: Annotated[int, Field(ge=0)] = 4
+    prompt_layout: PromptLayout = "paper"
+    """Order of the prompt's fields. `paper`: the paper's. `prefix`: fixed words first, what is of
+    one turn alone last, so that prompts begin alike, and beginnings that are alike can be computed
+    once. Whatever makes or reads a prompt follows it; its results are another experiment's."""
     success_reward: PositiveFloat = 1.0
     invalid_action_penalty: NonNegative = 0.01
     workers: Annotated[int, Field(ge=0), NOTHING] = 0

@@ -1,7 +1,8 @@
 """The Search-QA prompt: one user message per turn, with the searches so far as a window inside it.
 
 Its fields: question, window of (search, information) pairs, and what may be done now. The
-skill, where there is one, has the role `system`.
+skill, where there is one, has the role `system`. In the layout `prefix` what may be done comes
+first; only that no search is left, which is of the last turn, stands at the end.
 """
 
 from sdar.environments.base import Moment
@@ -25,7 +26,9 @@ def build_messages(moment: Moment, skill: str | None = None) -> list[Message]:
     action, so that what a search found is the next entry's observation, and the moment's is what
     the last one found. Whether a search is left is read off the admissible actions.
     """
-    lines = [f"Question: {moment.task.instruction}"]
+    ahead = moment.layout == "prefix"
+    lines = [MAY_SEARCH] if ahead else []
+    lines.append(f"Question: {moment.task.instruction}")
     results = [past.observation for past in moment.history[1:]] + [moment.observation]
     for past, seen in zip(moment.history, results, strict=False):
         kind, inside = split_action(past.action)
@@ -35,5 +38,8 @@ def build_messages(moment: Moment, skill: str | None = None) -> list[Message]:
         # The window holds no search any more, but what the last one found is still there.
         lines.append(f"Found: {information_text(moment.observation)}")
     searchable = any(split_action(action)[0] == "search" for action in moment.admissible_actions)
-    lines.append(MAY_SEARCH if searchable else MUST_ANSWER)
+    if not searchable:
+        lines.append(MUST_ANSWER)
+    elif not ahead:
+        lines.append(MAY_SEARCH)
     return chat("\n".join(lines), skill)

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from sdar.environments.chat import PromptLayout
 from sdar.environments.section import EnvironmentSection
 from sdar.files.paths import GivenPath
 from sdar.section import NOTHING, NonNegative, Section
@@ -36,6 +37,10 @@ class TextworldExpressConfig(EnvironmentSection):
     seeds: SeedCounts = SeedCounts()
     max_turns: PositiveInt = 15
     history: Annotated[int, Field(ge=0)] = 2
+    prompt_layout: PromptLayout = "paper"
+    """Order of the prompt's fields. `paper`: the paper's. `prefix`: fixed words first, what is of
+    one turn alone last, so that prompts begin alike, and beginnings that are alike can be computed
+    once. Whatever makes or reads a prompt follows it; its results are another experiment's."""
     success_reward: PositiveFloat = 10.0
     invalid_action_penalty: NonNegative = 0.1
     workers: Annotated[int, Field(ge=0), NOTHING] = 0

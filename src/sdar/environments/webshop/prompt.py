@@ -2,11 +2,11 @@
 
 Its fields: task, window of (page, action), current page, available actions. Of a page only what
 follows the instruction is shown, each part quoted. The skill, where there is one, has the role
-`system`.
+`system`. The order of the fields is the moment's layout.
 """
 
 from sdar.environments.base import Moment
-from sdar.environments.chat import Message, chat
+from sdar.environments.chat import ACTION_FORM, ACTION_FORM_AHEAD, Message, chat
 
 LONGEST = 13_000
 """Characters of a user message; a longer one is written without its history."""
@@ -38,17 +38,21 @@ def build_messages(moment: Moment, skill: str | None = None) -> list[Message]:
 
 def _text(moment: Moment) -> str:
     instruction = moment.task.instruction
+    actions = ", ".join(f"'{action}'" for action in moment.admissible_actions)
+    can = f"You can: [{actions}]"
+    if moment.layout == "prefix":
+        lines = [f"You are an agent in a shop. {ACTION_FORM_AHEAD}"]
+        lines.append(f"Your task is to: {instruction}")
+        for past in moment.history:
+            lines.append(f"You see: {_quoted(past.observation, instruction)}")
+            lines.append(f"You do: {past.action}")
+        lines += [f"You see: {_quoted(moment.observation, instruction)}", can]
+        return "\n".join(lines)
     lines = [f"You are an agent in a shop. Your task is to: {instruction}"]
     for past in moment.history:
         lines.append(f"You saw: {_quoted(past.observation, instruction)}")
         lines.append(f"You did: {past.action}")
-    actions = ", ".join(f"'{action}'" for action in moment.admissible_actions)
-    lines += [
-        f"Now you see: {_quoted(moment.observation, instruction)}",
-        f"You can: [{actions}]",
-        "First reason inside <think></think>, then give one of these actions inside "
-        "<action></action>.",
-    ]
+    lines += [f"Now you see: {_quoted(moment.observation, instruction)}", can, ACTION_FORM]
     return "\n".join(lines)
 
 
