@@ -227,8 +227,7 @@ def bf16(record: Record, options: Any) -> None:
     first = split_evenly(len(done.batch), case.training["minibatch"])[0]
     ratio_SR = (done.student_SR - done.old_SR)[first.start : first.stop].exp() - 1
     record.at_most("first minibatch, largest |ratio - 1|", largest(ratio_SR), 1e-3)
-    taught = [entry.prompt.token_ids for entry in done.teacher]
-    answers = done.batch.responses
+    taught, answers = done.batch.teacher_prompts, done.batch.responses
     gaps = [
         scores(taught, answers, 6, dtype) - scores(done.batch.prompts, answers, 6, dtype)
         for dtype in ("float32", "bfloat16")

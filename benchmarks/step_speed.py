@@ -139,7 +139,7 @@ def flops(shape: ModelShape, done: StepResult) -> dict[str, float]:
     """Of each phase of a step, by formula."""
     flops: dict[str, float] = defaultdict(float)
     known: set[tuple[int, ...]] = set()
-    for turn, taught in zip(done.batch.turns, done.teacher, strict=True):
+    for turn in done.batch.turns:
         prompt, response = len(turn.prompt.token_ids), len(turn.response_ids)
         key = (turn.moment.index, *turn.prompt.token_ids)
         flops["generation"] += generation_flops(shape, prompt, response, shared=key in known)
@@ -147,7 +147,9 @@ def flops(shape: ModelShape, done: StepResult) -> dict[str, float]:
         forward = scoring_flops(shape, prompt, response)
         flops["old"] += forward
         flops["reference"] += forward
-        flops["teacher"] += scoring_flops(shape, len(taught.prompt.token_ids), response)
+        if turn.teacher is not None:
+            prompt = len(turn.teacher.prompt.token_ids)
+            flops["teacher"] += scoring_flops(shape, prompt, response)
         flops["update"] += TRAINING * forward
     return flops
 
@@ -208,9 +210,7 @@ def work(config: ExperimentConfig, done: StepResult) -> dict[str, Any]:
         "dtype": config.policy.dtype,
         "samples": samples,
         "prompt_tokens_mean": round(sum(map(len, done.batch.prompts)) / samples, 1),
-        "teacher_prompt_tokens_mean": round(
-            sum(len(entry.prompt.token_ids) for entry in done.teacher) / samples, 1
-        ),
+        "teacher_prompt_tokens_mean": round(sum(map(len, done.batch.teacher_prompts)) / samples, 1),
         "response_tokens_mean": round(sum(map(len, done.batch.responses)) / samples, 1),
         "minibatch": config.training.minibatch,
         "micro_batch": config.training.micro_batch,

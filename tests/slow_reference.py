@@ -25,7 +25,7 @@ class Sample:
     prompt: list[int]
     response: list[int]
     teacher_prompt: list[int] | None
-    """None where the method has no teacher: whoever asks for its log-probs gets NaN."""
+    """None where the turn is not taught: whoever asks for its log-probs gets NaN."""
     group: int
     episode: int
     turn: int
@@ -49,6 +49,7 @@ class Token:
     reference: Tensor
     advantage: float = 0.0
     valid: bool = True
+    taught: bool = True
     now: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
     """The only log-prob with a gradient, like the next two."""
     now_V: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
@@ -149,7 +150,7 @@ class Grpo:
         for sample, row, own in zip(samples, tokens, self.advantages(samples, tokens), strict=True):
             for token, advantage in zip(row, own, strict=True):
                 token.advantage, token.valid = advantage, sample.valid
-        self.look_at_step([token for row in tokens for token in row])
+        self.look_at_step([token for row in tokens for token in row if token.taught])
         measured = Measured()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
@@ -175,12 +176,14 @@ class Grpo:
                 teacher=teacher_RV[place, token],
                 teacher_V=teacher_RV[place],
                 reference=reference_RV[place, token],
+                taught=sample.teacher_prompt is not None,
             )
             for place, token in enumerate(sample.response)
         ]
 
     def look_at_step(self, tokens: list[Token]) -> None:
-        """Take statistics over all response tokens of the step, before any update."""
+        """Take statistics over all response tokens of the step that are taught, before any
+        update."""
 
     def minibatches(self, samples: int) -> list[list[int]]:
         """Consecutive, of like size, none above the configured one."""
@@ -235,7 +238,8 @@ class Grpo:
                 policy = policy + weight * self.surrogate(token)
                 entropy = entropy + weight * token.entropy
                 anchor = anchor + weight * self.anchor(token)
-                distillation = distillation + weight * self.term(token)
+                if token.taught:
+                    distillation = distillation + weight * self.term(token) / self.share()
                 self.measure(token, sample, measured)
         measured.policy.append(policy.item())
         measured.distillation.append(distillation.item())
@@ -246,6 +250,10 @@ class Grpo:
             + self.training.kl_coefficient * anchor
             + (chosen if self.coefficient is None else self.coefficient) * distillation
         )
+
+    def share(self) -> float:
+        """Of the turns, those that are taught."""
+        return self.training.distillation.share
 
     def weight(self, length: int, lengths: list[int]) -> float:
         """Of a token in a response of `length`, in a minibatch of responses of `lengths`."""
@@ -458,9 +466,12 @@ class Rlsd(Grpo):
     def advantages(
         self, samples: Sequence[Sample], tokens: Sequence[Sequence[Token]]
     ) -> list[list[float]]:
-        mix = self.mix()
+        mix = self.mix() / self.share()
         credited = []
         for a, row in zip(self.sample_advantages(samples), tokens, strict=True):
+            if not row[0].taught:
+                credited.append([a] * len(row))
+                continue
             weights = [between(math.exp(sign(a) * float(t.old_gap)), 0.8, 1.2) for t in row]
             credited.append([a * ((1 - mix) + mix * weight) for weight in weights])
         return credited
@@ -479,6 +490,8 @@ class AgentOpsd(Grpo):
         for episode in sorted({sample.episode for sample in samples}):
             rows = [i for i, sample in enumerate(samples) if sample.episode == episode]
             rows.sort(key=lambda i: samples[i].turn)
+            if not tokens[rows[0]][0].taught:
+                continue
             values = [self.prior(samples[rows[0]], samples)]
             carried = 0.0
             for i in rows:
@@ -491,7 +504,8 @@ class AgentOpsd(Grpo):
                 for i, credit in zip(rows, credits, strict=True):
                     z = (credit - mean(credits)) / (deviation(credits) + 1e-6)
                     weights[i] = between(1 + 0.2 * z, 0.8, 1.2)
-        mixed = [a * (1 - self.mix + self.mix * w) for a, w in zip(plain, weights, strict=True)]
+        mix = self.mix / self.share()
+        mixed = [a * (1 - mix + mix * w) for a, w in zip(plain, weights, strict=True)]
         return [[a] * len(row) for a, row in zip(mixed, tokens, strict=True)]
 
     def prior(self, sample: Sample, samples: Sequence[Sample]) -> float:

@@ -16,6 +16,8 @@ from pydantic import (
 from sdar.redaction import has_secret, redact
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+"""A fraction that is not nothing."""
 NonNegative = Annotated[float, Field(ge=0.0)]
 LONGEST_NAME = 100
 

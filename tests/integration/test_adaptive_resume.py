@@ -56,10 +56,10 @@ def test_each_step_takes_a_tenth_of_its_own_in(finished, tmp_path):
     own = []
     look = Learner.look_at_step
 
-    def watch(learner, samples, advantages):
+    def watch(learner, samples, *rest):
         gap = samples.teacher_log_probs - samples.old_log_probs
         own.append(GapQuantiles.of_step(gap, samples.response_mask))
-        return look(learner, samples, advantages)
+        return look(learner, samples, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Learner, "look_at_step", watch)

@@ -14,7 +14,7 @@ seen them: see `redraw_outcomes`.
 import copy
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,8 @@ OTHER_CHOICES = {
     "discount": 0.8,
     "distillation": {"coefficient": 0.3, "beta": 0.8, "gate": "soft_or"},
 }
+# A part of the turns taught.
+PARTLY = {**SEVERAL, "distillation": {"coefficient": 0.5, "share": 0.4}}
 OTHERWISE = ["grpo", "sdar", "sdar_gigpo", "sdar_centred", "sdar_adaptive"]
 
 
@@ -145,7 +147,9 @@ def to_samples(parts: Parts, config: ExperimentConfig, episodes: list[Episode]) 
         Sample(
             prompt=list(turn.prompt.token_ids),
             response=list(turn.response_ids),
-            teacher_prompt=teaching.prompt(episode.task, turn).prompt.token_ids,
+            teacher_prompt=None
+            if turn.teacher is None
+            else teaching.prompt(episode.task, turn).prompt.token_ids,
             group=episode.group,
             episode=episode.slot,
             turn=turn.moment.index,
@@ -199,8 +203,6 @@ def real_run(
         episodes = play(learner, step, *rest, **named)
         redraw_outcomes(episodes, step, config)
         samples = to_samples(parts, config, episodes)
-        if not METHODS[method].needs_teacher:
-            samples = [replace(sample, teacher_prompt=None) for sample in samples]
         real.samples.append(samples)
         return episodes
 
@@ -250,6 +252,16 @@ def test_one_step_of_one_minibatch(method, real):
 def test_steps_of_several_minibatches(method, real):
     run = real(method, SEVERAL)
     assert run.metrics[0]["update/minibatches"] >= 3
+    assert max(differences(run, slow_twin(run))) < TOLERANCE
+
+
+@pytest.mark.parametrize("method", [name for name in TRAINED if METHODS[name].needs_teacher])
+def test_steps_of_which_a_part_is_taught(method, real):
+    run = real(method, PARTLY)
+    for samples, metrics in zip(run.samples, run.metrics, strict=True):
+        taught = [sample.teacher_prompt is not None for sample in samples]
+        assert {True, False} == set(taught)
+        assert metrics["teacher/taught_share"] == sum(taught) / len(taught)
     assert max(differences(run, slow_twin(run))) < TOLERANCE
 
 
@@ -382,6 +394,11 @@ MISTAKES: dict[str, Mistake] = {
         {"opposed": lambda self, t: t.advantage <= 0 or not t.valid},
     ),
 }
+MISTAKES_WHERE_A_PART_IS_TAUGHT: dict[str, Mistake] = {
+    "not made up for": ("sdar", {"share": lambda self: 1.0}),
+    "credit not made up for": ("rlsd", {"share": lambda self: 1.0}),
+    "a turn's credit not made up for": ("agent_opsd", {"share": lambda self: 1.0}),
+}
 MISTAKES_IN_OTHER_CHOICES: dict[str, Mistake] = {
     "mean over tokens": ("grpo", {"weight": lambda self, length, lengths: 1 / sum(lengths)}),
     "divided by the deviation": (
@@ -426,3 +443,9 @@ def test_mistake_shows(mistake, real):
 def test_mistake_in_other_choices_shows(mistake, real):
     method, wrong = MISTAKES_IN_OTHER_CHOICES[mistake]
     assert shows(real(method, OTHER_CHOICES, temperature=0.8), wrong)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES_WHERE_A_PART_IS_TAUGHT)
+def test_mistake_where_a_part_is_taught_shows(mistake, real):
+    method, wrong = MISTAKES_WHERE_A_PART_IS_TAUGHT[mistake]
+    assert shows(real(method, PARTLY), wrong)

@@ -48,11 +48,19 @@ CASES: dict[str, dict[str, Any]] = {
     "alone": {"method": "reverse_kl_full", "training": ALONE},
     "sequences": {"training": ODD | {"loss_aggregation": "seq-mean-token-mean"}},
     "lora": {"training": {"lora": LORA}},
+    "part taught": {"training": ODD | {"distillation": {"share": 0.3}}},
+    "part taught in full": {
+        "method": "reverse_kl_full",
+        "training": ONE_AT_A_TIME | {"distillation": {"share": 0.3}},
+    },
     "untied": {"tied": False, "method": "reverse_kl_full"},
     "continuous": {"rollout": {"schedule": "continuous"}},
     "less memory": {"training": {"activation_checkpointing": True, "reference": "host"}},
 }
-EVERYWHERE = ("sdar", "odd", "one at a time", "alone", "lora", "continuous")
+EVERYWHERE = (
+    *("sdar", "odd", "one at a time", "alone", "lora", "continuous"),
+    *("part taught", "part taught in full"),
+)
 REPLICATED = (*EVERYWHERE, "grpo", "reverse_kl_full", "sequences")
 SHARDED = (*EVERYWHERE, "untied", "less memory")
 

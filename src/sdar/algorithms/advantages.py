@@ -16,6 +16,7 @@ from torch import Tensor
 from sdar.algorithms.aggregation import clean, response_tokens
 from sdar.algorithms.gates import teacher_gap
 from sdar.errors import SdarError
+from sdar.methods.declarations import CREDIT_CLIP
 
 Keys = Sequence[Hashable] | Tensor
 STATISTICS_OVER = ("steps", "episodes")
@@ -212,7 +213,7 @@ def rlsd_token_advantages(
     response_mask: Tensor,
     *,
     mix: float,
-    clip: float = 0.2,
+    clip: float = CREDIT_CLIP,
 ) -> Tensor:
     """RLSD's redistribution of a sample's advantage over its tokens, as the SDAR reference has it.
 
@@ -245,7 +246,7 @@ def agent_opsd_advantages(
     *,
     discount: float = 0.95,
     sensitivity: float = 0.2,
-    clip: float = 0.2,
+    clip: float = CREDIT_CLIP,
     mix: float = 0.5,
     epsilon: float = 1e-6,
 ) -> Tensor:

@@ -85,10 +85,15 @@ class StepContext:
     """[S, T] booleans: tokens the term applies to. None: to all."""
     running: GapQuantiles | None = None
     """State of the run after this step, for the next one; None where the method keeps none."""
+    coefficient_left: float = 1.0
+    """The part of the distillation coefficient that the run's schedule leaves this step."""
+    taught: Tensor | None = None
+    """[S, T] booleans: response tokens that the teacher scored. None: all."""
 
     def of(self, part: Callable[[Tensor], Tensor]) -> "StepContext":
         """The context of a part of the step; `part` takes [S, T] of all samples to the part's."""
-        return self if self.keep is None else replace(self, keep=part(self.keep))
+        keep, taught = (None if m is None else part(m) for m in (self.keep, self.taught))
+        return self if keep is taught is None else replace(self, keep=keep, taught=taught)
 
 
 NEUTRAL = StepContext()

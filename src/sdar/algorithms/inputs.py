@@ -36,6 +36,9 @@ class StepSamples:
     old_log_probs: Tensor | None = None
     old_entropy: Tensor | None = None
     teacher_log_probs: Tensor | None = None
+    taught: Tensor | None = None
+    """[S] booleans: the samples that the teacher scored; nothing is read of it at others. None: all
+    of them, or there is no teacher."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,9 @@ class LossSettings:
     distillation_coefficient: float
     beta: float
     gate: str
+    teacher_share: float = 1.0
+    """Of the turns, those that the teacher scores: there the distillation term counts 1 / share
+    times, and nowhere else, so that on average it is that of all turns."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class TrainingLoss:
 
     loss: Tensor
     statistics: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, Tensor] = field(default_factory=dict)
+    """Of statistics that are means over fewer tokens, those that were taught: over how many."""
     gap: Tensor | None = None
     gate: Tensor | None = None
 
@@ -55,6 +60,8 @@ class _Term:
     coefficient: float
     per_token: PerToken
     reported: str | None = None
+    of_taught: bool = False
+    """Its statistics are means over the tokens that were taught."""
 
 
 def training_loss(
@@ -72,35 +79,41 @@ def training_loss(
         context: of the step (`step.step_context`), its per-token part cut to these tokens.
 
     A term whose coefficient is 0 is measured where its inputs are given, and never added: the run
-    is bit for bit that of the method without it.
+    is bit for bit that of the method without it. Where the schedule has ended the distillation term
+    (`context.coefficient_left`), the teacher is not needed.
 
     Raises:
         SdarError: a term with a non-zero coefficient lacks its input.
     """
     mask_ST = response_tokens(batch.response_mask)
+    if method.needs_step_context:
+        context = required(context, "context", method)
+    context = context or NEUTRAL
+    taught_ST = mask_ST if context.taught is None else mask_ST & context.taught
     gap_ST = weight_ST = None
-    if method.distillation != "none":
+    if _distils(method, context):
         teacher_ST = required(batch.teacher_log_probs, "teacher_log_probs", method)
-        gap_ST = clean(teacher_gap(batch.log_probs, teacher_ST), mask_ST)
+        gap_ST = clean(teacher_gap(batch.log_probs, teacher_ST), taught_ST)
         kind = method.gate_kind(settings.gate)
         if kind is not None:
-            if method.needs_step_context:
-                context = required(context, "context", method)
             weight_ST = distillation_weight(
                 kind,
                 gap_ST,
                 beta=settings.beta,
                 entropy=batch.entropy,
-                context=context or NEUTRAL,
+                context=context,
             )
-            weight_ST = clean(weight_ST, mask_ST)
+            weight_ST = clean(weight_ST, taught_ST)
 
     statistics: dict[str, Tensor] = {}
     total: Tensor | None = None
-    for term in _terms(method, settings, batch, weight_ST):
+    counts: dict[str, Tensor] = {}
+    for term in _terms(method, settings, batch, weight_ST, context):
         values_ST, measured = term.per_token
         mean = aggregate(values_ST, mask_ST, aggregation)
         statistics |= measured
+        if term.of_taught and context.taught is not None:
+            counts |= dict.fromkeys(measured, taught_ST.sum())
         if term.reported is not None:
             statistics[term.reported] = mean.detach()
         if term.coefficient != 0:
@@ -111,11 +124,20 @@ def training_loss(
             total = clean(batch.log_probs, mask_ST).sum() * 0.0
     assert total is not None, "the policy term comes first"
     statistics["loss"] = total.detach()
-    return TrainingLoss(total, statistics, gap_ST, weight_ST)
+    return TrainingLoss(total, statistics, counts, gap_ST, weight_ST)
+
+
+def _distils(method: Method, context: StepContext) -> bool:
+    """The schedule has not ended the method's distillation term."""
+    return method.distillation != "none" and context.coefficient_left != 0
 
 
 def _terms(
-    method: Method, settings: LossSettings, batch: MicroBatch, weight_ST: Tensor | None
+    method: Method,
+    settings: LossSettings,
+    batch: MicroBatch,
+    weight_ST: Tensor | None,
+    context: StepContext,
 ) -> Iterator[_Term]:
     """Each term that has a coefficient or is only measured, in the order they are added."""
     policy = clipped_policy_loss(
@@ -139,9 +161,26 @@ def _terms(
             estimator=settings.kl_estimator,
         )
         yield _Term(settings.kl_coefficient, kl)
-    if method.distillation != "none":
-        term = DISTILLATION_TERMS[method.distillation]
-        inputs = vars(batch) | {"weight": weight_ST}
-        distillation = term.loss(*(required(inputs[name], name, method) for name in term.reads))
-        coefficient = method.coefficient(settings.distillation_coefficient)
-        yield _Term(coefficient, distillation, "distillation_loss")
+    if _distils(method, context):
+        yield _distillation(method, settings, batch, weight_ST, context)
+
+
+def _distillation(
+    method: Method,
+    settings: LossSettings,
+    batch: MicroBatch,
+    weight_ST: Tensor | None,
+    context: StepContext,
+) -> _Term:
+    """The teacher's term: nothing where a turn was not taught, 1 / share times where it was."""
+    term = DISTILLATION_TERMS[method.distillation]
+    inputs = vars(batch) | {"weight": weight_ST}
+    if context.taught is not None:
+        inputs["response_mask"] = response_tokens(batch.response_mask) & context.taught
+    values_ST, measured = term.loss(*(required(inputs[name], name, method) for name in term.reads))
+    if context.taught is not None:
+        values_ST = clean(values_ST, inputs["response_mask"])
+    if settings.teacher_share != 1:
+        values_ST = values_ST / settings.teacher_share
+    coefficient = method.coefficient(settings.distillation_coefficient) * context.coefficient_left
+    return _Term(coefficient, (values_ST, measured), "distillation_loss", of_taught=True)

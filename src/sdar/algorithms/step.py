@@ -4,7 +4,7 @@ Legend: S samples, T tokens. The loss of each micro-batch is in `loss`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -41,6 +41,9 @@ class AdvantageSettings:
     normalize_by_std: bool
     discount: float
     """Of GiGPO's turn returns."""
+    teacher_share: float = 1.0
+    """Of the turns that could be taught, those that are: what the teacher changes of an advantage
+    counts 1 / share times there, and so on average as if all were."""
 
 
 def _grpo(_method: Method, samples: StepSamples, settings: AdvantageSettings) -> Tensor:
@@ -71,17 +74,20 @@ def _uniform(_method: Method, samples: StepSamples, advantages_S: Tensor, _mix: 
 
 
 def _rlsd(method: Method, samples: StepSamples, advantages_S: Tensor, mix: float) -> Tensor:
-    return rlsd_token_advantages(
+    moved_ST = rlsd_token_advantages(
         advantages_S,
         required_tensor(samples.old_log_probs, "old_log_probs", method),
         required_tensor(samples.teacher_log_probs, "teacher_log_probs", method),
         response_tokens(samples.response_mask),
         mix=mix,
     )
+    if samples.taught is None:
+        return moved_ST
+    return moved_ST.where(samples.taught[:, None], _uniform(method, samples, advantages_S, mix))
 
 
 def _agent_opsd(method: Method, samples: StepSamples, advantages_S: Tensor, mix: float) -> Tensor:
-    advantages_S = agent_opsd_advantages(
+    moved_S = agent_opsd_advantages(
         advantages_S,
         required_tensor(samples.old_log_probs, "old_log_probs", method),
         required_tensor(samples.teacher_log_probs, "teacher_log_probs", method),
@@ -92,7 +98,9 @@ def _agent_opsd(method: Method, samples: StepSamples, advantages_S: Tensor, mix:
         required_tensor(samples.success, "success", method),
         mix=mix,
     )
-    return _uniform(method, samples, advantages_S, mix)
+    if samples.taught is not None:
+        moved_S = moved_S.where(samples.taught, advantages_S)
+    return _uniform(method, samples, moved_S, mix)
 
 
 ADVANTAGES: dict[AdvantageName, Callable[[Method, StepSamples, AdvantageSettings], Tensor]] = {
@@ -105,7 +113,8 @@ TOKEN_CREDITS: dict[TokenCredit, Callable[[Method, StepSamples, Tensor, float], 
     "rlsd": _rlsd,
     "agent_opsd": _agent_opsd,
 }
-"""By `Method.token_credit`, from advantages [S] and the share that is redistributed: [S, T]."""
+"""By `Method.token_credit`, from advantages [S] and the share that is redistributed: [S, T]. A
+sample that the teacher did not score keeps its advantage."""
 
 
 def step_advantages(
@@ -125,7 +134,8 @@ def step_advantages(
     """
     advantages_S = ADVANTAGES[method.advantage](method, samples, settings)
     redistribute = TOKEN_CREDITS[method.token_credit]
-    return redistribute(method, samples, advantages_S, method.token_mix(step))
+    mix = method.token_mix(step) / settings.teacher_share
+    return redistribute(method, samples, advantages_S, mix)
 
 
 def step_context(
@@ -134,6 +144,7 @@ def step_context(
     samples: StepSamples,
     advantages: Tensor,
     running: GapQuantiles | None = None,
+    coefficient_left: float = 1.0,
 ) -> StepContext:
     """What the loss of every micro-batch needs of the whole step.
 
@@ -142,25 +153,35 @@ def step_context(
         advantages: [S, T] as `step_advantages` gives them.
         running: the quantiles a run has kept, `StepContext.running` of the step before; None at a
             run's first step.
+        coefficient_left: what the run's schedule leaves of the distillation coefficient; 0: the
+            teacher was not asked.
 
     Raises:
         SdarError: the method needs something `samples` does not hold.
     """
-    if not method.needs_step_context:
-        return NEUTRAL
     mask_ST = response_tokens(samples.response_mask)
-    context: dict[str, Any] = {}
+    context: dict[str, Any] = {"coefficient_left": coefficient_left}
+    taught_ST = mask_ST
+    if samples.taught is not None:
+        context["taught"] = taught_ST = mask_ST & samples.taught[:, None]
+    if not method.needs_step_context:
+        return replace(NEUTRAL, **context)
+    if coefficient_left == 0:
+        return StepContext(running=running, **context)
     kind = method.gate_kind(settings.gate)
     reads_step = kind is not None and GATES[kind].uses_step
     if reads_step or method.gate_baseline == "step_mean":
         old_ST = required_tensor(samples.old_log_probs, "old_log_probs", method)
         teacher_ST = required_tensor(samples.teacher_log_probs, "teacher_log_probs", method)
-        gap_ST = teacher_gap(clean(old_ST, mask_ST), clean(teacher_ST, mask_ST)).double()
+        gap_ST = teacher_gap(clean(old_ST, taught_ST), clean(teacher_ST, taught_ST)).double()
         if reads_step:
-            own = GapQuantiles.of_step(gap_ST, mask_ST)
-            running = own if running is None else running.followed_by(own)
-            context |= {"running": running, "centre": running.median}
-            context["scale"] = running.scale(settings.beta)
+            # Where no turn was drawn there are no gaps, and nothing is weighed by the gate.
+            if samples.taught is None or taught_ST.any():
+                own = GapQuantiles.of_step(gap_ST, taught_ST)
+                running = own if running is None else running.followed_by(own)
+            context["running"] = running
+            if running is not None:
+                context |= {"centre": running.median, "scale": running.scale(settings.beta)}
         if method.gate_baseline == "step_mean":
             entropy_ST = None
             if method.needs_old_entropy(settings.gate):
@@ -173,7 +194,7 @@ def step_context(
                 centre=context.get("centre", 0.0),
                 scale=context.get("scale", torch.inf),
             )
-            context["baseline"] = mean_over_step(gate_ST, mask_ST)
+            context["baseline"] = mean_over_step(gate_ST, taught_ST)
     if method.kept_tokens == "unopposed":
         valid_S = required_tensor(samples.valid, "valid", method)
         context["keep"] = unopposed_tokens(advantages, valid_S)

@@ -39,6 +39,7 @@ from sdar.section import (
     NonNegative,
     Section,
     Seed,
+    Share,
     Uri,
     name_of,
 )
@@ -130,6 +131,30 @@ class DistillationConfig(Section):
     scored_by: Literal["trainer", "engine"] = "trainer"
     """Who computes the teacher's log-probs: the trainer's own pass, or the rollout engine, which
     may share the prefill of equal prompts (prefix cache)."""
+    share: Share = 1.0
+    """Of the turns, those that the teacher scores, drawn anew at each step. What it says of them
+    counts 1 / share times, so that on average it counts as that of all turns; the teacher costs
+    about this share. A method that compares the turns of an episode draws whole episodes."""
+    schedule: Literal["constant", "linear", "retire"] = "constant"
+    """How the coefficient goes on. `linear`: down to 0 over `steps` steps. `retire`: 0 for the rest
+    of the run once the mean |gap| is below `retire_below`. Where it is 0, the teacher is not asked,
+    unless the method redistributes advantages by it, which is not scheduled here."""
+    steps: PositiveInt | None = None
+    """Of the schedule `linear`: the first step, from 0, without the term."""
+    retire_below: NonNegative | None = None
+    """Of the schedule `retire`: a mean over response tokens of |gap|, in nats (`gap/size`)."""
+    retire_over: PositiveInt = 1
+    """Of the schedule `retire`: how many steps in a row the mean is taken over."""
+
+    @model_validator(mode="after")
+    def _schedulable(self) -> "DistillationConfig":
+        needed = {"linear": "steps", "retire": "retire_below"}.get(self.schedule)
+        if needed is not None and getattr(self, needed) is None:
+            raise ValueError(
+                f"schedule is {self.schedule}, but {needed} is null: give it a number, or set "
+                "schedule to constant"
+            )
+        return self
 
 
 class TrainingConfig(Section):
@@ -290,6 +315,10 @@ class ExperimentConfig(Section):
                 f"evaluation.panels: {self.environment.name} has no panel {', '.join(strange)}; "
                 f"set evaluation.panels to [{', '.join(known)}]"
             )
+        for name in self.methods:
+            refused = get_method(name).refuses_share(self.training.distillation.share)
+            if refused is not None:
+                raise ValueError(refused)
         self._check_gpus()
         for key in ("max_prompt_tokens", "max_teacher_prompt_tokens"):
             tokens = getattr(self.policy, key) + self.policy.max_response_tokens

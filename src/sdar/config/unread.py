@@ -52,12 +52,24 @@ def _reasons(config: ExperimentConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
     swept = config.sweep.gates or config.sweep.betas
     if not (GATES[config.training.distillation.gate].uses_beta or swept):
         yield "the gate uses no beta", ("training.distillation.beta",)
+    distillation = "training.distillation"
     if not (config.sweep.is_set or any(get_method(name).needs_teacher for name in config.methods)):
-        distillation = "training.distillation"
-        unread = (f"{distillation}.coefficient", f"{distillation}.scored_by")
-        yield "no method has a teacher", unread
+        keys = ("coefficient", "scored_by", "share", "schedule")
+        yield "no method has a teacher", tuple(f"{distillation}.{key}" for key in keys)
+    elif not config.sweep.is_set and all(_has_no_term(name) for name in config.methods):
+        yield "no method has a distillation term", (f"{distillation}.schedule",)
+    schedule = config.training.distillation.schedule
+    if schedule != "linear":
+        yield f"{distillation}.schedule is {schedule}", (f"{distillation}.steps",)
+    if schedule != "retire":
+        unread = (f"{distillation}.retire_below", f"{distillation}.retire_over")
+        yield f"{distillation}.schedule is {schedule}", unread
     for because, roots in config.environment.unread():
         yield because, tuple(f"environment.{key}" for key in roots)
+
+
+def _has_no_term(method: str) -> bool:
+    return get_method(method).distillation == "none"
 
 
 def _unread_by_warm_start(config: ExperimentConfig) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -34,6 +34,8 @@ class LinearSchedule:
 
 
 NEVER = LinearSchedule(0.0, 0.0, 1)
+CREDIT_CLIP = 0.2
+"""How far from 1 the teacher may move the weight of a turn's or a token's advantage."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,31 @@ class Method:
         """The teacher's probabilities over the whole vocabulary are used, not the sampled token's
         alone."""
         return self.trained and self.distillation == "reverse_kl_full"
+
+    @property
+    def compares_turns(self) -> bool:
+        """What the teacher says of one turn of an episode counts for the others, too: then it
+        scores an episode as a whole, or not at all."""
+        return self.token_credit == "agent_opsd"
+
+    def asks_teacher(self, coefficient_left: float) -> bool:
+        """Whether a step needs the teacher, where a schedule leaves it that part of the
+        distillation term's coefficient: not for a term that is off, if it is for nothing else."""
+        return self.needs_teacher and (coefficient_left != 0 or self.token_credit != "uniform")
+
+    def refuses_share(self, share: float) -> str | None:
+        """Why the teacher cannot score so small a share of the turns, in a sentence; None: it can.
+
+        A redistributed advantage moves by up to mix * `CREDIT_CLIP` of itself, and by 1 / share
+        times that on the turns that are scored: more than all of it would turn its sign.
+        """
+        least = CREDIT_CLIP * max(self.token_mix.start, self.token_mix.end)
+        if not self.needs_teacher or share >= least:
+            return None
+        return (
+            f"training.distillation.share is {share:g}, with which {self.name} would turn the sign "
+            f"of advantages on the turns that are scored: raise it to {least:g} or more"
+        )
 
     @property
     def needs_step_context(self) -> bool:

@@ -58,7 +58,7 @@ class TeacherDistribution:
     hidden_ND: Tensor
     """Tokens of sample 0, then of sample 1, and so on; of a whole step on the CPU."""
     tokens: tuple[int, ...]
-    """Response tokens of each sample."""
+    """Response tokens of each sample; 0 where the teacher has not scored it."""
 
     def of(self, rows: Sequence[int], device: torch.device | str) -> "TeacherDistribution":
         """The distributions of samples `rows`, in that order, on `device`."""
@@ -128,12 +128,17 @@ class PolicyScorer(nn.Module):
         """Score the responses of `batch`.
 
         `entropy`, `teacher` (the divergence from it) and `hidden` add these results. All carry
-        gradient where autograd is on; nothing flows to the teacher.
+        gradient where autograd is on; nothing flows to the teacher. The divergence of a sample
+        that the teacher has not scored is 0.
         """
         hidden_SRD = features_at(self.model, batch.input_ids_ST, batch.positions_SR)
         hidden_ND = hidden_SRD[batch.mask_SR]
         targets_N = batch.targets_SR[batch.mask_SR]
-        scored = self._head(hidden_ND, targets_N, entropy, teacher)
+        taught_N = None
+        if teacher is not None and len(teacher.hidden_ND) < len(hidden_ND):
+            taught_S = torch.tensor(teacher.tokens, device=hidden_ND.device) > 0
+            taught_N = taught_S.repeat_interleave(batch.mask_SR.sum(dim=1))
+        scored = self._head(hidden_ND, targets_N, entropy, teacher, taught_N)
         log_probs_SR, entropy_SR, divergence_SR = (
             None if values_N is None else _scatter(values_N, batch.mask_SR) for values_N in scored
         )
@@ -146,11 +151,15 @@ class PolicyScorer(nn.Module):
         targets_N: Tensor,
         entropy: bool,
         teacher: TeacherDistribution | None,
+        taught_N: Tensor | None,
     ) -> list[Tensor | None]:
-        """Log-prob, entropy and divergence `[N]` of each token, chunk by chunk."""
+        """Log-prob, entropy and divergence `[N]` of each token, chunk by chunk. `taught_N`: the
+        tokens that the teacher has; None: all."""
         size = max(1, self.chunk_logits // vocabulary_of(self.model))
         pieces = list(zip(hidden_ND.split(size), targets_N.split(size), strict=True))
-        taught = [None] * len(pieces) if teacher is None else teacher.hidden_ND.split(size)
+        masks = [None] * len(pieces) if taught_N is None else taught_N.split(size)
+        sizes = size if taught_N is None else [int(mask.sum()) for mask in taught_N.split(size)]
+        taught = [None] * len(pieces) if teacher is None else teacher.hidden_ND.split(sizes)
         head = None if teacher is None else teacher.head
         recompute = torch.is_grad_enabled() and len(pieces) > 1
         scored = [
@@ -161,12 +170,13 @@ class PolicyScorer(nn.Module):
                 entropy,
                 head,
                 taught_CD,
+                taught_C,
                 use_reentrant=False,
                 preserve_rng_state=False,
             )
             if recompute
-            else self._chunk(*piece, entropy, head, taught_CD)
-            for piece, taught_CD in zip(pieces, taught, strict=True)
+            else self._chunk(*piece, entropy, head, taught_CD, taught_C)
+            for piece, taught_CD, taught_C in zip(pieces, taught, masks, strict=True)
         ]
         kinds = zip(*scored, strict=True)
         return [None if kind[0] is None else torch.cat(kind) for kind in kinds]
@@ -178,6 +188,7 @@ class PolicyScorer(nn.Module):
         entropy: bool,
         teacher_head: nn.Module | None,
         teacher_hidden_CD: Tensor | None,
+        taught_C: Tensor | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         logits_CV = self._logits(head_of(self.model), hidden_CD)
         every_CV = None
@@ -193,10 +204,16 @@ class PolicyScorer(nn.Module):
         entropy_C = -(every_CV.exp() * every_CV).sum(dim=-1) if entropy else None
         if teacher_head is None:
             return log_probs_C, entropy_C, None
+        assert teacher_hidden_CD is not None, "a teacher's head comes with its hidden states"
+        nothing_C = every_CV.new_zeros(len(every_CV))
+        if not len(teacher_hidden_CD):
+            return log_probs_C, entropy_C, nothing_C
         with torch.no_grad():
-            assert teacher_hidden_CD is not None, "a teacher's head comes with its hidden states"
             teacher_CV = self._logits(teacher_head, teacher_hidden_CD).log_softmax(dim=-1)
-        return log_probs_C, entropy_C, vocabulary_reverse_kl(every_CV, teacher_CV)
+        if taught_C is None:
+            return log_probs_C, entropy_C, vocabulary_reverse_kl(every_CV, teacher_CV)
+        divergence_C = vocabulary_reverse_kl(every_CV[taught_C], teacher_CV)
+        return log_probs_C, entropy_C, nothing_C.masked_scatter(taught_C, divergence_C)
 
     def _logits(self, head: nn.Module, hidden_CD: Tensor) -> Tensor:
         """At least float32, divided by the temperature."""

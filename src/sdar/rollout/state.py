@@ -73,7 +73,8 @@ class Rollout:
                 for slot in slots:
                     episode = self.episodes[slot]
                     turn = episode.turns[-1]
-                    turn.teacher = self.teaching.prompt(episode.task, turn)
+                    if self.teaching.asks((self.seed, self.step, slot, turn.moment.index)):
+                        turn.teacher = self.teaching.prompt(episode.task, turn)
 
     def take(self, slot: int, observation: Observation) -> bool:
         """Take in the answer to the last action; returns whether the episode goes on."""

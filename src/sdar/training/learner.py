@@ -15,6 +15,7 @@ from torch import Tensor
 from sdar.algorithms.context import GapQuantiles, StepContext
 from sdar.algorithms.inputs import StepSamples
 from sdar.algorithms.step import AdvantageSettings, step_context
+from sdar.algorithms.teaching import NOT_RETIRED, Retirement
 from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig
 from sdar.methods.declarations import Method
@@ -26,14 +27,14 @@ from sdar.policy.sharding import wants_sharding
 from sdar.ranks.ranks import Ranks
 from sdar.rollout.engines.opening import close_engine, open_engine
 from sdar.rollout.episode import Episode
-from sdar.training.measures import UpdateMeasures
+from sdar.training.measures import Metrics, UpdateMeasures, gap_size
 from sdar.training.optimizer import make_optimizer
 from sdar.training.parts import Parts
 from sdar.training.placed import PlacedPolicy, place
 from sdar.training.playing import Playing
 from sdar.training.reference import Reference, frozen_copy
 from sdar.training.scoring import Scoring, probe_scores
-from sdar.training.settings import advantage_settings, loss_settings
+from sdar.training.settings import advantage_settings, loss_settings, teaching_schedule
 from sdar.training.skips import Skips
 from sdar.training.step_batch import StepBatch
 from sdar.training.updating import Updating
@@ -56,6 +57,8 @@ class Learner:
     updating: Updating
     running: GapQuantiles | None = None
     """What the adaptive gate keeps from step to step."""
+    retirement: Retirement = NOT_RETIRED
+    """What the schedule of the distillation term does."""
 
     @classmethod
     def prepare(
@@ -133,7 +136,15 @@ class Learner:
 
     def rollout(self, step: int, clock: PhaseClock, bar: Any = None) -> list[Episode]:
         """The step's episodes, played with the current weights."""
-        return self.playing.rollout(step, clock, bar)
+        return self.playing.rollout(step, clock, bar, taught=self.asks_teacher(step))
+
+    def coefficient_left(self, step: int) -> float:
+        """What the schedule leaves of the distillation term's coefficient at a step."""
+        return teaching_schedule(self.config).left(step, self.retirement)
+
+    def asks_teacher(self, step: int) -> bool:
+        """Whether the teacher scores turns of this step."""
+        return self.method.asks_teacher(self.coefficient_left(step))
 
     def score_old(self, batch: StepBatch) -> tuple[Tensor, Tensor | None]:
         """Log-probs by the current weights, and the entropy where the method needs it."""
@@ -153,18 +164,33 @@ class Learner:
         """The run's part of the advantages."""
         return advantage_settings(self.config)
 
-    def look_at_step(self, samples: StepSamples, advantages_SR: Tensor) -> StepContext:
+    def look_at_step(self, samples: StepSamples, advantages_SR: Tensor, step: int) -> StepContext:
         """The step's constants of the loss; takes the step into what the run keeps of the gaps."""
-        settings = loss_settings(self.config)
-        context = step_context(self.method, settings, samples, advantages_SR, self.running)
+        settings, left = loss_settings(self.config), self.coefficient_left(step)
+        context = step_context(self.method, settings, samples, advantages_SR, self.running, left)
         if context.running is None or context.running.finite:
             self.running = context.running
         return context
+
+    def follow_schedule(self, step: int, batch: StepBatch, gap_SR: Tensor | None) -> Metrics:
+        """Take a step's gaps into what decides whether later ones are taught; returns what the
+        schedule gave this one. Nothing where the coefficient is constant."""
+        schedule, method = teaching_schedule(self.config), self.method
+        if schedule.kind == "constant" or method.distillation == "none":
+            return {}
+        configured = method.coefficient(self.config.training.distillation.coefficient)
+        measured: Metrics = {"teacher/coefficient": configured * self.coefficient_left(step)}
+        size = gap_size(batch, gap_SR)
+        if size is not None:
+            measured["gap/size"] = size
+        self.retirement = schedule.after(self.retirement, size)
+        return measured
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint: what a resumed run needs besides weights and optimizer."""
         return {
             "running_gap": None if self.running is None else self.running.to_state(),
+            "retirement": self.retirement.to_state(),
             "skips": self.updating.skips.state(),
         }
 
@@ -172,6 +198,8 @@ class Learner:
         """Take up what `state` gave when the checkpoint was written."""
         saved = state.get("running_gap")
         self.running = None if saved is None else GapQuantiles.from_state(saved)
+        if "retirement" in state:
+            self.retirement = Retirement.from_state(state["retirement"])
         self.updating.skips.restore(state)
 
     def update(

@@ -20,7 +20,6 @@ from sdar.algorithms.gates import QUANTILES, gate_by_position, gate_statistics
 from sdar.algorithms.loss import TrainingLoss
 from sdar.methods.declarations import Method
 from sdar.ranks.ranks import Ranks
-from sdar.rollout.episode import TeacherPrompt
 from sdar.sums import add_in_order
 from sdar.training.step_batch import StepBatch
 
@@ -53,14 +52,21 @@ def rollout_measures(batch: StepBatch, max_response_tokens: int) -> Metrics:
     return measured | {f"student_skill/{kind}": digest for kind, digest in student_skills.items()}
 
 
-def teacher_measures(batch: StepBatch, prompts: Sequence[TeacherPrompt]) -> Metrics:
-    """Which skill each task type's samples were taught with, and how long the prompts were."""
-    measured: Metrics = {
-        "teacher/prompt_tokens": _mean([len(entry.prompt.token_ids) for entry in prompts]),
-        "teacher/dropped_history": sum(entry.prompt.dropped_history for entry in prompts),
-        "teacher/cut_prompts": sum(entry.prompt.cut > 0 for entry in prompts),
+def teacher_measures(batch: StepBatch) -> Metrics:
+    """Which skill each task type's samples were taught with, how long the prompts were, and how
+    many turns were taught, where not all were."""
+    taught, measured = batch.taught, Metrics()
+    if len(taught) < len(batch):
+        measured["teacher/taught_share"] = len(taught) / len(batch)
+    if not taught:
+        return measured
+    prompts = [made.prompt for _, _, made in taught]
+    measured |= {
+        "teacher/prompt_tokens": _mean([len(prompt.token_ids) for prompt in prompts]),
+        "teacher/dropped_history": sum(prompt.dropped_history for prompt in prompts),
+        "teacher/cut_prompts": sum(prompt.cut > 0 for prompt in prompts),
     }
-    for owner, prompt in zip(batch.owners, prompts, strict=True):
+    for owner, _, prompt in taught:
         key = f"skill_samples/{owner.task.task_type}"
         measured[key] = int(measured.get(key, 0)) + 1
         measured[f"skill/{owner.task.task_type}"] = f"{prompt.skill}@{prompt.digest}"
@@ -74,10 +80,10 @@ class UpdateMeasures:
     samples: int
     width: int
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    counts: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     gradient_norms: list[float] = field(default_factory=list)
     padding_shares: list[float] = field(default_factory=list)
     skipped: int = 0
-    tokens: float = 0.0
 
     def __post_init__(self) -> None:
         self.log_probs_SR = torch.zeros(self.samples, self.width)
@@ -88,12 +94,11 @@ class UpdateMeasures:
         self, rows: Sequence[int], loss: TrainingLoss, log_probs_SR: Tensor, tokens: int
     ) -> None:
         """Take in one micro-batch: `rows` are its samples, `tokens` its response tokens."""
-        count = float(tokens)
-        self.tokens += count
         for name, value in loss.statistics.items():
             # Losses are shares of their minibatch and add up; the others are means over tokens.
-            share = 1.0 if name.endswith("loss") else count
-            self.sums[name] += share * float(value)
+            count = 1.0 if name.endswith("loss") else float(loss.counts.get(name, tokens))
+            self.sums[name] += count * float(value)
+            self.counts[name] += count
         width = log_probs_SR.shape[1]
         self.log_probs_SR[rows, :width] = log_probs_SR.detach().float().cpu()
         self.gap_SR = self._keep(self.gap_SR, rows, loss.gap)
@@ -112,13 +117,13 @@ class UpdateMeasures:
         """The same of all ranks' micro-batches together. All ranks call it."""
         if ranks.count == 1:
             return self
-        mine = dict(self.sums), self.tokens, self.gap_SR is None, self.gate_SR is None
+        mine = dict(self.sums), dict(self.counts), self.gap_SR is None, self.gate_SR is None
         of_ranks = ranks.gather(mine)
-        self.sums = defaultdict(float)
-        for sums, _, _, _ in of_ranks:
+        self.sums, self.counts = defaultdict(float), defaultdict(float)
+        for sums, counts, _, _ in of_ranks:
             for name, total in sums.items():
                 self.sums[name] += total
-        self.tokens = sum(tokens for _, tokens, _, _ in of_ranks)
+                self.counts[name] += counts[name]
         ranks.sum(self.log_probs_SR)
 
         def summed(kept_SR: Tensor | None, absent: Sequence[bool]) -> Tensor | None:
@@ -136,9 +141,9 @@ class UpdateMeasures:
         minibatches = max(len(self.padding_shares), 1)
         measured: Metrics = {}
         for name, total in self.sums.items():
-            if name in _FROM_ALL_TOKENS:
+            if name in _FROM_ALL_TOKENS or not self.counts[name]:
                 continue
-            over = minibatches if name.endswith("loss") else self.tokens
+            over = minibatches if name.endswith("loss") else self.counts[name]
             measured[_NAMES.get(name, f"loss/{name}")] = total / over
         measured["update/gradient_norm"] = _mean(self.gradient_norms)
         measured["update/padding_share"] = _mean(self.padding_shares)
@@ -171,10 +176,11 @@ _NAMES = {
 def gap_and_gate_measures(
     batch: StepBatch, gap_SR: Tensor | None, gate_SR: Tensor | None
 ) -> Metrics:
-    """Gate and gap over all response tokens, by place, by task type, and on failures."""
-    if gap_SR is None:
+    """Gate and gap over all response tokens that were taught, by place, by task type, and on
+    failures; nothing where none was."""
+    mask_SR = batch.response_mask_SR & batch.taught_S[:, None]
+    if gap_SR is None or not mask_SR.any():
         return {}
-    mask_SR = batch.response_mask_SR
     has_gate = gate_SR is not None
     weight_SR = gate_SR if gate_SR is not None else torch.zeros_like(gap_SR)
     failed = torch.tensor([not owner.won for owner in batch.owners])[:, None]
@@ -195,14 +201,22 @@ def gap_and_gate_measures(
     if gate_SR is not None:
         for place, mean in gate_by_position(gate_SR, mask_SR).items():
             measured[f"gate/position/{place}"] = mean
-    types = [owner.task.task_type for owner in batch.owners]
+    types = [owner.task.task_type for owner, _, _ in batch.taught]
     for task_type in dict.fromkeys(types):
-        rows_S = torch.tensor([kind == task_type for kind in types])
+        rows_S = torch.tensor([owner.task.task_type == task_type for owner in batch.owners])
         inside_SR = mask_SR & rows_S[:, None]
         measured[f"gap/task_type/{task_type}"] = float(gap_SR[inside_SR].double().mean())
         if gate_SR is not None:
             measured[f"gate/task_type/{task_type}"] = float(gate_SR[inside_SR].double().mean())
     return measured
+
+
+def gap_size(batch: StepBatch, gap_SR: Tensor | None) -> float | None:
+    """Mean |gap| over the response tokens that were taught, in nats; None where none was."""
+    if gap_SR is None or not batch.taught_S.any():
+        return None
+    taught_SR = batch.response_mask_SR & batch.taught_S[:, None]
+    return float(gap_SR[taught_SR].double().abs().mean())
 
 
 def context_measures(context: StepContext, method: Method, mask_SR: Tensor) -> Metrics:

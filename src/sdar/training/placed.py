@@ -52,8 +52,8 @@ class PlacedPolicy:
         return self.shares(batch).samples[self.ranks.rank]
 
     def everywhere(self, batch: StepBatch, mine: list[int], own_SR: Tensor) -> Tensor:
-        """`[S, R]` of the whole step from each rank's own samples."""
-        if self.ranks.count == 1:
+        """`[S, R]` of the whole step from each rank's own samples, 0 at those that no rank has."""
+        if self.ranks.count == 1 and len(mine) == len(batch):
             return own_SR
         every_SR = torch.zeros(batch.response_mask_SR.shape, dtype=own_SR.dtype)
         every_SR[mine, : own_SR.shape[1]] = own_SR

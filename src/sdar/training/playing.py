@@ -47,20 +47,23 @@ class Playing:
         slots = slots_of_rank(len(tasks), self.ranks.count, self.ranks.rank)
         self.parts.pool.prefetch(list(dict.fromkeys(tasks[slots.start : slots.stop])))
 
-    def rollout(self, step: int, clock: PhaseClock, bar: Any = None) -> list[Episode]:
-        """Play the step's episodes with the current weights; all ranks get all episodes."""
+    def rollout(
+        self, step: int, clock: PhaseClock, bar: Any = None, *, taught: bool
+    ) -> list[Episode]:
+        """Play the step's episodes with the current weights; all ranks get all episodes. `taught`:
+        with the teacher's prompts."""
         if isinstance(self.engine, RemoteWeights):
             with clock("weights"):
                 self.engine.take_weights(named_full_weights(self.parts.model), step)
-        episodes = self._play(step, clock, bar)
-        if not engine_scores(self.config, self.method):
+        episodes = self._play(step, clock, bar, taught)
+        if not (taught and engine_scores(self.config)):
             rest(self.engine)
         if self.ranks.count == 1:
             return episodes
         with clock("waiting"):
             return [episode for share in self.ranks.gather(episodes) for episode in share]
 
-    def _play(self, step: int, clock: PhaseClock, bar: Any) -> list[Episode]:
+    def _play(self, step: int, clock: PhaseClock, bar: Any, taught: bool) -> list[Episode]:
         def show(progress: RolloutProgress) -> None:
             if bar is not None:
                 playing = f"{progress.live} playing, {progress.won} won"
@@ -75,10 +78,16 @@ class Playing:
             return []
         settings = RolloutSettings.from_config(self.config, skill=with_skill)
         teaching = None
-        if self.method.needs_teacher:
-            limit = self.config.policy.max_teacher_prompt_tokens
+        if taught:
             parts = self.parts
-            teaching = Teaching(parts.tokenizer, settings.package, parts.skills, limit)
+            teaching = Teaching(
+                parts.tokenizer,
+                settings.package,
+                parts.skills,
+                self.config.policy.max_teacher_prompt_tokens,
+                share=self.config.training.distillation.share,
+                whole_episodes=self.method.compares_turns,
+            )
         with self.accelerator.autocast():
             return collect(
                 self.engine,
@@ -118,9 +127,9 @@ def _permutation(count: int, seed: int, epoch: int) -> list[int]:
     return np.random.default_rng([seed, epoch, 0x7A5C]).permutation(count).tolist()
 
 
-def engine_scores(config: ExperimentConfig, method: Method) -> bool:
-    """Whether the engine that plays gives the teacher's log-probs too."""
-    return config.training.distillation.scored_by == "engine" and method.needs_teacher
+def engine_scores(config: ExperimentConfig) -> bool:
+    """Whether the engine that plays gives the teacher's log-probs, too, where it is asked."""
+    return config.training.distillation.scored_by == "engine"
 
 
 def rest(engine: Any) -> None:

@@ -66,9 +66,10 @@ class Scoring:
         self, batch: StepBatch, prompts: list[list[int]]
     ) -> tuple[Tensor, TeacherDistribution | None]:
         """As `log_probs`, after the teacher's prompts, and its distributions over the vocabulary
-        where the method needs them (at this rank's own samples)."""
-        mine = self.policy.own_samples(batch)
-        if engine_scores(self.config, self.method):
+        where the method needs them (at this rank's own samples). A sample without a prompt is not
+        scored."""
+        mine = [i for i in self.policy.own_samples(batch) if prompts[i]]
+        if engine_scores(self.config):
             scored = self.engine.score(
                 [prompts[i] for i in mine], [batch.responses[i] for i in mine]
             )
@@ -84,7 +85,7 @@ class Scoring:
         tokens = [0] * len(batch)
         for row in mine:
             tokens[row] = len(batch.responses[row])
-        # A rank without samples has no rows, of whatever width.
+        # A rank without samples that are taught has no rows, of whatever width.
         hidden_ND = torch.empty(0, 0) if scores.hidden is None else scores.hidden
         return scores.log_probs, TeacherDistribution(head, hidden_ND, tuple(tokens))
 
@@ -99,7 +100,8 @@ class Scoring:
         """All ranks' samples, each scored by its rank; hidden states only of this rank's own.
         `plans`: sample numbers by rank and micro-batch; None: the fewest passes over all."""
         policy, micro_batch = self.policy, self.config.training.micro_batch
-        responses, shares = batch.responses, policy.shares(batch).samples
+        responses = batch.responses
+        shares = [[i for i in share if prompts[i]] for share in policy.shares(batch).samples]
         if plans is None:
             plans = []
             for share in shares:

@@ -2,6 +2,7 @@
 
 from sdar.algorithms.loss import LossSettings
 from sdar.algorithms.step import AdvantageSettings
+from sdar.algorithms.teaching import TeachingSchedule
 from sdar.config import ExperimentConfig
 
 
@@ -12,6 +13,7 @@ def advantage_settings(config: ExperimentConfig) -> AdvantageSettings:
         statistics_over=training.statistics_over,
         normalize_by_std=training.normalize_by_std,
         discount=training.discount,
+        teacher_share=training.distillation.share,
     )
 
 
@@ -28,4 +30,16 @@ def loss_settings(config: ExperimentConfig) -> LossSettings:
         distillation_coefficient=training.distillation.coefficient,
         beta=training.distillation.beta,
         gate=training.distillation.gate,
+        teacher_share=training.distillation.share,
+    )
+
+
+def teaching_schedule(config: ExperimentConfig) -> TeachingSchedule:
+    """The run's schedule of the distillation term."""
+    chosen = config.training.distillation
+    return TeachingSchedule(
+        kind=chosen.schedule,
+        steps=chosen.steps or 1,
+        below=chosen.retire_below or 0.0,
+        over=chosen.retire_over,
     )

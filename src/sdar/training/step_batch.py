@@ -38,9 +38,21 @@ class StepBatch:
         return [turn.prompt.token_ids for turn in self.turns]
 
     @property
-    def teacher_prompts(self) -> list[TeacherPrompt]:
-        """Where the rollout made them."""
-        return [turn.teacher for turn in self.turns if turn.teacher is not None]
+    def teacher_prompts(self) -> list[list[int]]:
+        """As `prompts`, where the rollout made them; without a token elsewhere."""
+        made = [turn.teacher for turn in self.turns]
+        return [[] if each is None else each.prompt.token_ids for each in made]
+
+    @property
+    def taught(self) -> list[tuple[Episode, Turn, TeacherPrompt]]:
+        """The turns that have a teacher's prompt, and so are taught."""
+        pairs = zip(self.owners, self.turns, strict=True)
+        return [(owner, turn, turn.teacher) for owner, turn in pairs if turn.teacher is not None]
+
+    @property
+    def taught_S(self) -> Tensor:
+        """Booleans: the samples that are taught."""
+        return torch.tensor([turn.teacher is not None for turn in self.turns])
 
     @property
     def responses(self) -> list[list[int]]:
@@ -66,6 +78,7 @@ class StepBatch:
     ) -> StepSamples:
         """What advantages are made from: a sample's score is its episode's return less the turn's
         own penalty; the environment pays on an episode's last turn."""
+        taught_S = None if teacher_log_probs_SR is None else self.taught_S
         pairs = list(zip(self.owners, self.turns, strict=True))
         earned = [
             episode.episode_return if turn is episode.turns[-1] else 0.0 for episode, turn in pairs
@@ -83,4 +96,5 @@ class StepBatch:
             old_log_probs=old_log_probs_SR,
             old_entropy=old_entropy_SR,
             teacher_log_probs=teacher_log_probs_SR,
+            taught=None if taught_S is None or taught_S.all() else taught_S,
         )

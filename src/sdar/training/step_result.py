@@ -9,7 +9,6 @@ from torch import Tensor
 
 from sdar.clock import PhaseClock
 from sdar.memory.peak import peak_memory_gib
-from sdar.rollout.episode import TeacherPrompt
 from sdar.training.measures import Metrics
 from sdar.training.step_batch import StepBatch
 
@@ -17,7 +16,8 @@ from sdar.training.step_batch import StepBatch
 @dataclass
 class StepResult:
     """Per-token values are `[S, R]`, on the CPU, 0 on padding. `old_SR` and `teacher_SR` are under
-    the weights at the step's start; `student_SR`, gap and gate are as the loss saw them."""
+    the weights at the step's start; `student_SR`, gap and gate are as the loss saw them. Those of
+    the teacher mean nothing in turns that were not taught (`batch.taught_S`)."""
 
     step: int
     batch: StepBatch
@@ -28,7 +28,6 @@ class StepResult:
     advantages_SR: Tensor
     gap_SR: Tensor | None
     gate_SR: Tensor | None
-    teacher: list[TeacherPrompt]
     metrics: Metrics
     clock: PhaseClock
 
@@ -38,12 +37,15 @@ class StepResult:
         whole = sum(seconds.values())
         tokens = sum(self.batch.lengths())
         played = seconds["environment"] + seconds["generation"]
-        teacher_tokens = sum(len(entry.prompt.token_ids) for entry in self.teacher)
+        taught = self.batch.taught
+        teacher_prompts = sum(len(made.prompt.token_ids) for _, _, made in taught)
         return {
             **{f"{phase}_s": round(value, 4) for phase, value in seconds.items()},
             "total_s": round(whole, 4),
             "tokens": tokens,
-            "teacher_prompt_tokens": teacher_tokens,
+            "teacher_prompt_tokens": teacher_prompts,
+            "taught_prompt_tokens": sum(len(t.prompt.token_ids) for _, t, _ in taught),
+            "teacher_tokens": teacher_prompts + sum(len(t.response_ids) for _, t, _ in taught),
             "tokens_per_second": round(tokens / whole, 1),
             "rollout_tokens_per_second": round(tokens / played, 1),
             "update_tokens_per_second": round(tokens / seconds["update"], 1),

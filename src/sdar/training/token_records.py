@@ -77,7 +77,8 @@ def drop_tokens(folder: Path, from_step: int) -> None:
 def _token_rows(done: StepResult, learner: Learner, sample: int) -> Iterator[dict[str, Any]]:
     episode, turn = done.batch.owners[sample], done.batch.turns[sample]
     tokenizer = learner.parts.tokenizer
-    teacher = done.teacher[sample] if done.teacher else None
+    teacher = turn.teacher
+    untaught = ("teacher_log_prob", "gap", "gate") if teacher is None else ()
     shared = turn_columns(episode, turn) | {
         "method": learner.method.name,
         "seed": learner.seed,
@@ -105,7 +106,9 @@ def _token_rows(done: StepResult, learner: Learner, sample: int) -> Iterator[dic
     tokens = zip(pieces, turn.response_ids, token_classes(pieces), strict=True)
     for position, (piece, token_id, kind) in enumerate(tokens):
         values = {
-            name: None if values_SR is None else float(values_SR[sample, position])
+            name: None
+            if values_SR is None or name in untaught
+            else float(values_SR[sample, position])
             for name, values_SR in columns.items()
         }
         about = {"token": piece, "token_id": token_id, "token_class": kind}
@@ -117,4 +120,8 @@ def _of_turns(
 ) -> list[list[float]] | None:
     if values_SR is None:
         return None
-    return [values_SR[s, : len(done.batch.turns[s].response_ids)].tolist() for s in samples]
+    turns = done.batch.turns
+    return [
+        [] if turns[s].teacher is None else values_SR[s, : len(turns[s].response_ids)].tolist()
+        for s in samples
+    ]

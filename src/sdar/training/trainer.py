@@ -22,6 +22,7 @@ from sdar.algorithms.policy_loss import importance_weights
 from sdar.algorithms.step import step_advantages
 from sdar.clock import PhaseClock
 from sdar.config import ExperimentConfig, Layout
+from sdar.errors import SdarError
 from sdar.files.digest import file_digest
 from sdar.files.lock import only_writer
 from sdar.interruption import Stopped, between_steps, stop_requested
@@ -33,7 +34,6 @@ from sdar.policy.sharding import wants_sharding
 from sdar.progress import Progress
 from sdar.ranks.ranks import Ranks
 from sdar.ranks.rendezvous import join_ranks
-from sdar.rollout.episode import TeacherPrompt
 from sdar.rollout.limits import check_limits
 from sdar.tracking.provenance import write_provenance
 from sdar.tracking.recorder import RunRecorder
@@ -72,6 +72,9 @@ def train(config: ExperimentConfig, layout: Layout, method: str, seed: int) -> N
     process writes this run.
     """
     declared = trained_method(method)
+    refused = declared.refuses_share(config.training.distillation.share)
+    if refused is not None:
+        raise SdarError(refused)
     join_ranks(config.execution.nodes, config.execution.processes)
     make_reproducible(config.execution.threads)
     accelerator = make_accelerator(config)
@@ -188,6 +191,7 @@ def training_step(learner: Learner, step: int, bar: Any = None) -> StepResult:
     """One step, in the module docstring's order. Every log-prob is that of a sampled token."""
     clock, method, config = PhaseClock(), learner.method, learner.config
 
+    asks = learner.asks_teacher(step)
     batch = StepBatch.from_episodes(learner.rollout(step, clock, bar))
     if step + 1 < config.training.steps:
         # The environment loads the next tasks while the model computes.
@@ -197,15 +201,12 @@ def training_step(learner: Learner, step: int, bar: Any = None) -> StepResult:
     with clock("old"):
         old_SR, old_entropy_SR = learner.score_old(batch)
 
-    teacher: list[TeacherPrompt] = []
     teacher_SR: Tensor | None = None
     distribution: TeacherDistribution | None = None
-    if method.needs_teacher:
+    if asks:
         with clock("teacher"):
-            teacher = batch.teacher_prompts
-            taught = [entry.prompt.token_ids for entry in teacher]
-            teacher_SR, distribution = learner.score_teacher(batch, taught)
-        metrics |= teacher_measures(batch, teacher)
+            teacher_SR, distribution = learner.score_teacher(batch, batch.teacher_prompts)
+        metrics |= teacher_measures(batch)
 
     reference_SR: Tensor | None = None
     if learner.reference is not None:
@@ -222,7 +223,7 @@ def training_step(learner: Learner, step: int, bar: Any = None) -> StepResult:
             old_SR, engine_SR, batch.response_mask_SR, cap=cap
         )
     with clock("update"):
-        context = learner.look_at_step(samples, advantages_SR)
+        context = learner.look_at_step(samples, advantages_SR, step)
         update = learner.update(
             step, batch, old_SR, teacher_SR, reference_SR, weighted_SR, context, distribution
         )
@@ -232,7 +233,9 @@ def training_step(learner: Learner, step: int, bar: Any = None) -> StepResult:
         gap_SR = teacher_SR - old_SR
     metrics |= update.measures()
     metrics |= gap_and_gate_measures(batch, gap_SR, update.gate_SR)
-    metrics |= context_measures(context, method, batch.response_mask_SR)
+    if asks:
+        metrics |= context_measures(context, method, batch.response_mask_SR)
+    metrics |= learner.follow_schedule(step, batch, gap_SR)
     if config.rollout.temperature == 1.0:  # else: log-probs of two distributions
         metrics |= engine_measures(engine_SR, old_SR, batch.response_mask_SR)
     metrics["update/learning_rate"] = learning_rate_at(step, config)
@@ -246,7 +249,6 @@ def training_step(learner: Learner, step: int, bar: Any = None) -> StepResult:
         advantages_SR=advantages_SR,
         gap_SR=gap_SR,
         gate_SR=update.gate_SR,
-        teacher=teacher,
         metrics=metrics,
         clock=clock,
     )

@@ -45,6 +45,13 @@ def nested(key: str, value: object) -> dict[str, object]:
         ("warm_start.enabled", False, r"set warm_start.enabled to true"),
         ("environment.data", "games", r"set environment.data to null, or policy.model"),
         ("environment.name", "doom", r"environment: .*webshop"),
+        ("training.distillation.share", 0, r"training\.distillation\.share: .*greater than 0"),
+        (
+            "training.distillation.schedule",
+            "linear",
+            r"training\.distillation: schedule is linear, but steps is null: give it a number",
+        ),
+        ("training.distillation.schedule", "retire", r"is retire, but retire_below is null"),
         ("skills.retrieval", "best", r"skills\.retrieval: .*keyword.*found 'best'"),
         ("sweep.gates", ["gap", "gap"], r"sweep\.gates: lists a value twice"),
         ("sweep.betas", [-1.0], r"sweep\.betas\.0: .*greater than or equal to 0"),
@@ -56,6 +63,13 @@ def nested(key: str, value: object) -> dict[str, object]:
 def test_refused_with_key_and_remedy(key: str, value: object, says: str) -> None:
     with pytest.raises(SdarError, match=says):
         parse_config(nested(key, value))
+
+
+def test_a_share_that_a_method_cannot_take_is_refused() -> None:
+    few: dict[str, Any] = {"training": {"distillation": {"share": 0.05}}}
+    with pytest.raises(SdarError, match=r"rlsd would turn the sign .* raise it to 0\.1 or more"):
+        parse_config(few | {"methods": ["sdar", "rlsd"]})
+    assert parse_config(few | {"methods": ["sdar", "skill_sd"]}).training.distillation.share == 0.05
 
 
 @pytest.mark.parametrize("beside", [{}, {"worlds": 1000}], ids=["alone", "over the defaults"])

@@ -35,6 +35,27 @@ def real(name: str, **keys: Any) -> dict[str, Any]:
         ({"sweep": {"steps": 3}}, "sweep.steps"),
         ({"training": {"distillation": {"gate": "none", "beta": 1.0}}}, "distillation.beta"),
         ({"methods": ["grpo"], "training": {"distillation": {"coefficient": 1.0}}}, "coefficient"),
+        (
+            {"methods": ["grpo"], "training": {"distillation": {"share": 0.5}}},
+            "distillation.share",
+        ),
+        (
+            {
+                "methods": ["grpo", "rlsd"],
+                "training": {"distillation": {"schedule": "linear", "steps": 3}},
+            },
+            "distillation.schedule",
+        ),
+        ({"training": {"distillation": {"steps": 3}}}, "distillation.steps"),
+        ({"training": {"distillation": {"retire_below": 0.1}}}, "distillation.retire_below"),
+        (
+            {
+                "training": {
+                    "distillation": {"schedule": "linear", "steps": 3, "retire_over": 2},
+                }
+            },
+            "distillation.retire_over",
+        ),
         (real("alfworld", habit=0.5), "environment.habit"),
         (real("webshop", products=5), "environment.products"),
         (

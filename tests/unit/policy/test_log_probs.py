@@ -162,6 +162,37 @@ def test_divergence_equals_the_naive_one(chunk_logits, temperature, layers):
     assert all(p.grad is None for p in taught.head.parameters())
 
 
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("chunk_logits", [1 << 26, 360 * 5, 1])
+@pytest.mark.parametrize("taught", [[True, False, True, False, False, True], [False] * 6])
+def test_divergence_is_nothing_where_the_teacher_has_not_scored(chunk_logits, taught):
+    """And elsewhere what it is when all is scored: values and gradients."""
+    model = double_policy()
+    every, some = distribution(model), [i for i in range(6) if taught[i]]
+    if some:
+        hidden_ND = torch.cat([every.of([row], "cpu").hidden_ND for row in some])
+    else:
+        hidden_ND = torch.empty(0, 0)
+    tokens = [len(ids) if taught[i] else 0 for i, ids in enumerate(RESPONSES)]
+    part = TeacherDistribution(every.head, hidden_ND, tuple(tokens))
+    rows, results = [4, 2, 0, 5, 1, 3], []
+    batch = pad_batch([PROMPTS[i] for i in rows], [RESPONSES[i] for i in rows])
+    inside = torch.tensor([taught[i] for i in rows])[:, None]
+    for teacher in (every, part):
+        scorer = PolicyScorer(model, chunk_logits=chunk_logits)
+        scores = scorer(batch, entropy=True, teacher=teacher.of(rows, "cpu"))
+        model.zero_grad()
+        values = scores.divergence * inside + scores.log_probs
+        (WEIGHTS.double()[rows] * values).sum().backward()
+        gradients = {n: p.grad.clone() for n, p in model.named_parameters()}
+        results.append((scores.divergence.detach(), gradients))
+    (expected, gradients_expected), (found, gradients) = results
+    assert (expected[batch.mask_SR] > 0).all()
+    torch.testing.assert_close(found, expected * inside, atol=1e-12, rtol=0)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, gradients_expected[name], atol=1e-10, rtol=0)
+
+
 def test_divergence_costs_no_more_than_a_chunk_and_is_made_again_in_backward():
     model, sizes = scripted.policy(), []
     taught = distribution(model)

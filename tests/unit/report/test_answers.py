@@ -323,6 +323,25 @@ def test_a_clear_difference_is_named():
 # What it cost
 
 
+def test_cost_of_a_teacher_that_scores_a_part_of_the_turns():
+    line = {"step": 0, "old_s": 1.0, "teacher_s": 0.5, "tokens": 1000, "total_s": 2.0}
+    taught = {"teacher_prompt_tokens": 300, "taught_prompt_tokens": 200, "teacher_tokens": 350}
+    run = Run("sdar", 0, Path(), {"response_tokens": [(0, 200.0)]}, timings=[line | taught])
+    (cost,) = teacher_costs([run])
+    assert cost.tokens == {"old": 1000, "teacher": 350}
+    assert cost.prompt_ratio == pytest.approx(1.5)
+
+
+def test_runs_without_a_common_step_that_was_taught_have_no_course():
+    names = ("gap_mean", "gap_q05", "gap_q25", "gap_q75", "gap_q95")
+    runs = [
+        Run("sdar", seed, Path(), {name: [(seed, 0.1)] for name in names}, steps=2)
+        for seed in (0, 1)
+    ]
+    assert gap_courses(runs) == []
+    assert [course.steps for course in gap_courses(runs[:1])] == [[0]]
+
+
 def test_cost_is_seconds_and_tokens_by_phase():
     line = {"generation_s": 2.0, "old_s": 1.0, "teacher_s": 1.5, "update_s": 4.0, "total_s": 10.0}
     counts = {"tokens": 1000, "teacher_prompt_tokens": 1200, "tokens_per_second": 3.0}

@@ -22,7 +22,7 @@ from sdar.rollout.collector import collect
 from sdar.rollout.engines.base import Generation
 from sdar.rollout.engines.transformers import TransformersEngine
 from sdar.rollout.engines.transformers_continuous import ContinuousTransformersEngine
-from sdar.rollout.teacher import Teaching
+from sdar.rollout.teacher import Teaching, drawn
 
 TURNS = scripted.SETTINGS
 CONTINUOUS = replace(TURNS, schedule="continuous")
@@ -183,6 +183,25 @@ def test_the_teachers_prompts_are_made_while_the_environments_act(settings, monk
     for _, turn in turns:
         turn.teacher = None
     assert episodes == untaught
+
+
+@pytest.mark.parametrize("settings", [TURNS, CONTINUOUS], ids=["turns", "continuous"])
+def test_a_turn_that_is_not_drawn_has_no_teachers_prompt(settings, monkeypatch):
+    """None is made, and the episodes are the same."""
+    monkeypatch.setattr(WatchedTeaching, "acting", [])
+    pool, skills = WatchedPool(), Skills()
+    skills.pool = pool
+    teaching = WatchedTeaching(scripted.tokenizer(), settings.package, skills, 2000, share=0.4)
+    episodes = play(settings, pool=pool, teaching=teaching, seed=2, step=3)
+    turns = [(episode, turn) for episode in episodes for turn in episode.turns]
+    taught = [turn.teacher is not None for _, turn in turns]
+    keys = [(2, 3, episode.slot, turn.moment.index) for episode, turn in turns]
+    assert taught == [drawn(key, 0.4) for key in keys]
+    assert {True, False} == set(taught)
+    assert len(WatchedTeaching.acting) == sum(taught)
+    for _, turn in turns:
+        turn.teacher = None
+    assert episodes == play(settings, seed=2, step=3)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

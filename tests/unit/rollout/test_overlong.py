@@ -78,8 +78,9 @@ def test_one_long_page_is_cut_and_counted_and_the_rest_goes_on(caplog):
     package = environment_package("alfworld")
     teaching = Teaching(TOKENIZER, package, Skills(), 2000)
     pairs = [(episode.task, turn) for episode in episodes for turn in episode.turns]
-    taught = [teaching.prompt(*pair) for pair in pairs]
-    assert teacher_measures(batch, taught)["teacher/cut_prompts"] == 1
+    for task, turn in pairs:
+        turn.teacher = teaching.prompt(task, turn)
+    assert teacher_measures(batch)["teacher/cut_prompts"] == 1
 
 
 @pytest.mark.parametrize("with_skill", [False, True])

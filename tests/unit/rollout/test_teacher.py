@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import chat_templates
+import numpy as np
 import pytest
 import scripted
 
@@ -11,8 +12,9 @@ from sdar.environments.base import Moment, PastTurn, Task
 from sdar.environments.packages import environment_package
 from sdar.errors import SdarError
 from sdar.policy.chat import render_prompt, token_pieces
+from sdar.rollout.engines.base import uniforms
 from sdar.rollout.episode import Episode, Prompt, Turn
-from sdar.rollout.teacher import Teaching
+from sdar.rollout.teacher import Teaching, drawn
 from sdar.rollout.turns import fit_prompt
 from sdar.skills.library import SkillLibrary
 from sdar.training.playing import tasks_of_step
@@ -110,6 +112,45 @@ def test_token_pieces_join_to_the_text_even_inside_a_character():
     pieces = token_pieces(tokenizer, ids)
     assert len(pieces) == len(ids)
     assert "".join(pieces) == "go to the fridge é ☃ now"
+
+
+def test_a_share_of_the_turns_is_drawn_by_their_keys():
+    keys = [(3, step, slot, turn) for step in range(10) for slot in range(40) for turn in range(10)]
+    taught = [drawn(key, 0.25) for key in keys]
+    # Of 4000 fair draws, within four standard deviations.
+    assert abs(sum(taught) / len(keys) - 0.25) < 4 * (0.25 * 0.75 / len(keys)) ** 0.5
+    assert taught == [drawn(key, 0.25) for key in keys]
+    for place in range(4):  # of each part of the key
+        others = [(*key[:place], key[place] + 100, *key[place + 1 :]) for key in keys]
+        both = sum(a and drawn(b, 0.25) for a, b in zip(taught, others, strict=True))
+        assert abs(both / len(keys) - 0.0625) < 4 * (0.0625 * 0.9375 / len(keys)) ** 0.5
+    assert all(drawn(key, 0.5) for key, one in zip(keys, taught, strict=True) if one)
+    assert all(drawn(key, 1.0) for key in keys)
+
+
+def test_what_is_drawn_says_nothing_of_the_first_token():
+    """A response's tokens are drawn by the same key, from other numbers."""
+    keys = [(0, step, slot, 0) for step in range(50) for slot in range(40)]
+    first = uniforms(keys, 1)[:, 0]
+    taught = np.array([drawn(key, 0.5) for key in keys])
+    difference = first[taught].mean() - first[~taught].mean()
+    assert abs(difference) < 4 * (1 / 12 * 4 / len(keys)) ** 0.5
+
+
+def test_episodes_are_drawn_whole_where_their_turns_are_compared():
+    package = environment_package("alfworld")
+    by_turn, whole = (
+        Teaching(scripted.tokenizer(), package, Skills(), 1000, 0.4, together)
+        for together in (False, True)
+    )
+    by_slot = [
+        [{t.asks((1, 0, slot, turn)) for turn in range(8)} for slot in range(60)]
+        for t in (by_turn, whole)
+    ]
+    assert {True, False} in by_slot[0]
+    assert {len(asked) for asked in by_slot[1]} == {1}
+    assert {True} in by_slot[1]
+    assert {False} in by_slot[1]
 
 
 QWEN = sorted(Path(__file__).parents[3].glob("config/experiments/*qwen*.yaml"))

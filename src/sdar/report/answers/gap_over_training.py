@@ -1,9 +1,9 @@
 """Does the gap shrink: by step while training, and at evaluation against the starting policy.
 
-In training the figures are over all response tokens of a step. At evaluation they are over recorded
-episodes of the same tasks, so that a method and the warm start are compared task by task. The mean
-gap over the student's own tokens estimates minus the divergence between student and teacher: it is
-below 0 wherever they differ, and shrinking means that it rises towards 0.
+In training the figures are over the response tokens of a step that were taught. At evaluation they
+are over recorded episodes of the same tasks, so that a method and the warm start are compared task
+by task. The mean gap over the student's own tokens estimates minus the divergence between student
+and teacher: it is below 0 wherever they differ, and shrinking means that it rises towards 0.
 """
 
 from collections.abc import Sequence
@@ -70,6 +70,8 @@ def gap_courses(runs: Sequence[Run]) -> list[GapCourse]:
         if not series:
             continue
         steps = sorted(set.intersection(*({s for s, _ in one["gap_mean"]} for one in series)))
+        if not steps:
+            continue
         mean = _average(series, "gap_mean", steps)
         names = [name for band in BANDS for name in band[:2]]
         complete = all(name in one for one in series for name in names)

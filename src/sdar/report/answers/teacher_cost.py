@@ -36,7 +36,7 @@ class TeacherCost:
     """Of the teacher's pass; interval over steps. 0 where there is no teacher."""
     tokens_share: Estimate
     prompt_ratio: float | None
-    """The teacher's prompt tokens by the student's."""
+    """The teacher's prompt tokens by the student's of the same turns."""
 
     @property
     def total_seconds(self) -> float:
@@ -66,7 +66,11 @@ def _cost(method: str, runs: Sequence[Run]) -> TeacherCost:
     seconds = [phase_seconds(line) for line, _ in lines]
     tokens = [phase_tokens(line, responses) for line, responses in lines]
     taught = [(line, responses) for line, responses in lines if line.get("teacher_s")]
-    student_prompts = sum(line.get("tokens", 0) - responses for line, responses in taught)
+    # Runs of earlier versions taught every turn, and have no counts of those that were.
+    student_prompts = sum(
+        line.get("taught_prompt_tokens", line.get("tokens", 0) - responses)
+        for line, responses in taught
+    )
     teacher_prompts = sum(line.get("teacher_prompt_tokens", 0) for line, _ in taught)
     return TeacherCost(
         method=method,
@@ -100,7 +104,8 @@ def phase_tokens(line: dict[str, float], response_tokens: float) -> dict[str, fl
     """Tokens through the model by phase of one line; `response_tokens` are those of the step."""
     read = {phase: float(line.get("tokens", 0)) for phase in READING if line.get(f"{phase}_s")}
     if line.get("teacher_s"):
-        read["teacher"] = line.get("teacher_prompt_tokens", 0) + response_tokens
+        every = line.get("teacher_prompt_tokens", 0) + response_tokens
+        read["teacher"] = line.get("teacher_tokens", every)
     return read
 
 
