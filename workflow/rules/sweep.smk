@@ -59,6 +59,12 @@ rule compare_sweep:
             category="Sweep",
         ),
         raster=SWEEP_RESULTS / "heatmap.png",
+        tokens=report(
+            SWEEP_RESULTS / "teacher_tokens.svg",
+            caption="../report/teacher_tokens.rst",
+            category="Sweep",
+        ),
+        tokens_raster=SWEEP_RESULTS / "teacher_tokens.png",
     log:
         f"{LOGS}/sweep/compare.log",
     benchmark:

@@ -5,7 +5,7 @@ import typer
 from sdar.cli.options import CONFIG, ROOT, ConfigOption, RootOption, friendly, prepare
 
 sweep_app = typer.Typer(
-    help="The ablation over gate, beta, lambda and skill retrieval.",
+    help="The ablation over gate, beta, lambda, skill retrieval and share of turns taught.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -30,10 +30,11 @@ def list_variants(config: ConfigOption = CONFIG, root: RootOption = ROOT) -> Non
 @sweep_app.command()
 @friendly
 def compare(config: ConfigOption = CONFIG, root: RootOption = ROOT) -> None:
-    """Compare every variant with the baseline: table and heat map.
+    """Compare every variant with the baseline: table, heat map, and success against the teacher's
+    tokens.
 
     Reads the evaluations in runs/EXPERIMENT/sweep. Writes results/EXPERIMENT/sweep: sweep.json,
-    sweep.md, heatmap.svg, heatmap.png.
+    sweep.md, and heatmap and teacher_tokens as svg and png.
 
     Example: sdar sweep compare --config config/experiments/sweep.yaml
     """

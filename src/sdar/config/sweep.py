@@ -1,4 +1,5 @@
-"""Configuration of the sweep: the ablation over gate, beta, lambda and skill retrieval."""
+"""Configuration of the sweep: the ablation over gate, beta, lambda, skill retrieval, and share of
+the turns that are taught."""
 
 from typing import Literal
 
@@ -6,14 +7,14 @@ from pydantic import PositiveInt, field_validator
 
 from sdar.methods.gates import RunGate
 from sdar.methods.roles import SweptMethod
-from sdar.section import Name, NonNegative, Section, Seed
+from sdar.section import Name, NonNegative, Section, Seed, Share
 
 RetrievalKind = Literal["type", "keyword", "all", "random", "none"]
 
 
 class SweepConfig(Section):
     """Every combination of these lists, each trained and compared with lambda = 0: the target
-    `sweep`. An empty list stands for the experiment's own value; all four empty: no sweep. See
+    `sweep`. An empty list stands for the experiment's own value; all five empty: no sweep. See
     `sdar sweep list`."""
 
     gates: tuple[RunGate, ...] = ()
@@ -21,6 +22,8 @@ class SweepConfig(Section):
     coefficients: tuple[NonNegative, ...] = ()
     """Lambdas. 0 is always among them: it is the baseline."""
     retrievals: tuple[RetrievalKind, ...] = ()
+    shares: tuple[Share, ...] = ()
+    """Of the turns, those that the teacher scores (`training.distillation.share`)."""
     method: SweptMethod = "sdar"
     """What is varied. Its baseline is the same method at lambda = 0: grpo, or gigpo."""
     seeds: tuple[Seed, ...] = ()
@@ -33,7 +36,7 @@ class SweepConfig(Section):
     """The teacher's limit in the sweep's runs, their context raised to hold it; null: that of the
     policy section. Retrieval `all` needs several times that of `type`."""
 
-    @field_validator("gates", "betas", "coefficients", "retrievals", "seeds", "panels")
+    @field_validator("gates", "betas", "coefficients", "retrievals", "shares", "seeds", "panels")
     @classmethod
     def _distinct(cls, values: tuple[object, ...]) -> tuple[object, ...]:
         if len(set(values)) != len(values):
@@ -43,4 +46,5 @@ class SweepConfig(Section):
     @property
     def is_set(self) -> bool:
         """Something is to be varied."""
-        return bool(self.gates or self.betas or self.coefficients or self.retrievals)
+        varied = (self.gates, self.betas, self.coefficients, self.retrievals, self.shares)
+        return any(map(bool, varied))

@@ -27,6 +27,7 @@ class Cell(NamedTuple):
     beta: float
     coefficient: float
     retrieval: RetrievalKind
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,15 @@ def sweep_cells(config: ExperimentConfig) -> dict[Cell, SweepVariant]:
     if not sweep.is_set:
         raise SdarError(
             "sweep: nothing to vary; list values under sweep.gates, sweep.betas, "
-            "sweep.coefficients or sweep.retrievals (config/experiments/sweep.yaml is an example)"
+            "sweep.coefficients, sweep.retrievals or sweep.shares "
+            "(config/experiments/sweep.yaml is an example)"
         )
     grid = product(
         sweep.gates or (usual.gate,),
         sweep.betas or (usual.beta,),
         sweep.coefficients or (usual.coefficient,),
         sweep.retrievals or (config.skills.retrieval,),
+        sweep.shares or (usual.share,),
     )
     return {Cell(*values): _variant(Cell(*values), config) for values in grid}
 
@@ -126,6 +129,8 @@ def _variant(cell: Cell, config: ExperimentConfig) -> SweepVariant:
         name.append(cell.retrieval)
     else:
         cell = cell._replace(retrieval="type")
+    if cell.share != 1:
+        name.append(f"share{_number(cell.share)}")
     return SweepVariant("-".join(name), method, cell)
 
 

@@ -52,6 +52,7 @@ def nested(key: str, value: object) -> dict[str, object]:
             r"training\.distillation: schedule is linear, but steps is null: give it a number",
         ),
         ("training.distillation.schedule", "retire", r"is retire, but retire_below is null"),
+        ("sweep.shares", [1.5], r"sweep\.shares\.0: .*less than or equal to 1"),
         ("skills.retrieval", "best", r"skills\.retrieval: .*keyword.*found 'best'"),
         ("sweep.gates", ["gap", "gap"], r"sweep\.gates: lists a value twice"),
         ("sweep.betas", [-1.0], r"sweep\.betas\.0: .*greater than or equal to 0"),

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from sdar.cli.app import app
@@ -25,7 +26,9 @@ from sdar.evaluation.statistics import paired_bootstrap
 from sdar.files.whole import write_parquet
 from sdar.report.comparison import BOOTSTRAP_SEED, CONFIDENCE, RESAMPLES
 from sdar.report.sweep.compare import compare_sweep, read_sweep, sweep_markdown
+from sdar.report.sweep.heatmap import heatmap
 from sdar.report.sweep.plan import measured_pace, plan_text
+from sdar.report.sweep.teacher_tokens import teacher_tokens_figure
 from sdar.tracking.recorder import RunRecorder
 
 SWEEP = {
@@ -124,7 +127,7 @@ def test_a_variants_configuration_is_whole_and_has_no_sweep(tmp_path: Path) -> N
     assert (made.methods, made.seeds) == (("sdar",), (9,))
     assert made.training.steps == 7
     assert made.evaluation.panels == ("valid_unseen",)
-    own = {"coefficient": 0.1, "beta": 5.0, "gate": "gap"}
+    own = {"coefficient": 0.1, "beta": 5.0, "gate": "gap", "share": 1.0}
     usual = config.training.distillation.model_dump()
     assert made.training.distillation.model_dump() == usual | own
     assert made.skills.retrieval == "random"
@@ -134,6 +137,41 @@ def test_a_variants_configuration_is_whole_and_has_no_sweep(tmp_path: Path) -> N
     path = tmp_path / "config.yaml"
     path.write_text(resolved_yaml(made))
     assert load_config(path) == made
+
+
+SHARES = {"gates": [], "betas": [], "coefficients": [], "retrievals": [], "shares": [1.0, 0.25]}
+
+
+def test_a_share_of_the_turns_is_a_variant_of_its_own() -> None:
+    config = configuration(**SHARES)
+    assert names(config) == [
+        "grpo",
+        "gap-beta5-lambda0.1-type",
+        "gap-beta5-lambda0.1-type-share0.25",
+    ]
+    shares = [
+        variant_config(config, variant).training.distillation.share
+        for variant in sweep_variants(config)
+    ]
+    assert shares == [1.0, 1.0, 0.25]
+
+
+def test_the_shipped_experiment_varies_the_share_alone() -> None:
+    root = Path(__file__).parents[3] / "config"
+    config, usual = (
+        load_config(root / "experiments/teaching.yaml"),
+        load_config(root / "config.yaml"),
+    )
+    cells = sweep_cells(config)
+    assert [cell.share for cell in cells] == [1.0, 0.5, 0.25, 0.1]
+    assert len({cell._replace(share=1.0) for cell in cells}) == 1
+    for variant in sweep_variants(config)[1:]:
+        made = variant_config(config, variant)
+        assert len(made.seeds) == 5
+        assert made.training.steps == usual.training.steps
+        plain = made.training.distillation.model_copy(update={"share": 1.0})
+        assert plain == usual.training.distillation
+        assert made.environment == usual.environment
 
 
 @pytest.mark.parametrize(("method", "base"), [("sdar", "grpo"), ("sdar_gigpo", "gigpo")])
@@ -284,7 +322,10 @@ def test_files_hold_every_cell_and_are_reproducible(
     config, layout = swept
     folder = layout.sweep_results
     paths = sorted(folder.iterdir())
-    assert [path.name for path in paths] == ["heatmap.png", "heatmap.svg", "sweep.json", "sweep.md"]
+    figures = [
+        f"{name}.{kind}" for name in ("heatmap", "teacher_tokens") for kind in ("png", "svg")
+    ]
+    assert [path.name for path in paths] == sorted([*figures, "sweep.json", "sweep.md"])
     values = json.loads((folder / "sweep.json").read_text())
     assert len(values["cells"]) == 16
     assert {cell["variant"] for cell in values["cells"]} == {v["name"] for v in values["variants"]}
@@ -298,7 +339,6 @@ def test_the_heat_map_shows_each_cells_value_and_interval(
     swept: tuple[ExperimentConfig, Layout],
 ) -> None:
     from sdar.report.formatting import points
-    from sdar.report.sweep.heatmap import heatmap
 
     comparison = read_sweep(*swept)
     figure = heatmap(comparison)
@@ -390,3 +430,46 @@ def test_the_sweeps_that_come_with_sdar_are_whole(repository: Path, name: str) -
     config = load_config(repository / "config" / "experiments" / f"{name}.yaml")
     for variant in sweep_variants(config):
         assert variant_config(config, variant).methods == (variant.method,)
+
+
+def write_timings(config: ExperimentConfig, layout: Layout, tokens: dict[str, list[int]]) -> None:
+    """Three steps of every run: `tokens` of the teacher in a step, by variant and seed."""
+    for variant in sweep_variants(config):
+        for seed, count in zip(config.seeds, tokens[variant.name], strict=True):
+            folder = layout.of_variant(variant.name).run(variant.method, seed)
+            steps = [{"step": step, "teacher_tokens": count} for step in range(3)]
+            (folder / "timings.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in steps))
+
+
+def test_success_is_shown_against_the_teachers_tokens(tmp_path: Path) -> None:
+    config = configuration(**SHARES)
+    layout = Layout(tmp_path, config.experiment)
+    write_evaluations(config, layout)
+    every, quarter = names(config)[1:]
+    assert {one.teacher_tokens for one in read_sweep(config, layout).results.values()} == {None}
+    assert "no run counted them" in texts(teacher_tokens_figure(read_sweep(config, layout)))
+    counts = {"grpo": [0, 0], every: [400_000, 600_000], quarter: [10_000, 12_000]}
+    write_timings(config, layout, counts)
+    comparison = read_sweep(config, layout)
+    spent = {name: one.teacher_tokens for name, one in comparison.results.items()}
+    assert spent == {"grpo": 0, every: 1_500_000, quarter: 33_000}
+    table = sweep_markdown(comparison)
+    assert " 1.50 M |" in table
+    assert " 33 k |" in table
+    figure = teacher_tokens_figure(comparison)
+    named = {every: "share 1", quarter: "share 0.25"}
+    assert set(named.values()) <= set(texts(figure))
+    (axis,) = figure.axes
+    points = {text.get_text(): text.xy for text in axis.texts if hasattr(text, "xy")}
+    for name in (every, quarter):
+        top = comparison.results[name].rate.high
+        assert points[named[name]] == pytest.approx((spent[name] / 1e6, 100 * top))
+    titles = [axis.get_title(loc="left") for axis in heatmap(comparison).axes]
+    assert titles[:2] == [
+        "gap gate, skill: type, 100% of turns",
+        "gap gate, skill: type, 25% of turns",
+    ]
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for axis in figure.axes for text in axis.texts]

@@ -1,8 +1,11 @@
 """The sweep compared: every variant against the baseline, as numbers, a table and a heat map.
 
-Writes `sweep.json`, `sweep.md`, `heatmap.svg` and `heatmap.png` under `layout.sweep_results`. A
-function of the evaluations it reads: equal inputs, equal bytes.
+Writes `sweep.json`, `sweep.md`, and `heatmap` and `teacher_tokens` as svg and png under
+`layout.sweep_results`. A function of the evaluations it reads, and of the teacher's tokens that the
+runs counted: equal inputs, equal bytes.
 """
+
+from statistics import fmean
 
 import polars as pl
 import pyarrow as pa
@@ -19,6 +22,7 @@ from sdar.config.variants import (
 from sdar.errors import SdarError
 from sdar.escaping import markdown
 from sdar.evaluation.statistics import Rate, rate_over_tasks
+from sdar.files import lines
 from sdar.files.tables import read_table
 from sdar.files.whole import write_json, write_text
 from sdar.methods.roles import label
@@ -28,12 +32,14 @@ from sdar.report.formatting import difference_text, markdown_table, p_text, poin
 from sdar.report.style import save
 from sdar.report.sweep.data import SweepComparison, SweepResult, difference_of, setting
 from sdar.report.sweep.heatmap import heatmap
+from sdar.report.sweep.teacher_tokens import teacher_tokens_figure, tokens_text
 
 _READ = pa.schema(
     EPISODES.field(name)
     for name in ("panel", "with_skill", "task_id", "seed", "evaluation_seed", "success")
 )
 """What the comparison reads of an evaluation's episodes."""
+TIMINGS = "timings.jsonl"
 
 
 def compare_sweep(config: ExperimentConfig, layout: Layout) -> None:
@@ -43,6 +49,7 @@ def compare_sweep(config: ExperimentConfig, layout: Layout) -> None:
     write_json(folder / "sweep.json", comparison.as_dict())
     write_text(folder / "sweep.md", sweep_markdown(comparison))
     save(heatmap(comparison), folder / "heatmap")
+    save(teacher_tokens_figure(comparison), folder / "teacher_tokens")
 
 
 def read_sweep(config: ExperimentConfig, layout: Layout) -> SweepComparison:
@@ -65,6 +72,7 @@ def read_sweep(config: ExperimentConfig, layout: Layout) -> SweepComparison:
             variant,
             _rate(frame),
             None if variant == base else paired_difference(variant_TR, base_TR),
+            _teacher_tokens(layout, variant, seeds),
         )
     return SweepComparison(
         experiment=config.experiment,
@@ -91,12 +99,13 @@ def sweep_markdown(comparison: SweepComparison) -> str:
                 f"[{points(difference.low_these_runs)}, {points(difference.high_these_runs)}]",
                 p_text(difference.p_value),
                 "yes" if one.decided else "no",
+                tokens_text(one.teacher_tokens),
                 _filled(comparison, one.variant),
             ]
         )
     name, decided = label(base.variant.method), sum(one.decided for one in comparison.by_effect)
     header = ["variant", "success (%)", f"minus {name} (points)", "for these runs", "p"]
-    header += ["excludes 0", "cells"]
+    header += ["excludes 0", "teacher's tokens", "cells"]
     return (
         f"# {markdown(comparison.experiment)}: sweep\n\n"
         f"Each variant against {name} (lambda = 0), {comparison.steps} training steps, "
@@ -109,6 +118,8 @@ def sweep_markdown(comparison: SweepComparison) -> str:
         f"- {decided} of {len(rows)} intervals exclude 0. If nothing had an effect, about "
         f"{(1 - CONFIDENCE) * len(rows):.1f} would: the largest of many differences is largest "
         "by luck too, and wants runs of its own.\n"
+        "- The teacher's tokens are those it read in one training run: its prompts, and the "
+        "responses after them.\n"
         "- One variant may fill several cells of the heat map: what its gate does not read cannot "
         "change it (gate none: neither beta nor skill; gate entropy: no skill).\n"
     )
@@ -139,6 +150,17 @@ def _episodes(
             raise SdarError(f"{path}: nothing of panel {', '.join(absent)}; {remedy}")
         frames.append(frame)
     return pl.concat(frames)
+
+
+def _teacher_tokens(layout: Layout, variant: SweepVariant, seeds: tuple[int, ...]) -> float | None:
+    """Of a run, the mean over seeds."""
+    counted = []
+    for seed in seeds:
+        steps = lines.read(layout.of_variant(variant.name).run(variant.method, seed) / TIMINGS)
+        if not steps or any("teacher_tokens" not in step for step in steps):
+            return None
+        counted.append(sum(step["teacher_tokens"] for step in steps))
+    return fmean(counted)
 
 
 def _outcomes(frame: pl.DataFrame) -> Outcomes:

@@ -15,6 +15,9 @@ class SweepResult:
     variant: SweepVariant
     rate: Rate
     difference: Difference | None
+    teacher_tokens: float | None = None
+    """That the teacher read in a run, prompts and responses, the mean over seeds; None where the
+    runs did not count them."""
 
     @property
     def decided(self) -> bool:
@@ -65,6 +68,7 @@ class SweepComparison:
                     "rate": asdict(one.rate),
                     "difference": one.difference and asdict(one.difference),
                     "interval_excludes_0": one.decided,
+                    "teacher_tokens": one.teacher_tokens,
                 }
                 for one in self.results.values()
             ],

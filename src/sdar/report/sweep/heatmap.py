@@ -1,4 +1,6 @@
-"""The sweep's heat map: rows retrieval, columns gate, cells beta x lambda."""
+"""The sweep's heat map: rows retrieval and share, columns gate, cells beta x lambda."""
+
+from itertools import product
 
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -26,19 +28,20 @@ def heatmap(comparison: SweepComparison) -> Figure:
     """Success minus the baseline's in every cell, in points, with its paired interval. A thick
     frame and bold type: the interval excludes 0."""
     cells = list(comparison.cells)
-    gates, betas, weights, retrievals = (
+    gates, betas, weights, retrievals, shares = (
         list(dict.fromkeys(axis)) for axis in zip(*cells, strict=True)
     )
+    told = list(product(retrievals, shares))
     shown = [one.difference.difference for one in comparison.results.values() if one.difference]
     reach = max([SMALLEST_RANGE, *map(abs, shown)])
     norm = TwoSlopeNorm(0.0, -100 * reach, 100 * reach)
     rows_of = {gate: [None] if _ignores_beta(comparison, gate) else betas for gate in gates}
     facet = max(FACET_INCHES, 0.4 + CELL_INCHES[0] * len(weights))
     width = 1.6 + facet * len(gates)
-    height = 1.5 + len(retrievals) * (0.75 + CELL_INCHES[1] * max(map(len, rows_of.values())))
-    figure, axes = new_figure(len(retrievals), len(gates), (max(width, 7.5), height))
+    height = 1.5 + len(told) * (0.75 + CELL_INCHES[1] * max(map(len, rows_of.values())))
+    figure, axes = new_figure(len(told), len(gates), (max(width, 7.5), height))
     for place, axis in enumerate(axes):
-        retrieval, gate = retrievals[place // len(gates)], gates[place % len(gates)]
+        (retrieval, share), gate = told[place // len(gates)], gates[place % len(gates)]
         axis.grid(visible=False)
         axis.tick_params(length=0)
         for spine in axis.spines.values():
@@ -46,12 +49,14 @@ def heatmap(comparison: SweepComparison) -> Figure:
         rows = rows_of[gate]
         for y, beta in enumerate(rows):
             for x, weight in enumerate(weights):
-                cell = Cell(gate, betas[0] if beta is None else beta, weight, retrieval)
+                cell = Cell(gate, betas[0] if beta is None else beta, weight, retrieval, share)
                 _draw(axis, x, y, comparison.at(cell), norm)
         axis.set(xlim=(-0.5, len(weights) - 0.5), ylim=(len(rows) - 0.5, -0.5))
         axis.set_xticks(range(len(weights)), [f"{weight:g}" for weight in weights])
         axis.set_yticks(range(len(rows)), ["any" if b is None else f"{b:g}" for b in rows])
         title = f"{gate} gate, skill: {retrieval}{_note(comparison, gate, retrieval)}"
+        if shares != [1.0]:
+            title += f", {100 * share:g}% of turns"
         axis.set_title(title, fontsize=10)
         if place >= len(axes) - len(gates):
             axis.set_xlabel("λ")
@@ -101,10 +106,11 @@ def _draw(axis: Axes, x: int, y: int, result: SweepResult, norm: TwoSlopeNorm) -
 
 def _ignores_beta(comparison: SweepComparison, gate: str) -> bool:
     """Whatever beta, the same runs."""
-    names_of: dict[tuple[float, str], set[str]] = {}
+    names_of: dict[tuple[float, str, float], set[str]] = {}
     for cell, variant in comparison.cells.items():
         if cell.gate == gate:
-            names_of.setdefault((cell.coefficient, cell.retrieval), set()).add(variant.name)
+            key = cell.coefficient, cell.retrieval, cell.share
+            names_of.setdefault(key, set()).add(variant.name)
     return not GATES[gate].uses_beta and all(len(names) == 1 for names in names_of.values())
 
 
