@@ -113,6 +113,10 @@ class PolicyConfig(Section):
     """With `dtype: bfloat16`, compute logits in float32 from the hidden states: log-probs of scorer
     and engine then lie closer together (about half the difference), and the head takes twice the
     memory and more time. vLLM computes its own."""
+    share_prefixes: Annotated[bool, ROUNDING] = True
+    """Compute tokens that several sequences of a pass begin with (a skill, a group's first prompt,
+    the fixed words of all prompts) once, in every pass and its gradients. Where a model does not
+    allow it (docs/models.md), they are computed again for each."""
     max_prompt_tokens: PositiveInt = 448
     """A longer prompt loses history, then text from its middle, and is counted. Raised in the
     middle of a run, it continues."""
@@ -168,6 +172,10 @@ class TrainingConfig(Section):
     micro_batch: Annotated[PositiveInt, ROUNDING] = 64
     """Samples per forward-backward pass: fewer take less memory. Sums are rounded differently: in
     bfloat16 a token's log-prob changes by about .01."""
+    old_log_probs: Annotated[Literal["auto", "pass"], ROUNDING] = "auto"
+    """Where the log-probs before the update come from. `auto`: the sampler's own, where it samples
+    with the trainer's weights, in float32, at temperature 1, and no gate asks for the entropy; else
+    a pass over the samples. `pass`: always that."""
     learning_rate: PositiveFloat = 5e-4
     warmup_ratio: Fraction = 0.0
     weight_decay: NonNegative = 0.01

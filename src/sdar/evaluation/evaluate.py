@@ -228,6 +228,7 @@ class ChunkPlayer:
             trust_remote_code=self.config.policy.trust_remote_code,
             longest=longest_sequence(self.config),
             fp32_head=self.config.policy.fp32_head,
+            share_prefixes=self.config.policy.share_prefixes,
         )
         self.engine = open_filled_engine(
             self.config, self.model, self.tokenizer, folder=self.folder

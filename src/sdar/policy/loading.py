@@ -16,6 +16,7 @@ from sdar.policy.log_probs import PolicyScorer
 from sdar.policy.paths import scoring_path, set_fp32_head
 from sdar.policy.pretrained import read_config, read_model, read_tokenizer
 from sdar.policy.probe import find_scoring_path
+from sdar.policy.sharing_probe import find_sharing
 
 log = logging.getLogger("sdar.policy")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -29,14 +30,16 @@ def load_policy(
     trust_remote_code: bool = False,
     longest: int | None = None,
     fp32_head: bool = False,
+    share_prefixes: bool = True,
 ) -> tuple[Any, Any]:
     """Load `(model, tokenizer)`, in evaluation mode (no dropout), and try how it can be scored.
 
     `trust_remote_code`: run program code that comes with a model of a family that transformers does
     not know. `longest`: the most tokens of a prompt with its response. `fp32_head`: compute its
-    logits in float32 (`policy.fp32_head`). Raises `SdarError` when the folder is missing or
-    unreadable, its weights are not whole and finite, its chat template is of no use, sequences are
-    beyond the model's context, or no path scores the model exactly.
+    logits in float32 (`policy.fp32_head`). `share_prefixes`: compute what sequences begin with in
+    common once, if the model allows it (`policy.share_prefixes`). Raises `SdarError` when the
+    folder is missing or unreadable, its weights are not whole and finite, its chat template is of
+    no use, sequences are beyond the model's context, or no path scores the model exactly.
     """
     name = _name(path_or_name)
     torch_dtype = _DTYPES[dtype] if isinstance(dtype, str) else dtype
@@ -51,6 +54,10 @@ def load_policy(
         reason = next(iter(against.values()))
         family, path = model.config.model_type, scoring_path(model)
         log.info("policy: %s is scored on the %s path (fast: %s)", family, path, reason)
+    alone = find_sharing(model, PolicyScorer, longest) if share_prefixes else None
+    if alone is not None:
+        family = model.config.model_type
+        log.info("policy: common beginnings of a %s model are not shared: %s", family, alone)
     return model, tokenizer
 
 

@@ -15,18 +15,21 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from sdar.algorithms.distillation import vocabulary_reverse_kl
-from sdar.policy.micro_batches import TokenBatch, one_token, pad_batch, plan_micro_batches
+from sdar.policy.micro_batches import TokenBatch, one_token, pad_batch, plan_passes
 from sdar.policy.paths import (
     CHUNK_LOGITS,
     apply_head,
     features_at,
+    features_of_tree,
     has_fp32_head,
     has_scoring_path,
     head_of,
     scoring_path,
+    shares_prefixes,
     vocabulary_of,
 )
 from sdar.policy.probe import find_scoring_path
@@ -131,8 +134,12 @@ class PolicyScorer(nn.Module):
         gradient where autograd is on; nothing flows to the teacher. The divergence of a sample
         that the teacher has not scored is 0.
         """
-        hidden_SRD = features_at(self.model, batch.input_ids_ST, batch.positions_SR)
-        hidden_ND = hidden_SRD[batch.mask_SR]
+        read_MD = None if batch.tree is None else features_of_tree(self.model, batch.tree)
+        if batch.tree is None or read_MD is None:
+            hidden_SRD = features_at(self.model, batch.input_ids_ST, batch.positions_SR)
+            hidden_ND = hidden_SRD[batch.mask_SR]
+        else:
+            hidden_ND = F.embedding(batch.tree.reads_SR[batch.mask_SR], read_MD)
         targets_N = batch.targets_SR[batch.mask_SR]
         taught_N = None
         if teacher is not None and len(teacher.hidden_ND) < len(hidden_ND):
@@ -250,13 +257,16 @@ def score_responses(
     entropy_SR = torch.zeros(len(responses), width) if entropy else None
     hidden_ND: Tensor | None = None
     ends = list(accumulate(map(len, responses)))
+    share = shares_prefixes(getattr(scorer, "model", None))
     if plan is None:
-        lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
-        plan = plan_micro_batches(lengths, micro_batch, micro_batch_tokens)
+        sequences = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
+        plan = plan_passes(sequences, micro_batch, micro_batch_tokens, share=share)
     for _ in range(len(plan), passes):
         scorer(one_token(device), entropy=entropy, hidden=hidden)
     for rows in plan:
-        batch = pad_batch([prompts[i] for i in rows], [responses[i] for i in rows], device)
+        batch = pad_batch(
+            [prompts[i] for i in rows], [responses[i] for i in rows], device, share=share
+        )
         scores = scorer(batch, entropy=entropy, hidden=hidden)
         columns = scores.log_probs.shape[1]
         log_probs_SR[rows, :columns] = scores.log_probs.cpu()

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdar.policy.prefix_tree import PrefixTree, prefix_tree, shared_beginnings
+
 CPU_TOKENS = 4096
 """Padded tokens of a pass on a CPU: what stays in its caches."""
 GPU_PREFILL_TOKENS = 32_768
@@ -35,14 +37,19 @@ class TokenBatch:
     positions_SR: Tensor
     targets_SR: Tensor
     mask_SR: Tensor
+    tree: PrefixTree | None = None
+    """The same sequences, with equal beginnings once; None: such a tree was not asked for."""
 
 
 def pad_batch(
     prompts: Sequence[Sequence[int]],
     responses: Sequence[Sequence[int]],
     device: torch.device | str = "cpu",
+    *,
+    share: bool = False,
 ) -> TokenBatch:
-    """Pad on the right. Prompts and responses must not be empty."""
+    """Pad on the right. Prompts and responses must not be empty. With `share` equal beginnings are
+    found, too."""
     lengths = [len(p) + len(r) - 1 for p, r in zip(prompts, responses, strict=True)]
     width = max(map(len, responses))
     input_ids = np.zeros((len(prompts), max(lengths)), dtype=np.int64)
@@ -55,8 +62,13 @@ def pad_batch(
         targets[row, : len(response)] = response
         mask[row, : len(response)] = True
         positions[row] = np.minimum(np.arange(width) + len(prompt) - 1, lengths[row] - 1)
+    tree = None
+    if share and len(prompts) > 1:
+        sequences = [row[:length] for row, length in zip(input_ids.tolist(), lengths, strict=True)]
+        tree = prefix_tree(sequences, positions).to(device)
     arrays = (input_ids, positions, targets, mask)
-    return TokenBatch(*(torch.from_numpy(array).to(device) for array in arrays))
+    ids_ST, positions_SR, targets_SR, mask_SR = (torch.from_numpy(a).to(device) for a in arrays)
+    return TokenBatch(ids_ST, positions_SR, targets_SR, mask_SR, tree)
 
 
 def one_token(device: torch.device | str = "cpu") -> TokenBatch:
@@ -78,6 +90,31 @@ def plan_micro_batches(
             plan.append(current)
             current = []
         current.append(index)
+    return [*plan, current] if current else plan
+
+
+def plan_passes(
+    sequences: Sequence[Sequence[int]], samples: int, tokens: int | None = None, *, share: bool
+) -> list[list[int]]:
+    """Indices of each micro-batch, as `plan_micro_batches`; with `share` those together that begin
+    alike. There, too, `tokens` bounds what is padded: the rows of a micro-batch's tree."""
+    if not share:
+        return plan_micro_batches([len(each) for each in sequences], samples, tokens)
+    order, shared = shared_beginnings(sequences)
+    plan: list[list[int]] = []
+    current: list[int] = []
+    rows = width = 0
+    for place, index in enumerate(order):
+        length = len(sequences[index])
+        # The sequence before is no row of its own where this one begins with all of it.
+        grown = bool(current) and shared[place] == len(sequences[order[place - 1]])
+        more = rows if grown else rows + 1
+        over = tokens is not None and more * max(width, length) > tokens
+        if current and (len(current) == samples or over):
+            plan.append(current)
+            current, more, width = [], 1, 0
+        current.append(index)
+        rows, width = more, max(width, length)
     return [*plan, current] if current else plan
 
 

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 
-from sdar.policy.trunk import hidden_states_at, take
+from sdar.policy.prefix_tree import PrefixTree
+from sdar.policy.shared_attention import no_mask, sharing
+from sdar.policy.trunk import hidden_states_at, hidden_states_of_tree, take
 
 ScoringPath = Literal["fast", "general", "single"]
 SCORING_PATHS: tuple[ScoringPath, ...] = ("fast", "general", "single")
@@ -28,6 +30,7 @@ SCORING_PATHS: tuple[ScoringPath, ...] = ("fast", "general", "single")
 CHUNK_LOGITS = 1 << 26
 """Logits of a chunk: 256 MiB of float32."""
 _KEPT = "_sdar_scoring_path"
+_SHARES = "_sdar_shares_prefixes"
 _FP32_HEAD = "_sdar_fp32_head"
 
 
@@ -75,6 +78,17 @@ def has_fp32_head(model: Any) -> bool:
     return bool(getattr(model, _FP32_HEAD, False))
 
 
+def set_sharing(model: Any, wanted: bool) -> None:
+    """Whether tokens that several sequences of a pass begin with are computed once
+    (`policy.share_prefixes`); kept with the model and its copies."""
+    setattr(model, _SHARES, wanted)
+
+
+def shares_prefixes(model: Any) -> bool:
+    """What was set; not before."""
+    return bool(getattr(model, _SHARES, False))
+
+
 def apply_head(model: Any, head: nn.Module, features: Tensor) -> Tensor:
     """Logits of features by the model's head or a copy of it, as scorer and engine compute them.
 
@@ -109,6 +123,25 @@ def features_at(model: Any, input_ids_ST: Tensor, positions_SQ: Tensor) -> Tenso
             for ids, positions in zip(input_ids_ST, positions_SQ, strict=True)
         ]
     )
+
+
+def features_of_tree(model: Any, tree: PrefixTree) -> Tensor | None:
+    """Features `[M, F]` of a tree's nodes that are read; None where they are logits and too many:
+    what they are read for has to be scored row by row."""
+    if scoring_path(model) == "fast":
+        return hidden_states_of_tree(model, tree)
+    if len(tree.read_M) * vocabulary_of(model) > CHUNK_LOGITS:
+        return None
+    options = {"logits_to_keep": tree.read_M} if takes(model, "logits_to_keep") else {}
+    with sharing(model, tree):
+        (logits_NV,) = model(
+            input_ids=tree.ids_N[None],
+            position_ids=tree.depths_N[None],
+            attention_mask=no_mask(tree),
+            use_cache=False,
+            **options,
+        ).logits
+    return logits_NV if options else logits_NV[tree.read_M]
 
 
 def _chunks(model: Any, input_ids_ST: Tensor, positions_SQ: Tensor) -> list[tuple[Tensor, Tensor]]:

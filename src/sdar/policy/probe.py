@@ -54,17 +54,19 @@ class Samples:
 
     prompts: list[list[int]]
     responses: list[list[int]]
+    share: bool = False
+    """Whether what they begin with in common is computed once."""
 
     def __iter__(self) -> Iterator[tuple[list[int], list[int]]]:
         return iter(zip(self.prompts, self.responses, strict=True))
 
     def first(self, count: int) -> "Samples":
         """Without the later ones."""
-        return Samples(self.prompts[:count], self.responses[:count])
+        return Samples(self.prompts[:count], self.responses[:count], self.share)
 
     def batch(self, device: Any) -> TokenBatch:
         """All of them together, padded."""
-        return pad_batch(self.prompts, self.responses, device)
+        return pad_batch(self.prompts, self.responses, device, share=self.share)
 
 
 def find_scoring_path(
@@ -85,7 +87,7 @@ def find_scoring_path(
             if path == "fast" and not has_fast_parts(model):
                 return NO_FAST_PARTS
             set_scoring_path(model, path)
-            return _difference(model, scorer_of(model), samples, expected)
+            return difference(model, scorer_of(model), samples, expected)
 
         try:
             path, against = first_that_agrees(SCORING_PATHS, try_path)
@@ -157,12 +159,10 @@ def probe_samples(model: Any, most: int | None = None) -> Samples:
     prompts = [*PROMPT_TOKENS, *([window + 3, window - 1] if window else [])]
     responses = [*RESPONSE_TOKENS, *([LONG_RESPONSE] * 2 if window else [])]
     ids = iter(plain_ids(model, sum(prompts) + sum(responses)))
-    return Samples(
-        *(
-            [[next(ids) for _ in range(count)] for count in counts]
-            for counts in (prompts, responses)
-        )
+    drawn_prompts, drawn_responses = (
+        [[next(ids) for _ in range(count)] for count in counts] for counts in (prompts, responses)
     )
+    return Samples(drawn_prompts, drawn_responses)
 
 
 def plain_ids(model: Any, count: int) -> list[int]:
@@ -271,7 +271,7 @@ def _rounding(model: Any) -> tuple[float, float]:
     return FINE if next(model.parameters()).dtype in (torch.float32, torch.float64) else COARSE
 
 
-def _difference(model: Any, scorer: Any, samples: Samples, expected: list[Tensor]) -> str | None:
+def difference(model: Any, scorer: Any, samples: Samples, expected: list[Tensor]) -> str | None:
     """What the scorer, on the path that is set, computes unlike `expected`; None: nothing."""
     device = next(model.parameters()).device
     with torch.no_grad():

@@ -16,6 +16,9 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 
+from sdar.policy.prefix_tree import PrefixTree
+from sdar.policy.shared_attention import no_mask, rows_of, sharing
+
 SHORT_LAST_LAYER_BELOW = 8
 """Layers; from here on the model's own forward is used."""
 _LAST_LAYER_PARTS = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
@@ -80,6 +83,85 @@ def _shortened(
         )
     hidden_SQD = _last_layer(trunk.layers[-1], hidden_STD, positions_SQ, rotation, store)
     return trunk.norm(hidden_SQD)
+
+
+class _OfSequences:
+    """Keeps of a tree's keys and values `[1, K, N, H]` those of every sequence in a store."""
+
+    def __init__(self, store: KeyValueStore, tree: PrefixTree) -> None:
+        self._store = store
+        self._nodes_ST = tree.nodes_UT[tree.row_S]
+
+    def update(self, key: Tensor, value: Tensor, layer: int, *rest: Any) -> tuple[Tensor, Tensor]:
+        keys, values = (rows_of(each, self._nodes_ST) for each in (key, value))
+        self._store.update(keys, values, layer, *rest)
+        return key, value
+
+
+def hidden_states_of_tree(
+    model: Any, tree: PrefixTree, store: KeyValueStore | None = None
+) -> Tensor:
+    """Final hidden states `[M, D]` of the nodes that are read, ready for the head. `store` gets
+    keys and values of each sequence, as from `hidden_states_at`."""
+    if store is not None:
+        store = _OfSequences(store, tree)
+    with sharing(model, tree):
+        if not shortens_last_layer(model):
+            hidden_1ND = model.model(
+                input_ids=tree.ids_N[None],
+                position_ids=tree.depths_N[None],
+                attention_mask=no_mask(tree),
+                past_key_values=store,
+                use_cache=store is not None,
+            ).last_hidden_state
+            return hidden_1ND[0][tree.read_M]
+        trunk = model.model
+        hidden_1ND = trunk.embed_tokens(tree.ids_N[None])
+        rotation = trunk.rotary_emb(hidden_1ND, tree.depths_N[None])
+        for layer in trunk.layers[:-1]:
+            hidden_1ND = layer(
+                hidden_1ND,
+                attention_mask=None,
+                position_ids=tree.depths_N[None],
+                past_key_values=store,
+                use_cache=store is not None,
+                position_embeddings=rotation,
+            )
+    return trunk.norm(_last_layer_of_tree(trunk.layers[-1], hidden_1ND, tree, rotation, store))
+
+
+def _last_layer_of_tree(
+    layer: Any,
+    hidden_1ND: Tensor,
+    tree: PrefixTree,
+    rotation: tuple[Tensor, Tensor],
+    store: KeyValueStore | None,
+) -> Tensor:
+    """As `_last_layer`, `[M, D]` of the nodes that are read."""
+    attention = layer.self_attn
+    normed_1ND = layer.input_layernorm(hidden_1ND)
+    cos, sin = rotation
+    key = _rotate(_heads(attention, "k", normed_1ND), cos, sin)
+    value = attention.v_proj(normed_1ND).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    if store is not None:
+        store.update(key, value, attention.layer_idx)
+
+    query = _heads(attention, "q", normed_1ND[:, tree.read_M])
+    query = _rotate(query, cos[:, tree.read_M], sin[:, tree.read_M])
+    visible_UQT = tree.read_depths_UQ[..., None] >= torch.arange(
+        tree.nodes_UT.shape[1], device=hidden_1ND.device
+    )
+    mixed = F.scaled_dot_product_attention(
+        rows_of(query, tree.reads_UQ),
+        rows_of(key, tree.nodes_UT),
+        rows_of(value, tree.nodes_UT),
+        attn_mask=visible_UQT[:, None],
+        scale=attention.scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    mixed_MF = mixed.transpose(1, 2).flatten(2).flatten(0, 1)[tree.read_places_M]
+    hidden_MD = hidden_1ND[0, tree.read_M] + attention.o_proj(mixed_MF)
+    return hidden_MD + layer.mlp(layer.post_attention_layernorm(hidden_MD))
 
 
 def _last_layer(

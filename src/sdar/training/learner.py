@@ -150,6 +150,11 @@ class Learner:
         """Log-probs by the current weights, and the entropy where the method needs it."""
         return self.scoring.old(batch)
 
+    def first_minibatch(self, batch: StepBatch) -> slice:
+        """The samples of the step's first optimizer step."""
+        samples = self.scoring.policy.shares(batch).minibatches[0].samples
+        return slice(samples.start, samples.stop)
+
     def score_reference(self, batch: StepBatch) -> Tensor | None:
         """Log-probs by the reference; None where there is none."""
         return self.scoring.by_reference(batch)

@@ -233,9 +233,9 @@ def context_measures(context: StepContext, method: Method, mask_SR: Tensor) -> M
     return measured
 
 
-def engine_measures(engine_SR: Tensor, old_SR: Tensor, mask_SR: Tensor) -> Metrics:
+def engine_measures(engine_SR: Tensor, trainer_SR: Tensor, mask_SR: Tensor) -> Metrics:
     """|log-prob by the engine - log-prob by the trainer|: large when its weights are wrong."""
-    apart_N = (engine_SR - old_SR)[mask_SR].abs().double()
+    apart_N = (engine_SR - trainer_SR)[mask_SR].abs().double()
     return {
         "policy/engine_difference": float(apart_N.mean()),
         "policy/engine_difference_max": float(apart_N.max()),

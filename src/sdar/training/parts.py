@@ -64,6 +64,7 @@ def open_parts(config: ExperimentConfig, layout: Layout, device: torch.device) -
         trust_remote_code=config.policy.trust_remote_code,
         longest=longest_sequence(config),
         fp32_head=config.policy.fp32_head,
+        share_prefixes=config.policy.share_prefixes,
     )
     inputs = {
         "policy": policy_digest(model),

@@ -10,6 +10,7 @@ from torch import Tensor
 from sdar.config import ExperimentConfig
 from sdar.policy.log_probs import PolicyScorer
 from sdar.policy.micro_batches import CPU_TOKENS, one_token
+from sdar.policy.paths import shares_prefixes
 from sdar.policy.sharding import shard
 from sdar.ranks.ranks import Ranks
 from sdar.training.shares import StepShares
@@ -36,15 +37,21 @@ class PlacedPolicy:
         """Most padded tokens of a pass; None on a GPU, where `micro_batch` alone cuts."""
         return CPU_TOKENS if self.accelerator.device.type == "cpu" else None
 
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether tokens that sequences begin with in common are computed once."""
+        return shares_prefixes(self.model)
+
     def shares(self, batch: StepBatch) -> StepShares:
         """Which rank computes which samples, in which micro-batches."""
         training = self.config.training
         return StepShares.of_step(
-            batch.lengths(),
+            batch.sequences,
             self.ranks.count,
             minibatch=training.minibatch,
             micro_batch=training.micro_batch,
             micro_batch_tokens=self.micro_batch_tokens,
+            share=self.shares_prefixes,
         )
 
     def own_samples(self, batch: StepBatch) -> list[int]:

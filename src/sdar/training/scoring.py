@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from sdar.config import ExperimentConfig
 from sdar.methods.declarations import Method
 from sdar.policy.log_probs import Scores, TeacherDistribution, copied_head, score_responses
-from sdar.policy.micro_batches import plan_micro_batches
+from sdar.policy.micro_batches import plan_passes
 from sdar.policy.reproducible import exact_kernels
 from sdar.training.placed import PlacedPolicy
 from sdar.training.playing import engine_scores, rest
@@ -35,6 +35,19 @@ class Scoring:
     engine: Any
     reference: Reference | None
 
+    @property
+    def sampler_gives_old(self) -> bool:
+        """Whether the log-probs of sampling are those before the update: the same weights compute
+        them in float32, at the temperature of the loss."""
+        config = self.config
+        return (
+            config.training.old_log_probs == "auto"
+            and config.rollout.engine == "transformers"
+            and config.policy.dtype == "float32"
+            and config.rollout.temperature == 1.0
+            and not self.method.needs_old_entropy(config.training.distillation.gate)
+        )
+
     def log_probs(self, batch: StepBatch, prompts: list[list[int]], scorer: Any = None) -> Tensor:
         """`[S, R]` by the current weights, or by another scorer."""
         return self._scores(batch, prompts, scorer).log_probs
@@ -42,6 +55,8 @@ class Scoring:
     def old(self, batch: StepBatch) -> tuple[Tensor, Tensor | None]:
         """As `log_probs`, after the student's prompts, and the entropy where the method's gate
         needs that of the step's start."""
+        if self.sampler_gives_old:
+            return batch.engine_log_probs(), None
         entropy = self.method.needs_old_entropy(self.config.training.distillation.gate)
         # In bfloat16 a log-prob depends on what is scored beside it. The update's first ratio is 1
         # only where its own micro-batches give the old log-probs, too.
@@ -105,8 +120,12 @@ class Scoring:
         if plans is None:
             plans = []
             for share in shares:
-                lengths = [len(prompts[i]) + len(responses[i]) for i in share]
-                places = plan_micro_batches(lengths, micro_batch, policy.micro_batch_tokens)
+                places = plan_passes(
+                    [[*prompts[i], *responses[i]] for i in share],
+                    micro_batch,
+                    policy.micro_batch_tokens,
+                    share=policy.shares_prefixes,
+                )
                 plans.append([[share[place] for place in rows] for rows in places])
         mine = shares[policy.ranks.rank]
         place_of = {sample: place for place, sample in enumerate(mine)}

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from sdar.policy.micro_batches import pad_batch
+from sdar.policy.paths import shares_prefixes
 from sdar.policy.reproducible import exact_kernels
 from sdar.sums import add_in_order
 from sdar.training.optimizer import clip_gradients
@@ -84,6 +85,7 @@ def supervised_loss(
         [sample.prompt_ids for sample in samples],
         [sample.response_ids for sample in samples],
         device,
+        share=shares_prefixes(scorer.model),
     )
     log_probs_SR = scorer(batch).log_probs
     return -log_probs_SR[batch.mask_SR].sum() / (tokens or response_tokens(samples))
@@ -104,11 +106,12 @@ def add_gradients(
         plans = [[list(range(len(samples)))]]
     else:
         (share,) = StepShares.of_step(
-            [len(sample.prompt_ids) + len(sample.response_ids) for sample in samples],
+            [[*sample.prompt_ids, *sample.response_ids] for sample in samples],
             ranks.count,
             minibatch=len(samples),
             micro_batch=micro_batch,
             micro_batch_tokens=policy.micro_batch_tokens,
+            share=policy.shares_prefixes,
         ).minibatches
         plans = share.plans
     if policy.sharded:

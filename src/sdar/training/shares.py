@@ -7,7 +7,8 @@ bfloat16 that is about .01 of a token's log-prob, not the last digits).
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sdar.policy.micro_batches import padding_share, plan_micro_batches, split_evenly
+from sdar.policy.micro_batches import padding_share, plan_passes, split_evenly
+from sdar.policy.prefix_tree import shared_beginnings
 
 
 def slots_of_rank(slots: int, ranks: int, rank: int) -> range:
@@ -26,6 +27,19 @@ def deal(lengths: Sequence[int], ranks: int) -> list[list[int]]:
     for place, index in enumerate(order):
         lap, seat = divmod(place, ranks)
         shares[seat if lap % 2 == 0 else ranks - 1 - seat].append(index)
+    return [sorted(share) for share in shares]
+
+
+def deal_shared(sequences: Sequence[Sequence[int]], ranks: int) -> list[list[int]]:
+    """As `deal`, but sequences that begin alike go to one rank: each takes a run of them, in
+    lexicographic order, with about the same number of tokens that are to be computed."""
+    order, shared = shared_beginnings(sequences)
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    own = [len(sequences[index]) - int(same) for index, same in zip(order, shared, strict=True)]
+    total, before = sum(own), 0
+    for index, tokens in zip(order, own, strict=True):
+        shares[(2 * before + tokens) * ranks // (2 * total + 1)].append(index)
+        before += tokens
     return [sorted(share) for share in shares]
 
 
@@ -56,25 +70,28 @@ class StepShares:
     @classmethod
     def of_step(
         cls,
-        lengths: Sequence[int],
+        sequences: Sequence[Sequence[int]],
         ranks: int,
         *,
         minibatch: int,
         micro_batch: int,
         micro_batch_tokens: int | None,
+        share: bool,
     ) -> "StepShares":
-        """`lengths` in tokens; `minibatch` and `micro_batch` are the most samples of each."""
+        """`sequences` are prompts with their responses; `minibatch` and `micro_batch` the most
+        samples of each. With `share`, those that begin alike are computed together."""
         minibatches = []
         samples: list[list[int]] = [[] for _ in range(ranks)]
-        for part in split_evenly(len(lengths), minibatch):
-            of_part = [lengths[i] for i in part]
+        for part in split_evenly(len(sequences), minibatch):
+            of_part = [sequences[i] for i in part]
+            lengths = [len(each) for each in of_part]
             plans = []
-            for share in deal(of_part, ranks):
-                plan = plan_micro_batches(
-                    [of_part[i] for i in share], micro_batch, micro_batch_tokens
+            for mine in deal_shared(of_part, ranks) if share else deal(lengths, ranks):
+                plan = plan_passes(
+                    [of_part[i] for i in mine], micro_batch, micro_batch_tokens, share=share
                 )
-                plans.append([[share[i] for i in places] for places in plan])
-            padding = padding_share(of_part, [rows for plan in plans for rows in plan])
+                plans.append([[mine[i] for i in places] for places in plan])
+            padding = padding_share(lengths, [rows for plan in plans for rows in plan])
             numbered = [[[part[i] for i in rows] for rows in plan] for plan in plans]
             for rank, plan in enumerate(numbered):
                 samples[rank] += sorted(row for rows in plan for row in rows)

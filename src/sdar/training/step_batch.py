@@ -66,6 +66,11 @@ class StepBatch:
         )
         return values_SR
 
+    @property
+    def sequences(self) -> list[list[int]]:
+        """Prompts with their responses."""
+        return [[*turn.prompt.token_ids, *turn.response_ids] for turn in self.turns]
+
     def lengths(self) -> list[int]:
         """Tokens of prompt and response."""
         return [len(turn.prompt.token_ids) + len(turn.response_ids) for turn in self.turns]

@@ -237,7 +237,13 @@ def training_step(learner: Learner, step: int, bar: Any = None) -> StepResult:
         metrics |= context_measures(context, method, batch.response_mask_SR)
     metrics |= learner.follow_schedule(step, batch, gap_SR)
     if config.rollout.temperature == 1.0:  # else: log-probs of two distributions
-        metrics |= engine_measures(engine_SR, old_SR, batch.response_mask_SR)
+        own, samples_of_own = old_SR, slice(None)
+        if learner.scoring.sampler_gives_old:
+            # Up to the first optimizer step, the update's are those of the weights that sampled.
+            own, samples_of_own = update.log_probs_SR, learner.first_minibatch(batch)
+        metrics |= engine_measures(
+            engine_SR[samples_of_own], own[samples_of_own], batch.response_mask_SR[samples_of_own]
+        )
     metrics["update/learning_rate"] = learning_rate_at(step, config)
     return StepResult(
         step=step,

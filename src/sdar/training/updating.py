@@ -84,6 +84,7 @@ class Updating:
                     [batch.prompts[i] for i in rows],
                     [batch.responses[i] for i in rows],
                     accelerator.device,
+                    share=policy.shares_prefixes,
                 )
                 width = tokens.mask_SR.shape[1]
 

@@ -12,6 +12,7 @@ from sdar.policy.log_probs import PolicyScorer
 from sdar.policy.lora import add_adapters
 from sdar.policy.recomputation import recompute_layers
 from sdar.policy.sharding import wants_sharding
+from sdar.policy.sharing_probe import find_sharing
 from sdar.policy.tiny import make_tiny_policy
 from sdar.policy.weights import policy_digest
 from sdar.ranks.ranks import Ranks
@@ -39,6 +40,8 @@ def open_warm_policy(
     settings, chosen = config.warm_start, config.chosen_warm_start
     if config.policy.model == "tiny":
         model: Any = make_tiny_policy(config.policy.tiny, tokenizer, settings.seed)
+        if config.policy.share_prefixes:
+            find_sharing(model, PolicyScorer)
         digest = policy_digest(model)
         placed = PlacedPolicy(model, PolicyScorer(model), config, accelerator, ranks, False)
         placed.scorer.train()
@@ -56,6 +59,7 @@ def open_warm_policy(
         trust_remote_code=config.policy.trust_remote_code,
         longest=longest_sequence(config),
         fp32_head=config.policy.fp32_head,
+        share_prefixes=config.policy.share_prefixes,
     )
     digest = policy_digest(model)
     if settings.lora is not None:

@@ -32,11 +32,16 @@ def test_samples_are_dealt_once_as_many_to_each_and_about_as_long(lengths, ranks
     assert max(tokens) - min(tokens) <= max(lengths)
 
 
-@given(LENGTHS, st.integers(1, 5), st.integers(1, 30))
-def test_minibatches_are_those_of_one_process(lengths, ranks, minibatch):
+def sequences(lengths):
+    """Of tokens that many share."""
+    return [[n % 3, *range(n - 1)] for n in lengths]
+
+
+@given(LENGTHS, st.integers(1, 5), st.integers(1, 30), st.booleans())
+def test_minibatches_are_those_of_one_process(lengths, ranks, minibatch, share):
     micro_batch = min(4, minibatch)
     settings = {"minibatch": minibatch, "micro_batch": micro_batch, "micro_batch_tokens": 900}
-    shares = StepShares.of_step(lengths, ranks, **settings)
+    shares = StepShares.of_step(sequences(lengths), ranks, **settings, share=share)
     assert [part.samples for part in shares.minibatches] == split_evenly(len(lengths), minibatch)
     for part in shares.minibatches:
         computed = [row for plan in part.plans for rows in plan for row in rows]
@@ -51,7 +56,9 @@ def test_minibatches_are_those_of_one_process(lengths, ranks, minibatch):
 
 def test_one_rank_plans_as_ever():
     lengths = [5, 90, 12, 44, 44, 300, 7]
-    shares = StepShares.of_step(lengths, 1, minibatch=7, micro_batch=3, micro_batch_tokens=200)
+    shares = StepShares.of_step(
+        sequences(lengths), 1, minibatch=7, micro_batch=3, micro_batch_tokens=200, share=False
+    )
     (part,) = shares.minibatches
     assert part.plans == [plan_micro_batches(lengths, 3, 200)]
     assert part.padding == pytest.approx(1 - sum(lengths) / (3 * 12 + 2 * 44 + 90 + 300))

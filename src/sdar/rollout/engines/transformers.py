@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdar.policy.chat import end_token_ids
-from sdar.policy.micro_batches import prefill_tokens
-from sdar.policy.paths import apply_head, takes
-from sdar.policy.trunk import hidden_states_at
+from sdar.policy.micro_batches import plan_passes, prefill_tokens
+from sdar.policy.paths import apply_head, shares_prefixes, takes
+from sdar.policy.prefix_tree import prefix_tree
+from sdar.policy.trunk import hidden_states_at, hidden_states_of_tree
 from sdar.rollout.engines.base import Generation, Key, uniforms
 from sdar.rollout.engines.buckets import row_bucket
 from sdar.rollout.engines.captured import CapturedSteps
@@ -216,25 +217,29 @@ class TransformersEngine:
         owners: dict[tuple[int, ...], list[int]] = {}
         for row, ids in enumerate(prompt_ids):
             owners.setdefault(tuple(ids), []).append(row)
-        ordered = sorted(owners, key=len)
-        device = self.model.device
+        ordered, share = sorted(owners, key=len), shares_prefixes(self.model)
         hidden = [torch.empty(0)] * len(prompt_ids)
-        for block in _blocks([len(ids) for ids in ordered], self.prefill_tokens):
-            prompts = ordered[block]
-            width = len(prompts[-1])
-            padded = np.zeros((len(prompts), width), dtype=np.int64)
-            for line, prompt in enumerate(prompts):
-                padded[line, : len(prompt)] = prompt
-            last = torch.tensor([[len(ids) - 1] for ids in prompts], device=device)
+        for block in plan_passes(ordered, len(ordered), self.prefill_tokens, share=share):
+            prompts = [ordered[i] for i in block]
             rows = [row for ids in prompts for row in owners[ids]]
             lines = [line for line, ids in enumerate(prompts) for _ in owners[ids]]
             cache.fill([first + row for row in rows], lines)
-            block_hidden = hidden_states_at(
-                self.model, torch.from_numpy(padded).to(device), last, cache
-            )
+            last_hidden = self._read(prompts, cache, share)
             for row, line in zip(rows, lines, strict=True):
-                hidden[row] = block_hidden[line, 0]
+                hidden[row] = last_hidden[line]
         return torch.stack(hidden)
+
+    def _read(self, prompts: Sequence[Sequence[int]], cache: Any, share: bool) -> Tensor:
+        """Hidden state `[B, D]` of the last token of prompts that are read together."""
+        device, last = self.model.device, np.array([[len(ids) - 1] for ids in prompts])
+        if share and len(prompts) > 1:
+            tree = prefix_tree(prompts, last).to(device)
+            return hidden_states_of_tree(self.model, tree, cache)[tree.reads_SR[:, 0]]
+        padded = np.zeros((len(prompts), int(last.max()) + 1), dtype=np.int64)
+        for line, prompt in enumerate(prompts):
+            padded[line, : len(prompt)] = prompt
+        ids_BT, last_B1 = (torch.from_numpy(array).to(device) for array in (padded, last))
+        return hidden_states_at(self.model, ids_BT, last_B1, cache)[:, 0]
 
     def _decode(self, chosen: Tensor, cache: Any) -> Tensor:
         """Append the chosen tokens; hidden states `[B, D]` (or logits) that predict the next."""
