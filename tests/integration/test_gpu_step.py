@@ -148,8 +148,17 @@ def test_the_first_ratio_in_bfloat16_is_one(method):
     assert float((ratio[rows.stop :] - 1).abs().max()) > 1e-4, "then the weights have moved"
 
 
-@pytest.mark.parametrize(("dtype", "same"), [("bfloat16", True), ("float32", False)])
-def test_old_log_probs_in_bfloat16_are_computed_in_the_updates_own_passes(dtype, same, monkeypatch):
+@pytest.mark.parametrize(
+    ("dtype", "source", "passes_of"),
+    [
+        ("bfloat16", "auto", "the update"),
+        ("float32", "auto", "the sampler"),
+        ("float32", "pass", "their own"),
+    ],
+)
+def test_old_log_probs_cost_a_pass_only_where_sampling_is_coarser(
+    dtype, source, passes_of, monkeypatch
+):
     scored, passes = PolicyScorer.forward, {True: [], False: []}
 
     def forward(self, batch, *args, **named):
@@ -157,11 +166,16 @@ def test_old_log_probs_in_bfloat16_are_computed_in_the_updates_own_passes(dtype,
         return scored(self, batch, *args, **named)
 
     monkeypatch.setattr(PolicyScorer, "forward", forward)
-    training = {"minibatch": 8, "micro_batch": 3, "kl_coefficient": 0.0}
+    training = {"minibatch": 8, "micro_batch": 3, "kl_coefficient": 0.0, "old_log_probs": source}
     learner = learner_of("grpo", policy={"dtype": dtype}, training=training)
     for made in passes.values():
         made.clear()  # those that tried the paths
-    training_step(learner, 0)
+    step = training_step(learner, 0)
     learner.close()
     assert len(passes[True]) > 2
-    assert (passes[False] == passes[True]) is same
+    # In bfloat16 a log-prob depends on what is scored beside it.
+    assert (passes[False] == passes[True]) is (passes_of == "the update")
+    assert (not passes[False]) is (passes_of == "the sampler")
+    sampled_SR = step.batch.engine_log_probs()
+    assert torch.equal(step.old_SR, sampled_SR) is (passes_of == "the sampler")
+    assert float((step.old_SR - sampled_SR).abs().max()) < (1e-5 if dtype == "float32" else 0.5)

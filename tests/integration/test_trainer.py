@@ -103,6 +103,27 @@ def test_importance_weights_are_the_policy_terms_alone(tmp_path):
     assert 0 < plain["policy/engine_difference"] < plain["policy/engine_difference_max"] < 1e-4
 
 
+def test_the_samplers_log_probs_stand_for_a_pass_of_their_own(tmp_path):
+    auto, scored = (
+        metrics(trainer_world.run(tmp_path / source, steps=1, old_log_probs=source))[0]
+        for source in ("auto", "pass")
+    )
+    assert auto.keys() == scored.keys()
+    for name, value in scored.items():
+        assert auto[name] == pytest.approx(value, abs=1e-4), name
+    # It is still watched whether the engine has the trainer's weights.
+    assert 0 < auto["policy/engine_difference"] < auto["policy/engine_difference_max"] < 1e-4
+
+
+def test_another_temperature_needs_a_pass(tmp_path):
+    """Log-probs of sampling are those of temperature 1."""
+    one_update = {"steps": 1, "minibatch": 64}
+    colder = {"rollout": {"temperature": 0.5}}
+    first = metrics(trainer_world.run(tmp_path, values=colder, **one_update))[0]
+    assert first["policy/clip_share"] == 0
+    assert abs(first["policy/approx_kl"]) < 1e-6
+
+
 def test_engine_and_trainer_are_compared_at_one_temperature_only(tmp_path):
     """The engine's log-probs are at temperature 1, the trainer's at the rollout's."""
     values = {"rollout": {"temperature": 0.5}}

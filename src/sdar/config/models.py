@@ -173,9 +173,9 @@ class TrainingConfig(Section):
     """Samples per forward-backward pass: fewer take less memory. Sums are rounded differently: in
     bfloat16 a token's log-prob changes by about .01."""
     old_log_probs: Annotated[Literal["auto", "pass"], ROUNDING] = "auto"
-    """Where the log-probs before the update come from. `auto`: the sampler's own, where it samples
-    with the trainer's weights, in float32, at temperature 1, and no gate asks for the entropy; else
-    a pass over the samples. `pass`: always that."""
+    """Where the log-probs before the update come from. `auto`: the sampler's own, where it is the
+    trainer's model itself, in float32, at temperature 1, and no gate asks for the entropy; else a
+    pass over the samples. `pass`: always that."""
     learning_rate: PositiveFloat = 5e-4
     warmup_ratio: Fraction = 0.0
     weight_decay: NonNegative = 0.01

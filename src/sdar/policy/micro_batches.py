@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdar.policy.prefix_tree import PrefixTree, prefix_tree, shared_beginnings
+from sdar.policy.prefix_tree import PrefixTree, shared_beginnings, worthwhile_tree
 
 CPU_TOKENS = 4096
 """Padded tokens of a pass on a CPU: what stays in its caches."""
@@ -38,7 +38,7 @@ class TokenBatch:
     targets_SR: Tensor
     mask_SR: Tensor
     tree: PrefixTree | None = None
-    """The same sequences, with equal beginnings once; None: such a tree was not asked for."""
+    """The same sequences, with equal beginnings once; None: few are, or no tree was asked for."""
 
 
 def pad_batch(
@@ -63,12 +63,12 @@ def pad_batch(
         mask[row, : len(response)] = True
         positions[row] = np.minimum(np.arange(width) + len(prompt) - 1, lengths[row] - 1)
     tree = None
-    if share and len(prompts) > 1:
+    if share:
         sequences = [row[:length] for row, length in zip(input_ids.tolist(), lengths, strict=True)]
-        tree = prefix_tree(sequences, positions).to(device)
+        tree = worthwhile_tree(sequences, positions)
     arrays = (input_ids, positions, targets, mask)
     ids_ST, positions_SR, targets_SR, mask_SR = (torch.from_numpy(a).to(device) for a in arrays)
-    return TokenBatch(ids_ST, positions_SR, targets_SR, mask_SR, tree)
+    return TokenBatch(ids_ST, positions_SR, targets_SR, mask_SR, tree and tree.to(device))
 
 
 def one_token(device: torch.device | str = "cpu") -> TokenBatch:

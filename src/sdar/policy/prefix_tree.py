@@ -49,6 +49,19 @@ class PrefixTree:
         return PrefixTree(*(getattr(self, name).to(device) for name in self.__annotations__))
 
 
+WORTH = 0.9
+"""Nodes per token up to which a tree is worth its own work and memory (a layer's keys, values and
+queries are laid out as rows, its result as nodes)."""
+
+
+def worthwhile_tree(sequences: Sequence[Sequence[int]], positions_SR: Array) -> PrefixTree | None:
+    """The tree of sequences that begin alike often enough; None of others."""
+    if len(sequences) < 2:
+        return None
+    tree = prefix_tree(sequences, positions_SR)
+    return tree if len(tree.ids_N) <= WORTH * sum(map(len, sequences)) else None
+
+
 def prefix_tree(sequences: Sequence[Sequence[int]], positions_SR: Array) -> PrefixTree:
     """The tree of sequences, none of them empty, of which `positions_SR` are read."""
     order, shared = shared_beginnings(sequences)

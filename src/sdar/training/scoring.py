@@ -37,13 +37,14 @@ class Scoring:
 
     @property
     def sampler_gives_old(self) -> bool:
-        """Whether the log-probs of sampling are those before the update: the same weights compute
-        them in float32, at the temperature of the loss."""
+        """Whether the log-probs of sampling are those before the update: the same model computes
+        them in float32, at the temperature of the loss. Sharded weights are sampled from a copy."""
         config = self.config
         return (
             config.training.old_log_probs == "auto"
             and config.rollout.engine == "transformers"
             and config.policy.dtype == "float32"
+            and not self.policy.sharded
             and config.rollout.temperature == 1.0
             and not self.method.needs_old_entropy(config.training.distillation.gate)
         )

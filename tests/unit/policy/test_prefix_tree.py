@@ -113,7 +113,9 @@ def test_ranks_take_runs_of_like_cost(sequences, ranks):
     assert max(costs) - min(costs) <= 2 * max(own.values())
 
 
-def test_a_single_sequence_has_no_tree():
+def test_there_is_a_tree_only_where_much_is_shared():
     assert pad_batch([[1, 2]], [[3]], share=True).tree is None
     assert pad_batch([[1, 2]] * 2, [[3]] * 2).tree is None
+    alike = [[1, *range(20 * row, 20 * row + 12)] for row in range(5)]
+    assert pad_batch(alike, [[3]] * 5, share=True).tree is None
     assert len(pad_batch([[1, 2]] * 2, [[3], [4]], share=True).tree.ids_N) == 2

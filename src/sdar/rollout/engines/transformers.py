@@ -25,7 +25,7 @@ from torch import Tensor
 from sdar.policy.chat import end_token_ids
 from sdar.policy.micro_batches import plan_passes, prefill_tokens
 from sdar.policy.paths import apply_head, shares_prefixes, takes
-from sdar.policy.prefix_tree import prefix_tree
+from sdar.policy.prefix_tree import worthwhile_tree
 from sdar.policy.trunk import hidden_states_at, hidden_states_of_tree
 from sdar.rollout.engines.base import Generation, Key, uniforms
 from sdar.rollout.engines.buckets import row_bucket
@@ -232,8 +232,9 @@ class TransformersEngine:
     def _read(self, prompts: Sequence[Sequence[int]], cache: Any, share: bool) -> Tensor:
         """Hidden state `[B, D]` of the last token of prompts that are read together."""
         device, last = self.model.device, np.array([[len(ids) - 1] for ids in prompts])
-        if share and len(prompts) > 1:
-            tree = prefix_tree(prompts, last).to(device)
+        tree = worthwhile_tree(prompts, last) if share else None
+        if tree is not None:
+            tree = tree.to(device)
             return hidden_states_of_tree(self.model, tree, cache)[tree.reads_SR[:, 0]]
         padded = np.zeros((len(prompts), int(last.max()) + 1), dtype=np.int64)
         for line, prompt in enumerate(prompts):
