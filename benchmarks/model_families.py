@@ -7,7 +7,8 @@
 Of each family a random model of a few layers is made, whose norms, biases and scales are no
 identities, and tried as a policy is when it is loaded (`policy.probe`, `rollout.engines.probe`).
 "Apart" is the largest difference of any log-prob, in nats, from the model's own plain forward, by
-code of its own. On one core some minutes.
+code of its own; some prompts begin alike. "Shares": whether what they begin with is computed once.
+On one core some minutes.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from sdar.errors import SdarError
 from sdar.policy.log_probs import PolicyScorer, score_responses
 from sdar.policy.paths import scoring_path
 from sdar.policy.probe import find_scoring_path, plain_ids, windows
+from sdar.policy.sharing_probe import find_sharing
 from sdar.rollout.engines.probe import find_sampling_path
 from sdar.rollout.engines.transformers_continuous import ContinuousTransformersEngine
 
@@ -195,6 +197,7 @@ class Found(NamedTuple):
     scoring: str
     sampling: str
     apart: float | None
+    shares: bool
     why: str
 
 
@@ -223,10 +226,13 @@ def look_at(family: str) -> Found:
         against = find_scoring_path(model, PolicyScorer)
         path, against_sampling = find_sampling_path(ContinuousTransformersEngine, model)
     except SdarError as error:
-        return Found("refused", "refused", None, str(error))
+        return Found("refused", "refused", None, False, str(error))
+    alone = find_sharing(model, PolicyScorer)
     why = [f"scoring {path}: {said}" for path, said in against.items()]
     why += [f"sampling {path}: {said}" for path, said in against_sampling.items()]
-    return Found(scoring_path(model), path, apart(model, path), "; ".join(why))
+    if alone is not None:
+        why.append(f"sharing: {alone}")
+    return Found(scoring_path(model), path, apart(model, path), alone is None, "; ".join(why))
 
 
 def apart(model: Any, path: Any) -> float:
@@ -236,6 +242,9 @@ def apart(model: Any, path: Any) -> float:
     ids = plain_ids(model, sum(lengths) + 30)
     prompts = [ids[sum(lengths[:row]) :][:length] for row, length in enumerate(lengths)]
     responses = [ids[-6 * row - 6 :][: row + 2] for row in range(len(lengths))]
+    # Many that begin alike, for the models that share.
+    prompts += [[*prompts[1], *prompts[0][:row]] for row in range(4)]
+    responses += responses[1:]
     scores_SR = score_responses(PolicyScorer(model), prompts, responses).log_probs
     pairs = [
         (prompt, response, scores_SR[row, : len(response)])
@@ -259,14 +268,15 @@ def apart(model: Any, path: Any) -> float:
 
 def table(families: list[str]) -> str:
     """As Markdown."""
-    lines = ["| Family | Scoring | Sampling | Apart (nats) | Why not a quicker path |"]
-    lines.append("|---|---|---|---|---|")
+    lines = ["| Family | Scoring | Sampling | Apart (nats) | Shares | Why not quicker |"]
+    lines.append("|---|---|---|---|---|---|")
     for family in families:
         print(f"{family} ...", file=sys.stderr, end=" ", flush=True)
         found = look_at(family)
         print(found, file=sys.stderr)
         apart = "" if found.apart is None else f"{found.apart:.0e}"
-        cells = (family, found.scoring, found.sampling, apart, found.why.replace("|", "/"))
+        shares, why = "yes" if found.shares else "no", found.why.replace("|", "/")
+        cells = (family, found.scoring, found.sampling, apart, shares, why)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -302,3 +302,29 @@ def test_live_tensors_are_counted_once_and_until_they_go() -> None:
         # Without a graph that keeps it, nothing is left of either.
         assert live.bytes == 64
     assert live.peak == 128
+
+
+@pytest.mark.parametrize("layers", [3, 8])
+@pytest.mark.parametrize("common", [0.12, 0.6])
+@pytest.mark.parametrize("learning", [True, False])
+def test_common_beginnings_take_no_more_memory_than_without(layers, common, learning):
+    values = {**hugging_face_config("qwen2"), "num_hidden_layers": layers}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values)).eval()
+    shared = round(common * 90)
+    prompts = [
+        [*range(shared), *range(100 + 90 * row, 190 + 90 * row - shared)] for row in range(16)
+    ]
+    responses = [[5, 6, 7, 8]] * 16
+    peaks = []
+    for share in (False, True):
+        batch = pad_batch(prompts, responses, share=share)
+        assert (batch.tree is not None) is share
+        model.zero_grad()
+        with LiveTensors(model) as live, torch.set_grad_enabled(learning):
+            log_probs = PolicyScorer(model)(batch, entropy=learning).log_probs
+            if learning:
+                log_probs.sum().backward()
+        peaks.append(live.peak)
+        del log_probs
+    assert peaks[1] <= peaks[0]
+    assert common < 0.5 or peaks[1] < 0.75 * peaks[0]
