@@ -92,6 +92,10 @@ class _OfSequences:
         self._store = store
         self._nodes_ST = tree.nodes_UT[tree.row_S]
 
+    def __getattr__(self, name: str) -> Any:
+        """What else some model's forward asks of a cache."""
+        return getattr(self._store, name)
+
     def update(self, key: Tensor, value: Tensor, layer: int, *rest: Any) -> tuple[Tensor, Tensor]:
         keys, values = (rows_of(each, self._nodes_ST) for each in (key, value))
         self._store.update(keys, values, layer, *rest)

@@ -172,15 +172,19 @@ def test_the_models_attention_is_its_own_again_whatever_happens():
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("engine", [TransformersEngine, ContinuousTransformersEngine])
-@pytest.mark.parametrize(("layers", "block"), [(3, None), (9, None), (3, 40)])
-def test_prompts_are_read_as_each_by_itself(engine, layers, block):
-    model = shared_model("qwen3", num_hidden_layers=layers)
+@pytest.mark.parametrize(
+    ("family", "layers", "block"),
+    [("qwen3", 3, None), ("qwen3", 9, None), ("qwen3", 3, 40), ("opt", 2, None)],
+)
+def test_prompts_are_read_as_each_by_itself(engine, family, layers, block):
+    model = shared_model(family, num_hidden_layers=layers)
     ends = frozenset(range(0, 160, 6))
     keys = [(3, 1, slot, 2) for slot in range(len(PROMPTS))]
     found = []
     for share in (False, True):
         set_sharing(model, share)
         sampler = engine(model, None, ends=ends, prefill_tokens=block)
+        assert sampler.path == "fast"
         found.append(sampler.generate(PROMPTS, keys, max_new_tokens=8, temperature=1.0))
     for plain, shared in zip(*found, strict=True):
         assert shared.token_ids == plain.token_ids
