@@ -239,6 +239,9 @@ def _options(
 def main() -> None:
     """Entry point of the console script."""
     prepare_streams()
+    # Read when torch is loaded, by it and by every process of this one: a thread that waits for
+    # another sleeps. Where other work has the cores, spinning takes them from what is waited for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Registered before anything else is imported, so it is the last to run.
     last_words = _LastWords()
     atexit.register(last_words.leave)

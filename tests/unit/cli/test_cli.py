@@ -113,6 +113,26 @@ def test_light_commands_import_nothing_heavy(repository: Path, arguments: tuple[
     assert ended == {"code": 0, "heavy": []}
 
 
+@pytest.mark.parametrize(("given", "policy"), [(None, "passive"), ("active", "active")])
+def test_a_waiting_thread_sleeps_unless_it_is_told_to_spin(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, policy: str
+) -> None:
+    """By a variable that is set before a command loads torch."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    shown = "import atexit, os; atexit.register(lambda: print(os.environ['OMP_WAIT_POLICY']))"
+    program = f"{shown}; import sys; sys.argv = ['sdar', '--version']; import sdar.cli as cli"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}; cli.main()"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (done.stdout.splitlines()[-1], done.returncode) == (policy, 0), done.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
