@@ -12,6 +12,8 @@ from sdar.training.demonstrations import Demonstration
 from sdar.training.sft import Sample, Schedule
 
 ROUND_WARMUP = 20
+TOGETHER = 1024
+"""Prompts that are encoded in one call."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,14 @@ def demonstrated_samples(
     """Token ids of the demonstrations. Raises `SdarError` where one is beyond the policy's limits:
     nothing has been computed yet. Turns that the policy reaches later are learned from at any
     length."""
-    samples = [as_sample(tokenizer, turn) for turn in turns]
+    chat, samples = ChatFormat.of(tokenizer), []
+    said = dict.fromkeys(turn.response for turn in turns)  # far fewer than turns
+    responses = {text: tuple(chat.response_ids(text)) for text in said}
+    for start in range(0, len(turns), TOGETHER):
+        block = turns[start : start + TOGETHER]
+        chat.prepare(turn.messages for turn in block)
+        prompts = (tuple(chat.prompt_ids(turn.messages)) for turn in block)
+        samples += [Sample(p, responses[t.response]) for p, t in zip(prompts, block, strict=True)]
     for turn, sample in zip(turns, samples, strict=True):
         key = "max_teacher_prompt_tokens" if turn.hinted else "max_prompt_tokens"
         needed = {key: len(sample.prompt_ids)}
