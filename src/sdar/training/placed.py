@@ -1,8 +1,9 @@
 """The policy in training on its devices: alone, one copy per rank, or shared out over the ranks."""
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -31,6 +32,9 @@ class PlacedPolicy:
     ranks: Ranks
     sharded: bool
     """Each rank holds a part of the weights, and all make every pass together."""
+    _shares: WeakKeyDictionary[StepBatch, StepShares] = field(
+        default_factory=WeakKeyDictionary, repr=False
+    )
 
     @property
     def micro_batch_tokens(self) -> int | None:
@@ -43,9 +47,11 @@ class PlacedPolicy:
         return shares_prefixes(self.model)
 
     def shares(self, batch: StepBatch) -> StepShares:
-        """Which rank computes which samples, in which micro-batches."""
+        """Which rank computes which samples, in which micro-batches; worked out once."""
         training = self.config.training
-        return StepShares.of_step(
+        if batch in self._shares:
+            return self._shares[batch]
+        self._shares[batch] = StepShares.of_step(
             batch.sequences,
             self.ranks.count,
             minibatch=training.minibatch,
@@ -53,6 +59,7 @@ class PlacedPolicy:
             micro_batch_tokens=self.micro_batch_tokens,
             share=self.shares_prefixes,
         )
+        return self._shares[batch]
 
     def own_samples(self, batch: StepBatch) -> list[int]:
         """The numbers of this rank's samples."""

@@ -5,6 +5,7 @@ Shape suffixes: S samples (turns of all episodes, in order of slot and turn), R 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from sdar.algorithms.inputs import StepSamples
 from sdar.rollout.episode import Episode, TeacherPrompt, Turn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # what is worked out for a batch is kept under it
 class StepBatch:
     """Episodes of a step as samples: entry i of every list is sample i."""
 
@@ -33,7 +34,7 @@ class StepBatch:
     def __len__(self) -> int:
         return len(self.turns)
 
-    @property
+    @cached_property
     def prompts(self) -> list[list[int]]:
         return [turn.prompt.token_ids for turn in self.turns]
 
@@ -54,7 +55,7 @@ class StepBatch:
         """Booleans: the samples that are taught."""
         return torch.tensor([turn.teacher is not None for turn in self.turns])
 
-    @property
+    @cached_property
     def responses(self) -> list[list[int]]:
         return [turn.response_ids for turn in self.turns]
 
@@ -66,7 +67,7 @@ class StepBatch:
         )
         return values_SR
 
-    @property
+    @cached_property
     def sequences(self) -> list[list[int]]:
         """Prompts with their responses."""
         return [[*turn.prompt.token_ids, *turn.response_ids] for turn in self.turns]
