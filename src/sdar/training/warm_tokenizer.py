@@ -8,7 +8,6 @@ from sdar.config import ExperimentConfig, Layout
 from sdar.environments.packages import environment_package
 from sdar.errors import SdarError
 from sdar.policy.chat import ChatFormat
-from sdar.policy.loading import load_tokenizer
 from sdar.policy.tokenizer import train_tokenizer
 from sdar.rollout.settings import longest_sequence
 
@@ -26,6 +25,8 @@ def pretrained_tokenizer(config: ExperimentConfig) -> Any:
     cannot be used, or prompts may be beyond the model's context."""
     if config.policy.model == "tiny":
         return None
+    from sdar.policy.loading import load_tokenizer  # with torch, which the tiny one does without
+
     return load_tokenizer(
         config.policy.model,
         trust_remote_code=config.policy.trust_remote_code,

@@ -1,6 +1,8 @@
 """Demonstrations: who plays what with which hint, what is worth imitating, and the file."""
 
 import random
+import subprocess
+import sys
 from collections import defaultdict
 from importlib.util import find_spec
 from itertools import pairwise
@@ -200,3 +202,12 @@ def test_a_missing_or_broken_file_is_one_sentence(damage, tmp_path):
         read_demonstrations(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_expert_plays_without_torch() -> None:
+    """Loading it takes longer than the demonstrations of a small experiment."""
+    program = "import sys, sdar.training.demonstrations; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout == "False\n"

@@ -4,11 +4,13 @@ import hashlib
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Key = tuple[int, int, int, int]
 """(run seed, step, slot, turn): all that a response's randomness depends on. Training counts steps
@@ -79,7 +81,7 @@ class Sleeper(Protocol):
 class RemoteWeights(Protocol):
     """An engine with weights of its own, which the trainer has to send."""
 
-    def take_weights(self, named: Iterable[tuple[str, Tensor]], step: int) -> None:
+    def take_weights(self, named: "Iterable[tuple[str, Tensor]]", step: int) -> None:
         """Compute with these from now on: all names of the model's state, tied ones included."""
         ...
 
