@@ -65,10 +65,10 @@ def pad_batch(
     tree = None
     if share:
         sequences = [row[:length] for row, length in zip(input_ids.tolist(), lengths, strict=True)]
-        tree = worthwhile_tree(sequences, positions)
+        tree = worthwhile_tree(sequences, positions, device)
     arrays = (input_ids, positions, targets, mask)
     ids_ST, positions_SR, targets_SR, mask_SR = (torch.from_numpy(a).to(device) for a in arrays)
-    return TokenBatch(ids_ST, positions_SR, targets_SR, mask_SR, tree and tree.to(device))
+    return TokenBatch(ids_ST, positions_SR, targets_SR, mask_SR, tree)
 
 
 def one_token(device: torch.device | str = "cpu") -> TokenBatch:

@@ -5,7 +5,8 @@ from (a skill, a group's first prompt, words that every prompt has). A causal mo
 hidden state, however many sequences go through it, so that a pass need only compute nodes.
 
 Shape suffixes: S sequences, N nodes, M nodes that are read, U rows (sequences that are no beginning
-of another one), T tokens of a padded row, Q reads of a padded row, R reads of a padded sequence.
+of another one), G rows of a group, T tokens of a padded row, B own tokens of a padded row, Q reads
+of a padded row, R reads of a padded sequence.
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,23 @@ Array = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class RowGroup:
+    """Rows that attend together: with all their nodes, or with their own alone."""
+
+    paths_GT: Tensor
+    """Their nodes; 0 on padding."""
+    own_GB: Tensor | None = None
+    """The nodes that attend; the row's last one again on padding. None: all of the path."""
+    depths_GB: Tensor | None = None
+    """Their positions."""
+
+    def to(self, device: torch.device | str) -> "RowGroup":
+        """The same on a device."""
+        held = (self.paths_GT, self.own_GB, self.depths_GB)
+        return RowGroup(*(None if each is None else each.to(device) for each in held))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
 class PrefixTree:
     """Nodes are numbered row after row, each row's own behind those that it shares."""
 
@@ -29,8 +47,10 @@ class PrefixTree:
     """Tokens before the node: its position."""
     nodes_UT: Tensor
     """The path of each row; 0 on padding."""
+    groups: tuple[RowGroup, ...]
+    """The rows as they attend."""
     places_N: Tensor
-    """Where in `nodes_UT`, flattened, a node is met first."""
+    """Where a node attends: in the nodes of all groups, flattened, one group behind the other."""
     read_M: Tensor
     """The nodes that are read."""
     read_depths_UQ: Tensor
@@ -46,24 +66,35 @@ class PrefixTree:
 
     def to(self, device: torch.device | str) -> "PrefixTree":
         """The same on a device."""
-        return PrefixTree(*(getattr(self, name).to(device) for name in self.__annotations__))
+        held = {name: getattr(self, name) for name in self.__annotations__ if name != "groups"}
+        moved = {name: tensor.to(device) for name, tensor in held.items()}
+        return PrefixTree(groups=tuple(group.to(device) for group in self.groups), **moved)
 
 
 WORTH = 0.9
 """Nodes per token up to which a tree is worth its own work and memory (a layer's keys, values and
 queries are laid out as rows, its result as nodes)."""
+OWN_SHARES = (0.25, 0.5, 0.75)
+"""Rows whose own nodes are up to such a share of the longest row attend together."""
 
 
-def worthwhile_tree(sequences: Sequence[Sequence[int]], positions_SR: Array) -> PrefixTree | None:
-    """The tree of sequences that begin alike often enough; None of others."""
+def worthwhile_tree(
+    sequences: Sequence[Sequence[int]], positions_SR: Array, device: torch.device | str
+) -> PrefixTree | None:
+    """The tree, on a device, of sequences that begin alike often enough; None of others."""
     if len(sequences) < 2:
         return None
-    tree = prefix_tree(sequences, positions_SR)
-    return tree if len(tree.ids_N) <= WORTH * sum(map(len, sequences)) else None
+    # On a GPU, attention with a mask is slower than some queries too many.
+    grouped = torch.device(device).type == "cpu"
+    tree = prefix_tree(sequences, positions_SR, grouped=grouped)
+    return tree.to(device) if len(tree.ids_N) <= WORTH * sum(map(len, sequences)) else None
 
 
-def prefix_tree(sequences: Sequence[Sequence[int]], positions_SR: Array) -> PrefixTree:
-    """The tree of sequences, none of them empty, of which `positions_SR` are read."""
+def prefix_tree(
+    sequences: Sequence[Sequence[int]], positions_SR: Array, *, grouped: bool = False
+) -> PrefixTree:
+    """The tree of sequences, none of them empty, of which `positions_SR` are read. `grouped`: rows
+    attend with their own nodes, which needs a mask, and not with those that they share."""
     order, shared = shared_beginnings(sequences)
     lengths = np.array([len(sequences[i]) for i in order])
     # A sequence is a row of its own unless the next one begins with all of it.
@@ -88,6 +119,9 @@ def prefix_tree(sequences: Sequence[Sequence[int]], positions_SR: Array) -> Pref
     owner_UT = np.maximum.accumulate(np.where(new_UT, np.arange(len(rows))[:, None], 0), axis=0)
     nodes_UT = np.where(real_UT, np.take_along_axis(numbers_UT, owner_UT, axis=0), 0)
     places_N = np.flatnonzero(new_UT)
+    groups, attending_N = [RowGroup(torch.from_numpy(nodes_UT))], places_N
+    if grouped:
+        groups, attending_N = _groups(nodes_UT, begins_U, lengths_U, places_N)
 
     read_N = np.zeros(len(places_N), dtype=bool)
     nodes_SR = nodes_UT[row_S[:, None], positions_SR]
@@ -102,7 +136,7 @@ def prefix_tree(sequences: Sequence[Sequence[int]], positions_SR: Array) -> Pref
         ids_UT.reshape(-1)[places_N],
         places_N % width,
         nodes_UT,
-        places_N,
+        attending_N,
         np.flatnonzero(read_N),
         np.where(read_UQ, depths_UQ, lengths_U[:, None] - 1),
         reads_UQ,
@@ -110,7 +144,38 @@ def prefix_tree(sequences: Sequence[Sequence[int]], positions_SR: Array) -> Pref
         (np.cumsum(read_N) - 1)[nodes_SR],
         row_S,
     )
-    return PrefixTree(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
+    ids_N, depths_N, paths_UT, *rest = (
+        torch.from_numpy(np.ascontiguousarray(array)) for array in arrays
+    )
+    return PrefixTree(ids_N, depths_N, paths_UT, tuple(groups), *rest)
+
+
+def _groups(
+    nodes_UT: Array, begins_U: Array, lengths_U: Array, places_N: Array
+) -> tuple[list[RowGroup], Array]:
+    """Groups of rows with about as many own nodes, and where in them each node attends."""
+    own_U, width = lengths_U - begins_U, nodes_UT.shape[1]
+    kind_U = np.searchsorted(np.array(OWN_SHARES) * width, own_U)
+    row_N, depth_N = np.divmod(places_N, width)
+    groups, attending_N, before = [], np.empty_like(places_N), 0
+    for kind in np.unique(kind_U):
+        rows_G = np.flatnonzero(kind_U == kind)
+        paths_GT = nodes_UT[rows_G, : lengths_U[rows_G].max()]
+        if kind == len(OWN_SHARES):
+            group, most, begins_G = RowGroup(torch.from_numpy(paths_GT)), paths_GT.shape[1], None
+        else:
+            most, begins_G = int(own_U[rows_G].max()), begins_U[rows_G, None]
+            depths_GB = np.minimum(begins_G + np.arange(most), lengths_U[rows_G, None] - 1)
+            own_GB = np.take_along_axis(paths_GT, depths_GB, axis=1)
+            group = RowGroup(*map(torch.from_numpy, (paths_GT, own_GB, depths_GB)))
+        groups.append(group)
+        place_U = np.full(len(own_U), -1)
+        place_U[rows_G] = np.arange(len(rows_G))
+        here_N = place_U[row_N] >= 0
+        columns = depth_N if begins_G is None else depth_N - begins_U[row_N]
+        attending_N[here_N] = (before + place_U[row_N] * most + columns)[here_N]
+        before += len(rows_G) * most
+    return groups, attending_N
 
 
 def shared_beginnings(sequences: Sequence[Sequence[int]]) -> tuple[list[int], Array]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
-from sdar.policy.prefix_tree import PrefixTree
+from sdar.policy.prefix_tree import PrefixTree, RowGroup
 
 NAME = "sdar_shared"
 """Of this attention in transformers."""
@@ -89,17 +89,36 @@ def attend(
     more = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
     if more or dropout or not getattr(module, "is_causal", True):
         raise ValueError(f"attention with {', '.join(more) or 'dropout, or not causal'}")
-    mixed = F.scaled_dot_product_attention(
-        rows_of(query, tree.nodes_UT),
-        rows_of(key, tree.nodes_UT),
-        rows_of(value, tree.nodes_UT),
-        is_causal=True,
+    flat = [
+        _attend_together(group, query, key, value, scaling).transpose(1, 2).flatten(2).flatten(0, 1)
+        for group in tree.groups
+    ]
+    nodes_NF = F.embedding(tree.places_N, flat[0] if len(flat) == 1 else torch.cat(flat))
+    return nodes_NF.view(1, len(tree.places_N), query.shape[1], -1), None
+
+
+def _attend_together(
+    group: RowGroup, query: Tensor, key: Tensor, value: Tensor, scaling: float | None
+) -> Tensor:
+    """Results `[G, A, T, H]` of all nodes of a group's rows, or `[G, A, B, H]` of their own."""
+    paths_GT, own_GB = group.paths_GT, group.own_GB
+    mask = None
+    if group.depths_GB is not None:
+        mask = visible(group.depths_GB, paths_GT.shape[1])[:, None]
+    return F.scaled_dot_product_attention(
+        rows_of(query, paths_GT if own_GB is None else own_GB),
+        rows_of(key, paths_GT),
+        rows_of(value, paths_GT),
+        attn_mask=mask,
+        is_causal=mask is None,
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    mixed_UTF = mixed.transpose(1, 2).flatten(2)
-    nodes_NF = F.embedding(tree.places_N, mixed_UTF.flatten(0, 1))
-    return nodes_NF.view(1, len(tree.places_N), query.shape[1], -1), None
+
+
+def visible(depths_UQ: Tensor, width: int) -> Tensor:
+    """`[U, Q, T]`: which of its row's `width` tokens a token at each depth sees."""
+    return depths_UQ[..., None] >= torch.arange(width, device=depths_UQ.device)
 
 
 AttentionInterface.register(NAME, attend)

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 
 from sdar.policy.prefix_tree import PrefixTree
-from sdar.policy.shared_attention import no_mask, rows_of, sharing
+from sdar.policy.shared_attention import no_mask, rows_of, sharing, visible
 
 SHORT_LAST_LAYER_BELOW = 8
 """Layers; from here on the model's own forward is used."""
@@ -152,14 +152,11 @@ def _last_layer_of_tree(
 
     query = _heads(attention, "q", normed_1ND[:, tree.read_M])
     query = _rotate(query, cos[:, tree.read_M], sin[:, tree.read_M])
-    visible_UQT = tree.read_depths_UQ[..., None] >= torch.arange(
-        tree.nodes_UT.shape[1], device=hidden_1ND.device
-    )
     mixed = F.scaled_dot_product_attention(
         rows_of(query, tree.reads_UQ),
         rows_of(key, tree.nodes_UT),
         rows_of(value, tree.nodes_UT),
-        attn_mask=visible_UQT[:, None],
+        attn_mask=visible(tree.read_depths_UQ, tree.nodes_UT.shape[1])[:, None],
         scale=attention.scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )

@@ -1,6 +1,7 @@
 """The tree of a pass's sequences: every beginning once, and the way back from it."""
 
 import numpy as np
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ def beginnings(sequences):
 @given(SEQUENCES, st.randoms(use_true_random=False))
 def test_nodes_are_the_distinct_beginnings_and_rows_lead_to_them(sequences, random):
     reads = [[random.randrange(len(ids)) for _ in range(3)] for ids in sequences]
-    tree = prefix_tree(sequences, np.array(reads))
+    tree = prefix_tree(sequences, np.array(reads), grouped=random.random() < 0.7)
     ids, depths, paths = tree.ids_N.tolist(), tree.depths_N.tolist(), tree.nodes_UT.tolist()
     assert len(ids) == len(beginnings(sequences)) == count_nodes(sequences)
 
@@ -26,14 +27,29 @@ def test_nodes_are_the_distinct_beginnings_and_rows_lead_to_them(sequences, rand
         path = paths[row][: len(sequence)]
         assert [ids[node] for node in path] == sequence
         assert [depths[node] for node in path] == list(range(len(sequence)))
-    width = tree.nodes_UT.shape[1]
+    attending = [
+        (group.paths_GT[row], column if group.own_GB is None else int(group.depths_GB[row, column]))
+        for group in tree.groups
+        for row in range(len(group.paths_GT))
+        for column in range((group.paths_GT if group.own_GB is None else group.own_GB).shape[1])
+    ]
     for node, place in enumerate(tree.places_N.tolist()):
-        row, depth = divmod(place, width)
-        assert paths[row][depth] == node
+        path, depth = attending[place]
+        assert path[depth] == node
         assert depths[node] == depth
-        assert all(paths[above][depth] != node for above in range(row))
+    for group in tree.groups:
+        if group.own_GB is not None:
+            assert torch.equal(group.own_GB, group.paths_GT.gather(1, group.depths_GB))
+    met = [tuple(path) for group in tree.groups for path in padded(group.paths_GT, tree)]
+    assert sorted(met) == sorted(map(tuple, paths)), "each row attends once"
     rows = {tuple(ids[node] for node in path[: 1 + max_depth(path, depths)]) for path in paths}
     assert len(rows) == len(paths), "no row is there twice"
+
+
+def padded(paths_GT, tree):
+    return torch.nn.functional.pad(
+        paths_GT, (0, tree.nodes_UT.shape[1] - paths_GT.shape[1])
+    ).tolist()
 
 
 def max_depth(path, depths):

@@ -1,6 +1,7 @@
 """Common beginnings computed once: the numbers and gradients of each sequence by itself."""
 
 import copy
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -16,6 +17,7 @@ from sdar.policy.log_probs import PolicyScorer, score_responses
 from sdar.policy.lora import add_adapters
 from sdar.policy.micro_batches import pad_batch
 from sdar.policy.paths import scoring_path, set_sharing, shares_prefixes
+from sdar.policy.prefix_tree import prefix_tree
 from sdar.policy.probe import find_scoring_path
 from sdar.policy.recomputation import recompute_layers
 from sdar.policy.shared_attention import configs_of, tree_in_use
@@ -87,6 +89,19 @@ def assert_the_models_own(model, atol=1e-10):
 )
 def test_scores_and_gradients_are_those_of_each_sequence_by_itself(family, layers):
     assert_the_models_own(shared_model(family, num_hidden_layers=layers))
+
+
+@pytest.mark.usefixtures("double")
+def test_as_on_a_gpu_where_all_nodes_of_a_row_attend():
+    """There attention with a mask is slower than some queries too many."""
+    batches = [pad_batch(PROMPTS, RESPONSES, share=True)]
+    sequences = [[*p, *r[:-1]] for p, r in zip(PROMPTS, RESPONSES, strict=True)]
+    tree = prefix_tree(sequences, batches[0].positions_SR.numpy())
+    assert (len(tree.groups), len(batches[0].tree.groups) > 1) == (1, True)
+    batches.append(replace(batches[0], tree=tree))
+    scorer = PolicyScorer(shared_model("qwen3"))
+    grouped, whole = (scorer(batch).log_probs for batch in batches)
+    close(grouped, whole)
 
 
 @pytest.mark.parametrize(

@@ -232,9 +232,8 @@ class TransformersEngine:
     def _read(self, prompts: Sequence[Sequence[int]], cache: Any, share: bool) -> Tensor:
         """Hidden state `[B, D]` of the last token of prompts that are read together."""
         device, last = self.model.device, np.array([[len(ids) - 1] for ids in prompts])
-        tree = worthwhile_tree(prompts, last) if share else None
+        tree = worthwhile_tree(prompts, last, device) if share else None
         if tree is not None:
-            tree = tree.to(device)
             return hidden_states_of_tree(self.model, tree, cache)[tree.reads_SR[:, 0]]
         padded = np.zeros((len(prompts), int(last.max()) + 1), dtype=np.int64)
         for line, prompt in enumerate(prompts):
