@@ -14,8 +14,6 @@ Left out: an environment's own time, the end of responses before the limit, othe
 import argparse
 import json
 import os
-import platform
-import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator
@@ -25,6 +23,7 @@ from typing import Any, ClassVar
 
 import torch
 from arithmetic import TRAINING, generation_flops, peak_flops, scoring_flops
+from machine import machine, machine_name, recorded
 from measuring import LiveTensors
 from step_world import Skills, World, lengths, make_tokenizer, tasks
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -34,7 +33,6 @@ from sdar.config import ExperimentConfig, parse_config
 from sdar.memory.estimate import GIB, MemoryEstimate, estimate
 from sdar.policy.reproducible import make_reproducible
 from sdar.policy.shape import ModelShape, known_configs, shape_of_config
-from sdar.tracking.provenance import hardware
 from sdar.training import trainer
 from sdar.training.learner import Learner
 from sdar.training.parts import Parts, make_accelerator, trained_method
@@ -42,7 +40,6 @@ from sdar.training.step_result import StepResult
 
 SLACK = 16
 """Tokens by which prompts differ in length."""
-RESULTS = Path(__file__).resolve().parent / "results"
 SMALL = {"model_type": "qwen3", "tie_word_embeddings": True, "num_attention_heads": 4}
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": SMALL
@@ -272,30 +269,13 @@ def memory(expected: MemoryEstimate) -> dict[str, Any]:
     return result
 
 
-def machine_name() -> str:
-    """The GPU's name, or the CPU's."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return str(hardware()["cpu"])
-
-
 def write(result: dict[str, Any], output: Path | None) -> Path:
     """Among the results of this machine's other shapes."""
-    name = machine_name()
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
-    path = output or RESULTS / f"step-{slug}.json"
+    path = output or recorded("step")
     kept = json.loads(path.read_text(encoding="utf-8"))["shapes"] if path.is_file() else {}
-    this_machine = hardware()
-    machine = {
-        "name": name,
-        "cores": this_machine["cores"],
-        "memory_gib": this_machine["memory_gib"],
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    shapes = kept | {result["shape"]: result}
-    path.write_text(json.dumps({"machine": machine, "shapes": shapes}, indent=1) + "\n", "utf-8")
+    whole = {"machine": machine(), "shapes": kept | {result["shape"]: result}}
+    path.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
     return path
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from step_world import make_tokenizer
 from transformers import PretrainedConfig, Qwen3Config, Qwen3ForCausalLM
 
 from sdar.config import ExperimentConfig, load_config
@@ -93,7 +94,10 @@ def main() -> None:
     config = load_config(options.config) if options.config else ExperimentConfig()
     torch.set_num_threads(options.threads)
     accelerator = make_accelerator(config)
-    parts: Any = SimpleNamespace(model=random_policy(config).to(accelerator.device), tokenizer=None)
+    parts: Any = SimpleNamespace(
+        model=random_policy(config).to(accelerator.device),
+        tokenizer=make_tokenizer(config.policy.tiny.vocabulary),
+    )
     learner = Learner.prepare(parts, config, trained_method("sdar"), 0, accelerator)
     batch, teacher = random_batch(options.samples, config.policy.tiny.vocabulary)
 

@@ -31,7 +31,8 @@ class Colour(StrEnum):
 
 
 Benchmark = StrEnum(
-    "Benchmark", ["environment", "rollout", "update", "webshop", "retrieval", "step"]
+    "Benchmark",
+    ["environment", "rollout", "update", "webshop", "retrieval", "step", "passes", "growth"],
 )
 
 
@@ -155,7 +156,7 @@ def bench(
     what: Annotated[Benchmark, typer.Argument(help="What to time.")],
     root: RootOption = ROOT,
 ) -> None:
-    """Time the environment, rollouts, the update, a whole training step or retrieval.
+    """Time the environment, rollouts, the update, a whole training step, its passes or retrieval.
 
     Runs benchmarks/ of a checkout. Further options go to it; --help after -- lists them.
 
