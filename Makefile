@@ -17,6 +17,8 @@ SECOND_PYTHON ?= $(shell for python in python3.13 python3.12 \
 VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
 LOWEST_VENV ?= .venv-lowest
+TRL_VENV ?= .venv-trl
+TRL := trl==1.16.0
 # An experiment file: make demo CONFIG=config/experiments/minute.yaml
 CONFIG ?=
 # Or an environment's tiny experiment: make demo ENV=webshop (alfworld, webshop, searchqa,
@@ -40,7 +42,13 @@ CONFIG_FILE := $(or $(CONFIG),config/config.yaml)
 SNAKEMAKE := snakemake --profile profiles/local --cores $(JOBS) $(if $(CONFIG),--configfile '$(CONFIG)')
 RESULTS = results/$$(sdar config show --config '$(CONFIG_FILE)' | sed -n 's/^experiment: //p')
 
-.PHONY: help setup demo smollm2 test test-lowest test-vllm test-slurm test-real-model check ui repro pull bench report clean lock print-venv gpu-rehearsal gpu-bundle
+# Of `sdar bench passes`: a root with a warm start, a checkout with a finished minute experiment, and a
+# run's JSON that is there already.
+PREPARED ?=
+FINISHED ?=
+NEW ?=
+
+.PHONY: help setup demo smollm2 test test-lowest test-vllm test-slurm test-real-model check ui repro pull bench bench-trl bench-check report clean lock print-venv gpu-rehearsal gpu-bundle
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -156,6 +164,23 @@ bench: $(STAMP) ## Time the environment, the rollouts, the update and a whole st
 	sdar bench rollout
 	sdar bench update
 	sdar bench step
+
+bench-trl: $(TRL_VENV)/.installed ## TRL, whose GRPO `sdar bench passes` compares with, in an environment of its own (.venv-trl)
+
+$(TRL_VENV)/.installed: requirements.lock
+	$(call new_environment,bench-trl,PYTHON,3.11 to 3.13)
+	@echo "== torch and transformers as in requirements.lock, and $(TRL)"
+	$(@D)/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) \
+	  "$$(grep '^torch==' requirements.lock)"
+	$(@D)/bin/python -m pip install --quiet --constraint requirements.lock "$(TRL)"
+	@touch $@
+
+bench-check: $(STAMP) ## Ratios of `sdar bench passes` beside the stored ones (PREPARED= FINISHED=, or NEW=run.json)
+	@new='$(NEW)'; if [ -z "$$new" ]; then \
+	  folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && new=$$folder/new.json && \
+	  sdar bench passes --json "$$new" --trl '$(TRL_VENV)' \
+	    $(if $(PREPARED),--prepared '$(PREPARED)') $(if $(FINISHED),--finished '$(FINISHED)'); fi; \
+	python benchmarks/bench_check.py "$$new"
 
 gpu-rehearsal: $(STAMP) ## benchmarks/gpu_acceptance.py on this CPU, as small as it can be (4 min)
 	out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && \

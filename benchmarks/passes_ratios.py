@@ -1,8 +1,8 @@
 """Ratios of pieces of work that are timed in turn, and whether new ones are worse than old ones.
 
-On a machine that others use, seconds of today say nothing about seconds of tomorrow; the ratio of two
-pieces of work done one after the other does. So each round times all of them, the next round in the
-reverse order, and a ratio is taken within a round.
+On a machine that others use, seconds of today say nothing about seconds of tomorrow; the ratio of
+two pieces of work done one after the other does. So each round times all of them, the next round in
+the reverse order, and a ratio is taken within a round.
 """
 
 import statistics

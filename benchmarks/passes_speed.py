@@ -2,29 +2,31 @@
 
     sdar bench passes --prepared ROOT [--finished CHECKOUT] [--json FILE] [--only NAME ...]
 
-Plays one real step of the experiment --config (default: the default experiment) by the trainer's own
-`training_step`, from the weights of its warm start, and times it and its parts again and again from
-these weights. A ratio is taken within one round of two pieces of work, timed one after the other, the
-next round in the reverse order: other work on the machine changes seconds, and ratios little. `ratios`
-of the JSON are by the wall's clock, `cpu_ratios` by the processor's; each has min, median and max.
+Plays one real step of the experiment --config (default: the default experiment) by the trainer's
+own `training_step`, from the weights of its warm start, and times it and its parts again and again
+from these weights. A ratio is taken within one round of two pieces of work, timed one after the
+other, the next round in the reverse order: other work on the machine changes seconds, and ratios
+little. `ratios` of the JSON are by the wall's clock, `cpu_ratios` by the processor's; each has min,
+median and max.
 
-ROOT holds data/ and runs/ of the experiment after `snakemake --until warm_start`; without it the bench
-makes them, some minutes. CHECKOUT is one where `snakemake --configfile config/experiments/minute.yaml
--- all` has run. A ratio that cannot be had is null, and `reasons` says why.
+ROOT holds data/ and runs/ of the experiment after `snakemake --until warm_start`; without it the
+bench makes them, some minutes. CHECKOUT is one where `snakemake --configfile
+config/experiments/minute.yaml -- all` has run. A ratio that cannot be had is null, and `reasons`
+says why.
 
     sdar_step_over_grpo_step             a step of SDAR over one of GRPO
     sdar_step_over_grpo_step_share_25    the same, a quarter of the turns taught
     grpo_step_over_before                a step over that of the commit --before, in a worktree
     sdar_step_over_before                the same of SDAR
     grpo_step_over_trl                   GRPO over TRL's trainer, per token (`make bench-trl`)
-    rollout_over_generate                how many times as fast as transformers' `generate`, the same
-                                         episodes token for token, with a barrier at every turn
+    rollout_over_generate                how many times as fast as transformers' `generate`: equal
+                                         episodes, token for token, a barrier at every turn
     shared_over_plain_update             the update, with and without shared prefixes
     shared_over_plain_teacher            the teacher's pass likewise
-    teacher_over_old_log_probs           teacher over a pass of old log-probs, prefixes shared, with a
+    teacher_over_old_log_probs           teacher over a pass of old log-probs, prefixes shared, a
                                          skill of 4 times the student's prompt
-    log_prob_peak_gib                    GiB beside weights and gradients, 8,192 tokens, vocabulary of
-                                         151,936
+    log_prob_peak_gib                    GiB beside weights and gradients of 8,192 tokens' log-probs
+                                         over a vocabulary of 151,936
     update_share_of_matmul_peak          of the tiny shape, beside a matrix product timed in turn
     update_share_of_matmul_peak_20m      of the shape qwen3-20m
     dag_noop_seconds                     `snakemake -- all` where all is finished
@@ -152,23 +154,28 @@ def main() -> None:
     )
     parser.add_argument("--prepared", type=Path, help="a root with the warm start; else it is made")
     parser.add_argument("--finished", type=Path, help="a checkout with a finished experiment")
-    parser.add_argument("--finished-config", type=Path, default=MINUTE, help="that experiment's file")
+    parser.add_argument("--finished-config", type=Path, default=MINUTE, help="its file")
     parser.add_argument("--config", type=Path, help="default: config/config.yaml")
     parser.add_argument("--step", type=int, default=0, help="which step's tasks are played")
     parser.add_argument("--rounds", type=int, help="default: 7; with --small, 1")
     parser.add_argument("--before", default=BEFORE, help="the commit to compare with")
-    parser.add_argument("--trl", type=Path, default=REPOSITORY / ".venv-trl", help="its environment")
+    parser.add_argument("--trl", type=Path, default=REPOSITORY / ".venv-trl", help="its folder")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME")
     parser.add_argument("--json", type=Path, help="default: benchmarks/results/passes-MACHINE.json")
     parser.add_argument(
-        "--small", action="store_true", help="the minute experiment, for a test: numbers mean nothing"
+        "--small",
+        action="store_true",
+        help="the minute experiment, for tests; no number means anything",
     )
     options = parser.parse_args()
     options.config = options.config or (MINUTE if options.small else DEFAULT)
     options.rounds = options.rounds or (1 if options.small else 7)
-    options.finished_config = options.finished_config.resolve()
+    options.finished_config = options.finished_config.absolute()
+    options.trl = options.trl.absolute()
     if options.small and options.json is None:
         parser.error("--small needs --json FILE: its numbers are not kept among the results")
+    if len(options.only) < len(NAMES) and options.json is None:
+        parser.error("--only needs --json FILE: among the results are whole runs")
     print(head())
     result = record(*measure(options), options)
     path = options.json or recorded("passes")

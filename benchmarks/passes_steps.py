@@ -1,8 +1,8 @@
 """Which pieces of a training step are compared with which, and the processes that compute them.
 
-A contender is a configuration of `sdar train`: a method, keys that differ from the experiment's, and
-which source computes it. Each has a process of its own (step_server.py), so that a switch that is
-read when a policy is loaded, another commit and another trainer are compared alike.
+A contender is a configuration of `sdar train`: a method, keys that differ from the experiment's,
+and which source computes it. Each has a process of its own (step_server.py), so that a switch that
+is read when a policy is loaded, another commit and another trainer are compared alike.
 """
 
 import json
@@ -156,9 +156,7 @@ class Servers:
         """On prompts of our own step, so many that the samples are about as many."""
         world, training = self.world, self.world.config.training
         prompts = self.of(GRPO).ask("prompts")["prompts"]
-        work = trl_work(
-            len(prompts), training.minibatch, training.micro_batch, training.group_size
-        )
+        work = trl_work(len(prompts), training.minibatch, training.micro_batch, training.group_size)
         given = {
             "policy": str(world.policy),
             "prompts": [prompts[i * len(prompts) // work.prompts] for i in range(work.prompts)],

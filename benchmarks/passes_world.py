@@ -22,7 +22,7 @@ from sdar.config.load import read_values
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SECTIONS = ("experiment", "environment", "skills", "policy", "rollout", "training", "execution")
-"""What a step reads of a configuration: an older commit may not know keys of the rest."""
+"""What a step reads of a configuration."""
 LATER = ("content",)
 """Fields of tasks that the older commit does not know."""
 
@@ -90,10 +90,9 @@ class World:
 
 @contextmanager
 def open_world(options: argparse.Namespace) -> Iterator[World]:
-    """The experiment of --config in a temporary folder: copied from --prepared, or made, which takes
-    minutes. All is removed at the end."""
-    given = read_values(options.config) or {}
-    values = {name: given[name] for name in SECTIONS if name in given}
+    """The experiment of --config in a temporary folder: copied from --prepared, or made, which
+    takes minutes. All is removed at the end."""
+    values = differing(parse_config(read_values(options.config) or {}))
     with tempfile.TemporaryDirectory(prefix="sdar-bench-") as name:
         world = World(values, options.step, Path(name), options.before, options.trl)
         if options.prepared is None:
@@ -104,6 +103,14 @@ def open_world(options: argparse.Namespace) -> Iterator[World]:
             yield world
         finally:
             world.remove_worktree()
+
+
+def differing(config: ExperimentConfig) -> dict[str, Any]:
+    """What of a configuration a step reads and differs from the defaults: an older commit does not
+    know all keys, and has the same defaults for those that it knows."""
+    values = config.model_dump(mode="json", exclude_defaults=True, include=set(SECTIONS))
+    values.setdefault("environment", {})["name"] = config.environment.name
+    return values
 
 
 def copy_experiment(root: Path, to: Path, experiment: str) -> None:

@@ -12,8 +12,8 @@ answers to these words with seconds, each time from the weights and the optimize
     prompts    no seconds: the step's prompts and lengths, for another trainer
 
 JSON: `values` of a configuration, `root`, `method`, `seed`, `step`; `skill_times` gives the teacher
-skills of so many times the student's prompt. The source of the commit 165e9f3 is served, too: so what
-is imported here has to be there, or has another place named.
+skills of so many times the student's prompt. The source of the commit 165e9f3 is served, too: so
+what is imported here has to be there, or has another place named.
 """
 
 import copy
@@ -70,6 +70,24 @@ class StartOfStep:
         self.learner.restore(copy.deepcopy(self.state))
 
 
+def record_parts(learner: Any, step: int) -> tuple[Any, dict[str, tuple[Any, ...]]]:
+    """A step, and what each part of it was called with, by `PARTS`."""
+    arguments: dict[str, tuple[Any, ...]] = {}
+    for word, name in PARTS.items():
+        own = getattr(learner, name)
+
+        def noting(*given: Any, word: str = word, own: Any = own) -> Any:
+            arguments[word] = given
+            return own(*given)
+
+        setattr(learner, name, noting)
+    try:
+        return training_step(learner, step), arguments
+    finally:
+        for name in PARTS.values():
+            delattr(learner, name)
+
+
 class LongerSkills:
     """As a skill library, with each text repeated until it has so many tokens."""
 
@@ -101,7 +119,9 @@ class Steps:
         self.clocks = stopwatch(threads)
         self.done = self._record()
         if times := given.get("skill_times"):
-            tokens = round(times * statistics.mean(len(_prompt(turn)) for turn in _turns(self.done)))
+            tokens = round(
+                times * statistics.mean(len(_prompt(turn)) for turn in _turns(self.done))
+            )
             parts.skills = LongerSkills(parts.skills, parts.tokenizer, tokens)
             self.done = self._record()
 
@@ -154,6 +174,8 @@ class Steps:
         self.start.restore()
         before = self.clocks()
         run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         after = self.clocks()
         return {
             "wall": after[0] - before[0],
@@ -163,21 +185,9 @@ class Steps:
 
     def _record(self) -> Any:
         """Play the step once, and keep what its parts were called with."""
-        self.arguments: dict[str, tuple[Any, ...]] = {}
-        for word, name in PARTS.items():
-            own = getattr(self.learner, name)
-
-            def noting(*arguments: Any, word: str = word, own: Any = own) -> Any:
-                self.arguments[word] = arguments
-                return own(*arguments)
-
-            setattr(self.learner, name, noting)
-        try:
-            self.start.restore()
-            return training_step(self.learner, self.step)
-        finally:
-            for name in PARTS.values():
-                delattr(self.learner, name)
+        self.start.restore()
+        done, self.arguments = record_parts(self.learner, self.step)
+        return done
 
     def _generate(self) -> Callable[[], Any]:
         from generate_engine import GenerateEngine

@@ -3,9 +3,10 @@
     .venv-trl/bin/python benchmarks/trl_server.py JSON      (passes_speed.py starts it)
 
 Runs in TRL's own environment (`make bench-trl`), without sdar. The trainer's loop goes on for ever;
-before a step's first optimizer step it waits for a line, after the last one it answers with seconds,
-and the weights are put back. JSON: `policy` (a folder), `prompts` (token ids, `repeats` samples of
-each), `optimizer_steps`, `micro_batch`, `accumulate`, `response`, `kl`, `learning_rate`, `threads`.
+before a step's first optimizer step it waits for a line, after the last one it answers with
+seconds, and the weights are put back. JSON: `policy` (a folder), `prompts` (token ids, `repeats`
+samples of each), `optimizer_steps`, `micro_batch`, `accumulate`, `response`, `kl`, `learning_rate`,
+`threads`.
 """
 
 import os
@@ -29,14 +30,17 @@ def train(given: dict[str, Any], answers: Any) -> None:
     )
     tokenizer = transformers.AutoTokenizer.from_pretrained(given["policy"])
     texts = [tokenizer.decode(ids) for ids in given["prompts"]]
-    again = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     clocks, optimizer_steps = stopwatch(given["threads"]), given["optimizer_steps"]
     words = requests(sys.stdin)
     seen = {"samples": 0, "tokens": 0, "response_tokens": 0}
 
+    def encoded(text: str) -> list[int]:
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
     def reward(prompts: Any, completions: Any, completion_ids: Any, **other: Any) -> list[float]:
         """Any will do; it also sees what was sampled."""
-        before = sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in prompts)
+        before = sum(len(encoded(text)) for text in prompts)
         after = sum(map(len, completion_ids))
         seen.update(samples=len(prompts), tokens=before + after, response_tokens=after)
         return [float(len(ids) % 3) for ids in completion_ids]
@@ -53,7 +57,8 @@ def train(given: dict[str, Any], answers: Any) -> None:
                 return
             word = next(words, None)
             if word == READY:
-                exact = sum(one == other for one, other in zip(again, given["prompts"], strict=True))
+                ids = zip(texts, given["prompts"], strict=True)
+                exact = sum(encoded(text) == own for text, own in ids)
                 put(answers, {"prompts": len(texts), "same_tokens": exact})
                 word = next(words, None)
             if word is None:
