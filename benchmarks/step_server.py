@@ -203,7 +203,16 @@ class Steps:
         playing = replace(
             learner.playing, engine=engine, config=self.config.model_copy(update=turns)
         )
-        return lambda: playing.rollout(self.step, PhaseClock())
+
+        def play() -> None:
+            own = learner.playing
+            learner.playing = playing
+            try:
+                learner.rollout(self.step, PhaseClock())
+            finally:
+                learner.playing = own
+
+        return play
 
 
 def _turns(done: Any) -> list[Any]:
