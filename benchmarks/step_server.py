@@ -152,7 +152,10 @@ class Steps:
     def work(self) -> dict[str, Any]:
         """What a step of these is."""
         turns = _turns(self.done)
-        taught = getattr(self.done, "teacher", [])
+        if hasattr(self.done, "teacher"):  # as it was at 165e9f3
+            taught = list(self.done.teacher)
+        else:
+            taught = [made for _, _, made in self.done.batch.taught]
         return {
             "samples": len(turns),
             "tokens": sum(self.done.batch.lengths()),
