@@ -18,6 +18,10 @@ CPU_TOKENS = 4096
 GPU_PREFILL_TOKENS = 32_768
 """Padded tokens of prompts that an engine reads at once on a GPU: enough to fill it."""
 
+KEYS_SHARE = 1 / 8
+"""What a token of a tree's padded rows takes, in keys and values, of what a computed one takes: at
+most that in the usual shapes, so that a tree takes no more memory than as many padded tokens."""
+
 
 def prefill_tokens(device: str) -> int:
     """Padded tokens of prompts that an engine reads at once on this type of device."""
@@ -97,24 +101,24 @@ def plan_passes(
     sequences: Sequence[Sequence[int]], samples: int, tokens: int | None = None, *, share: bool
 ) -> list[list[int]]:
     """Indices of each micro-batch, as `plan_micro_batches`; with `share` those together that begin
-    alike. There, too, `tokens` bounds what is padded: the rows of a micro-batch's tree."""
+    alike. There `tokens` bounds what the nodes of a micro-batch's tree take, and its rows."""
     if not share:
         return plan_micro_batches([len(each) for each in sequences], samples, tokens)
     order, shared = shared_beginnings(sequences)
     plan: list[list[int]] = []
     current: list[int] = []
-    rows = width = 0
+    nodes = rows = width = 0
     for place, index in enumerate(order):
-        length = len(sequences[index])
+        length, new = len(sequences[index]), len(sequences[index]) - int(shared[place])
         # The sequence before is no row of its own where this one begins with all of it.
         grown = bool(current) and shared[place] == len(sequences[order[place - 1]])
         more = rows if grown else rows + 1
-        over = tokens is not None and more * max(width, length) > tokens
-        if current and (len(current) == samples or over):
+        cost = nodes + new + KEYS_SHARE * more * max(width, length)
+        if current and (len(current) == samples or (tokens is not None and cost > tokens)):
             plan.append(current)
-            current, more, width = [], 1, 0
+            current, more, nodes, width, new = [], 1, 0, 0, length
         current.append(index)
-        rows, width = more, max(width, length)
+        rows, nodes, width = more, nodes + new, max(width, length)
     return [*plan, current] if current else plan
 
 

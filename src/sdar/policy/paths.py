@@ -27,8 +27,8 @@ from sdar.policy.trunk import hidden_states_at, hidden_states_of_tree, take
 ScoringPath = Literal["fast", "general", "single"]
 SCORING_PATHS: tuple[ScoringPath, ...] = ("fast", "general", "single")
 """Quickest first."""
-CHUNK_LOGITS = 1 << 26
-"""Logits of a chunk: 256 MiB of float32."""
+CHUNK_LOGITS = 1 << 25
+"""Logits of a chunk: 128 MiB of float32, some five of which exist at once in the backward pass."""
 _KEPT = "_sdar_scoring_path"
 _SHARES = "_sdar_shares_prefixes"
 _FP32_HEAD = "_sdar_fp32_head"

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdar.policy.micro_batches import pad_batch, plan_passes
+from sdar.policy.micro_batches import KEYS_SHARE, pad_batch, plan_passes
 from sdar.policy.prefix_tree import count_nodes, prefix_tree, shared_beginnings
 from sdar.training.shares import deal_shared
 
@@ -104,7 +104,8 @@ def test_a_plan_keeps_its_limits_and_computes_no_more_than_without(sequences, sa
     for rows in plan:
         assert 1 <= len(rows) <= samples
         tree = prefix_tree([sequences[i] for i in rows], np.zeros((len(rows), 1), dtype=np.int64))
-        assert len(tree.nodes_UT) == 1 or tree.nodes_UT.numel() <= tokens
+        cost = len(tree.ids_N) + KEYS_SHARE * tree.nodes_UT.numel()
+        assert len(rows) == 1 or cost <= tokens
     computed = sum(count_nodes([sequences[i] for i in rows]) for rows in plan)
     assert computed <= sum(map(len, sequences))
 
