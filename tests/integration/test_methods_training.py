@@ -41,14 +41,18 @@ def valid_actions():
         yield
 
 
+# A gate of the entropy takes the old log-probs from a pass, which rounds otherwise than sampling.
+PASS = {"steps": 2, "old_log_probs": "pass"}
+
+
 @pytest.fixture(scope="module")
 def grpo(tmp_path_factory):
-    return exported(trainer_world.run(tmp_path_factory.mktemp("grpo"), "grpo", steps=2))
+    return exported(trainer_world.run(tmp_path_factory.mktemp("grpo"), "grpo", **PASS))
 
 
 @pytest.mark.parametrize("method", ADDED_TO_GRPO)
 def test_coefficient_0_trains_bit_for_bit_like_grpo(method, grpo, tmp_path):
-    off = trainer_world.run(tmp_path / "off", method, steps=2, distillation={"coefficient": 0.0})
+    off = trainer_world.run(tmp_path / "off", method, distillation={"coefficient": 0.0}, **PASS)
     assert exported(off) == grpo
     on = trainer_world.run(tmp_path / "on", method, steps=2)
     assert exported(on) != grpo, "with its coefficient the term does something"
@@ -66,7 +70,7 @@ def test_coefficient_0_trains_bit_for_bit_like_grpo(method, grpo, tmp_path):
 def test_a_gate_that_tells_nothing_trains_bit_for_bit_like_grpo(
     method, distillation, grpo, tmp_path
 ):
-    run = trainer_world.run(tmp_path, method, steps=2, distillation=distillation)
+    run = trainer_world.run(tmp_path, method, distillation=distillation, **PASS)
     assert exported(run) == grpo
     tokens = pl.read_parquet(run / "tokens" / "step-00000.parquet")
     assert tokens["gate"].to_list() == [0.0] * tokens.height
