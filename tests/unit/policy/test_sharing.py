@@ -140,7 +140,6 @@ def test_layers_that_are_recomputed_see_the_tree_again(family):
         ("qwen3_next", "log-probs differ"),
         ("lfm2", "log-probs differ"),
         ("bamba", "log-probs differ"),
-        ("gemma2", "eager, not sdpa"),
         ("mistral", "attends to 12 tokens only"),
     ],
 )
@@ -152,6 +151,12 @@ def test_where_tokens_meet_otherwise_nothing_is_shared(family, reason):
     with torch.no_grad():
         found = score_responses(PolicyScorer(model), PROMPTS, RESPONSES).log_probs
         close(found, naive(model)[0], 1e-4)
+
+
+def test_another_attention_than_the_usual_one_is_left_alone():
+    model = make_model("qwen3", seed=5)
+    model.set_attn_implementation("eager")
+    assert "its attention is eager, not sdpa" in find_sharing(model, PolicyScorer, 60)
 
 
 def test_a_window_beyond_every_sequence_does_not_matter():
