@@ -26,15 +26,20 @@ class RowGroup:
 
     paths_GT: Tensor
     """Their nodes; 0 on padding."""
-    own_GB: Tensor | None = None
-    """The nodes that attend; the row's last one again on padding. None: all of the path."""
     depths_GB: Tensor | None = None
-    """Their positions."""
+    """Where in them the nodes are that attend; the row's last one again on padding. None: all."""
+
+    @property
+    def attending_GB(self) -> Tensor:
+        """The nodes that attend."""
+        if self.depths_GB is None:
+            return self.paths_GT
+        return self.paths_GT.gather(1, self.depths_GB)
 
     def to(self, device: torch.device | str) -> "RowGroup":
         """The same on a device."""
-        held = (self.paths_GT, self.own_GB, self.depths_GB)
-        return RowGroup(*(None if each is None else each.to(device) for each in held))  # type: ignore[arg-type]
+        depths_GB = None if self.depths_GB is None else self.depths_GB.to(device)
+        return RowGroup(self.paths_GT.to(device), depths_GB)
 
 
 @dataclass(frozen=True)
@@ -166,8 +171,7 @@ def _groups(
         else:
             most, begins_G = int(own_U[rows_G].max()), begins_U[rows_G, None]
             depths_GB = np.minimum(begins_G + np.arange(most), lengths_U[rows_G, None] - 1)
-            own_GB = np.take_along_axis(paths_GT, depths_GB, axis=1)
-            group = RowGroup(*map(torch.from_numpy, (paths_GT, own_GB, depths_GB)))
+            group = RowGroup(torch.from_numpy(paths_GT), torch.from_numpy(depths_GB))
         groups.append(group)
         place_U = np.full(len(own_U), -1)
         place_U[rows_G] = np.arange(len(rows_G))

@@ -100,13 +100,12 @@ def attend(
 def _attend_together(
     group: RowGroup, query: Tensor, key: Tensor, value: Tensor, scaling: float | None
 ) -> Tensor:
-    """Results `[G, A, T, H]` of all nodes of a group's rows, or `[G, A, B, H]` of their own."""
-    paths_GT, own_GB = group.paths_GT, group.own_GB
-    mask = None
+    """Results `[G, A, B, H]` of a group's nodes that attend."""
+    paths_GT, mask = group.paths_GT, None
     if group.depths_GB is not None:
         mask = visible(group.depths_GB, paths_GT.shape[1])[:, None]
     return F.scaled_dot_product_attention(
-        rows_of(query, paths_GT if own_GB is None else own_GB),
+        rows_of(query, group.attending_GB),
         rows_of(key, paths_GT),
         rows_of(value, paths_GT),
         attn_mask=mask,
@@ -114,6 +113,21 @@ def _attend_together(
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
+
+
+def attend_reads(
+    tree: PrefixTree, query: Tensor, key: Tensor, value: Tensor, scaling: float
+) -> Tensor:
+    """Results `[1, M, F]` of queries `[1, A, M, H]` of the nodes that are read alone."""
+    mixed = F.scaled_dot_product_attention(
+        rows_of(query, tree.reads_UQ),
+        rows_of(key, tree.nodes_UT),
+        rows_of(value, tree.nodes_UT),
+        attn_mask=visible(tree.read_depths_UQ, tree.nodes_UT.shape[1])[:, None],
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return mixed.transpose(1, 2).flatten(2).flatten(0, 1)[None, tree.read_places_M]
 
 
 def visible(depths_UQ: Tensor, width: int) -> Tensor:

@@ -9,6 +9,8 @@ Shape suffixes: S sequences, T tokens of a padded sequence, Q chosen positions p
 D hidden size, N attention heads, K key-value heads, H head size.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -17,13 +19,18 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 
 from sdar.policy.prefix_tree import PrefixTree
-from sdar.policy.shared_attention import no_mask, rows_of, sharing, visible
+from sdar.policy.shared_attention import attend_reads, no_mask, rows_of, sharing, visible
 
 SHORT_LAST_LAYER_BELOW = 8
 """Layers; from here on the model's own forward is used."""
 _LAST_LAYER_PARTS = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
 FAMILIES = ("qwen2", "qwen3", "llama")
 """Of which the parts of the last layer are known."""
+
+Pick = Callable[[Tensor], Tensor]
+"""Of a layer's values at all tokens, those at the tokens that are read."""
+Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""What attention gives to their queries, from keys, values and the scaling."""
 
 
 class KeyValueStore(Protocol):
@@ -43,7 +50,14 @@ def hidden_states_at(
     rows of different length.
     """
     if shortens_last_layer(model):
-        return _shortened(model.model, input_ids_ST, positions_SQ, store)
+        return _shortened(
+            model,
+            input_ids_ST,
+            _positions(input_ids_ST),
+            store,
+            lambda values_STD: take(values_STD, positions_SQ),
+            partial(_attend_at, positions_SQ),
+        )
     hidden_STD = model.model(
         input_ids=input_ids_ST,
         position_ids=_positions(input_ids_ST),
@@ -67,22 +81,64 @@ def shortens_last_layer(model: Any) -> bool:
 
 
 def _shortened(
-    trunk: Any, input_ids_ST: Tensor, positions_SQ: Tensor, store: KeyValueStore | None
+    model: Any,
+    input_ids: Tensor,
+    position_ids: Tensor,
+    store: KeyValueStore | None,
+    pick: Pick,
+    attend: Attend,
 ) -> Tensor:
-    position_ids = _positions(input_ids_ST)
-    hidden_STD = trunk.embed_tokens(input_ids_ST)
-    rotation = trunk.rotary_emb(hidden_STD, position_ids)
+    """Final hidden states of the tokens that are picked: all layers, the last for them alone."""
+    trunk = model.model
+    hidden = trunk.embed_tokens(input_ids)
+    rotation = trunk.rotary_emb(hidden, position_ids)
     for layer in trunk.layers[:-1]:
-        hidden_STD = layer(
-            hidden_STD,
+        hidden = layer(
+            hidden,
             attention_mask=None,
             position_ids=position_ids,
             past_key_values=store,
             use_cache=store is not None,
             position_embeddings=rotation,
         )
-    hidden_SQD = _last_layer(trunk.layers[-1], hidden_STD, positions_SQ, rotation, store)
-    return trunk.norm(hidden_SQD)
+    return trunk.norm(_last_layer(trunk.layers[-1], hidden, rotation, store, pick, attend))
+
+
+def _last_layer(
+    layer: Any,
+    hidden: Tensor,
+    rotation: tuple[Tensor, Tensor],
+    store: KeyValueStore | None,
+    pick: Pick,
+    attend: Attend,
+) -> Tensor:
+    """The decoder layer with queries, output projection and MLP of the picked tokens only."""
+    attention = layer.self_attn
+    normed = layer.input_layernorm(hidden)
+    cos, sin = rotation
+    key = _rotate(_heads(attention, "k", normed), cos, sin)
+    value = attention.v_proj(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    if store is not None:
+        store.update(key, value, attention.layer_idx)
+
+    query = _rotate(_heads(attention, "q", pick(normed)), pick(cos), pick(sin))
+    picked = pick(hidden) + attention.o_proj(attend(query, key, value, attention.scaling))
+    return picked + layer.mlp(layer.post_attention_layernorm(picked))
+
+
+def _attend_at(
+    positions_SQ: Tensor, query: Tensor, key: Tensor, value: Tensor, scaling: float
+) -> Tensor:
+    """Results `[S, Q, F]` of queries `[S, N, Q, H]` at these positions, heads side by side."""
+    mixed = F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=visible(positions_SQ, key.shape[2])[:, None],
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return mixed.transpose(1, 2).flatten(-2)
 
 
 class _OfSequences:
@@ -119,85 +175,15 @@ def hidden_states_of_tree(
                 use_cache=store is not None,
             ).last_hidden_state
             return hidden_1ND[0][tree.read_M]
-        trunk = model.model
-        hidden_1ND = trunk.embed_tokens(tree.ids_N[None])
-        rotation = trunk.rotary_emb(hidden_1ND, tree.depths_N[None])
-        for layer in trunk.layers[:-1]:
-            hidden_1ND = layer(
-                hidden_1ND,
-                attention_mask=None,
-                position_ids=tree.depths_N[None],
-                past_key_values=store,
-                use_cache=store is not None,
-                position_embeddings=rotation,
-            )
-    return trunk.norm(_last_layer_of_tree(trunk.layers[-1], hidden_1ND, tree, rotation, store))
-
-
-def _last_layer_of_tree(
-    layer: Any,
-    hidden_1ND: Tensor,
-    tree: PrefixTree,
-    rotation: tuple[Tensor, Tensor],
-    store: KeyValueStore | None,
-) -> Tensor:
-    """As `_last_layer`, `[M, D]` of the nodes that are read."""
-    attention = layer.self_attn
-    normed_1ND = layer.input_layernorm(hidden_1ND)
-    cos, sin = rotation
-    key = _rotate(_heads(attention, "k", normed_1ND), cos, sin)
-    value = attention.v_proj(normed_1ND).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-    if store is not None:
-        store.update(key, value, attention.layer_idx)
-
-    query = _heads(attention, "q", normed_1ND[:, tree.read_M])
-    query = _rotate(query, cos[:, tree.read_M], sin[:, tree.read_M])
-    mixed = F.scaled_dot_product_attention(
-        rows_of(query, tree.reads_UQ),
-        rows_of(key, tree.nodes_UT),
-        rows_of(value, tree.nodes_UT),
-        attn_mask=visible(tree.read_depths_UQ, tree.nodes_UT.shape[1])[:, None],
-        scale=attention.scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    mixed_MF = mixed.transpose(1, 2).flatten(2).flatten(0, 1)[tree.read_places_M]
-    hidden_MD = hidden_1ND[0, tree.read_M] + attention.o_proj(mixed_MF)
-    return hidden_MD + layer.mlp(layer.post_attention_layernorm(hidden_MD))
-
-
-def _last_layer(
-    layer: Any,
-    hidden_STD: Tensor,
-    positions_SQ: Tensor,
-    rotation: tuple[Tensor, Tensor],
-    store: KeyValueStore | None,
-) -> Tensor:
-    """The decoder layer with queries, output projection and MLP at the chosen positions only."""
-    attention = layer.self_attn
-    normed_STD = layer.input_layernorm(hidden_STD)
-    cos, sin = rotation
-    key = _rotate(_heads(attention, "k", normed_STD), cos, sin)
-    value = attention.v_proj(normed_STD).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-    if store is not None:
-        store.update(key, value, attention.layer_idx)
-
-    query = _heads(attention, "q", take(normed_STD, positions_SQ))
-    query = _rotate(query, cos[0][positions_SQ], sin[0][positions_SQ])
-    visible_SQT = positions_SQ[..., None] >= torch.arange(
-        hidden_STD.shape[1], device=hidden_STD.device
-    )
-    mixed = F.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=visible_SQT[:, None],
-        scale=attention.scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    hidden_SQD = take(hidden_STD, positions_SQ) + attention.o_proj(
-        mixed.transpose(1, 2).flatten(-2)
-    )
-    return hidden_SQD + layer.mlp(layer.post_attention_layernorm(hidden_SQD))
+        hidden_1MD = _shortened(
+            model,
+            tree.ids_N[None],
+            tree.depths_N[None],
+            store,
+            lambda values_1ND: values_1ND[:, tree.read_M],
+            partial(attend_reads, tree),
+        )
+    return hidden_1MD[0]
 
 
 def _heads(attention: Any, which: str, normed: Tensor) -> Tensor:
@@ -215,7 +201,7 @@ def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def take(hidden_STD: Tensor, positions_SQ: Tensor) -> Tensor:
-    """Of every sequence the chosen positions."""
+    """Of every sequence the chosen positions; of one row, those of all sequences."""
     rows = torch.arange(hidden_STD.shape[0], device=hidden_STD.device)[:, None]
     return hidden_STD[rows, positions_SQ]
 

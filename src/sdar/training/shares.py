@@ -51,7 +51,8 @@ class MinibatchShare:
     plans: list[list[list[int]]]
     """Sample numbers by rank and micro-batch."""
     padding: float
-    """Share of the padded tokens, over all ranks, that are padding."""
+    """Share of the padded tokens, over all ranks, that are padding. Of beginnings that are computed
+    once it is attention alone that has any."""
 
     @property
     def passes(self) -> int:

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from default_settings import ADVANTAGES
+from default_settings import LOSS as SETTINGS
 from torch import Tensor
 
 from sdar.algorithms.advantages import grpo_advantages, rlsd_token_advantages
@@ -22,24 +24,12 @@ from sdar.algorithms.gates import teacher_gap
 from sdar.algorithms.inputs import MicroBatch, StepSamples
 from sdar.algorithms.loss import LossSettings, TrainingLoss, training_loss
 from sdar.algorithms.policy_loss import clipped_policy_loss, reference_kl
-from sdar.algorithms.step import AdvantageSettings, step_advantages, step_context
+from sdar.algorithms.step import step_advantages, step_context
 from sdar.errors import SdarError
 from sdar.methods.declarations import METHODS, Method, get_method
 
 TRAINED = [method for method in METHODS.values() if method.trained]
-SETTINGS = LossSettings(
-    clip_low=0.2,
-    clip_high=0.2,
-    dual_clip=3.0,
-    kl_coefficient=0.01,
-    kl_estimator="k3",
-    entropy_coefficient=0.001,
-    distillation_coefficient=0.1,
-    beta=5.0,
-    gate="gap",
-)
 TOKEN_MEAN = Aggregation("token-mean")
-ADVANTAGES = AdvantageSettings(statistics_over="steps", normalize_by_std=True, discount=0.95)
 
 
 def tokens(samples: int = 6, width: int = 5) -> dict[str, Tensor]:

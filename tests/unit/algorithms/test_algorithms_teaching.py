@@ -7,31 +7,21 @@ from itertools import product
 
 import pytest
 import torch
+from default_settings import ADVANTAGES
+from default_settings import LOSS as SETTINGS
 from torch import Tensor
 
 from sdar.algorithms.aggregation import Aggregation
 from sdar.algorithms.context import GapQuantiles, StepContext
 from sdar.algorithms.distillation import vocabulary_reverse_kl
 from sdar.algorithms.inputs import MicroBatch, StepSamples
-from sdar.algorithms.loss import LossSettings, TrainingLoss, training_loss
-from sdar.algorithms.step import AdvantageSettings, step_advantages, step_context
+from sdar.algorithms.loss import TrainingLoss, training_loss
+from sdar.algorithms.step import step_advantages, step_context
 from sdar.algorithms.teaching import NOT_RETIRED, Retirement, TeachingSchedule
 from sdar.errors import SdarError
 from sdar.methods.declarations import METHODS, Method, get_method
 
 SHARE = 0.25
-SETTINGS = LossSettings(
-    clip_low=0.2,
-    clip_high=0.2,
-    dual_clip=3.0,
-    kl_coefficient=0.01,
-    kl_estimator="k3",
-    entropy_coefficient=0.001,
-    distillation_coefficient=0.1,
-    beta=5.0,
-    gate="gap",
-)
-ADVANTAGES = AdvantageSettings(statistics_over="steps", normalize_by_std=True, discount=0.95)
 LENGTHS = (4, 2, 5, 1, 3, 5)
 EPISODES = [0, 0, 0, 1, 1, 2]
 every_term = pytest.mark.parametrize(

@@ -28,18 +28,15 @@ def test_nodes_are_the_distinct_beginnings_and_rows_lead_to_them(sequences, rand
         assert [ids[node] for node in path] == sequence
         assert [depths[node] for node in path] == list(range(len(sequence)))
     attending = [
-        (group.paths_GT[row], column if group.own_GB is None else int(group.depths_GB[row, column]))
+        (group.paths_GT[row], column if group.depths_GB is None else group.depths_GB[row, column])
         for group in tree.groups
         for row in range(len(group.paths_GT))
-        for column in range((group.paths_GT if group.own_GB is None else group.own_GB).shape[1])
+        for column in range(group.attending_GB.shape[1])
     ]
     for node, place in enumerate(tree.places_N.tolist()):
         path, depth = attending[place]
         assert path[depth] == node
         assert depths[node] == depth
-    for group in tree.groups:
-        if group.own_GB is not None:
-            assert torch.equal(group.own_GB, group.paths_GT.gather(1, group.depths_GB))
     met = [tuple(path) for group in tree.groups for path in padded(group.paths_GT, tree)]
     assert sorted(met) == sorted(map(tuple, paths)), "each row attends once"
     rows = {tuple(ids[node] for node in path[: 1 + max_depth(path, depths)]) for path in paths}

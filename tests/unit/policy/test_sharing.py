@@ -9,7 +9,7 @@ import plain_forward
 import pytest
 import torch
 from double_precision import double_precision, in_double
-from model_families import make_model
+from model_families import FAMILIES, make_model
 from plain_forward import gradients
 
 from sdar.config.execution import LoraConfig
@@ -109,6 +109,17 @@ def test_as_on_a_gpu_where_all_nodes_of_a_row_attend():
 )
 def test_so_they_are_in_single_precision(family):
     assert_the_models_own(shared_model(family), 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_so_they_are_in_every_family_that_shares(family):
+    model = make_model(family, seed=5)
+    find_scoring_path(model, PolicyScorer, 60)
+    if find_sharing(model, PolicyScorer, 60) is None:
+        assert_the_models_own(model, 1e-5)
+    else:
+        assert pad_batch(PROMPTS, RESPONSES, share=shares_prefixes(model)).tree is None
 
 
 @pytest.mark.usefixtures("double")
