@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from sdar.environments.base import Observation, Task
 from sdar.environments.packages import environment_package
 from sdar.environments.pools import SentActions
+from sdar.policy.paths import set_sharing
 from sdar.rollout.settings import RolloutSettings
 
 SETTINGS = RolloutSettings(
@@ -86,6 +87,7 @@ def policy(seed: int = 0, layers: int = 2, spread: float = 1.0, head: int = 8) -
             for parameter in model.parameters():
                 if parameter.dim() > 1:
                     parameter.normal_(0.0, 0.15 * spread)
+    set_sharing(model, True)  # as where it is loaded
     return model.eval()
 
 
